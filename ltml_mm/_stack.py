@@ -1,0 +1,129 @@
+"""Finds the installed mm stack and says how to mend one that does not fit.
+
+Two families of packages provide the modules ``mmengine``, ``mmcv`` and
+``mmpretrain``: the OneDL builds and the original OpenMMLab releases. They
+install into the same folders, so a mixture breaks in ways that name neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+
+from packaging.specifiers import SpecifierSet
+
+ONEDL = {
+    'onedl-mmengine': '>=0.10.12,<0.11',
+    'onedl-mmcv': '>=2.3.6,<2.4',
+    'onedl-mmpretrain': '>=1.3.6,<1.4',
+}
+OPENMMLAB = {
+    'mmengine': '>=0.10.7,<0.11',
+    'mmcv': '>=2.2.0,<2.3',
+    'mmpretrain': '>=1.2.0,<1.3',
+}
+# Distributions that provide the module ``mmcv`` of the original releases.
+MMCV_NAMES = ('mmcv', 'mmcv-lite', 'mmcv-full')
+
+INSTALL = {
+    'onedl': 'pip install "ltml_mm[onedl]"',
+    'openmmlab': 'pip install "ltml_mm[openmmlab]"',
+}
+
+
+def installed_version(name: str) -> str | None:
+    """Returns the version of an installed distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def find_stack(
+    version_of: Callable[[str], str | None] = installed_version,
+) -> str:
+    """Names the mm stack that is installed, complete and in bounds.
+
+    Args:
+        version_of: Maps a distribution's name to its version, None where it
+            is not installed.
+
+    Returns:
+        str: ``'onedl'`` or ``'openmmlab'``.
+
+    Raises:
+        ImportError: No stack, half of one, a mixture of both, or a version
+            out of bounds; names what was found and the command that mends it.
+    """
+    names = (*ONEDL, *OPENMMLAB, *MMCV_NAMES[1:])
+    found = {n: v for n in names if (v := version_of(n)) is not None}
+    onedl = {n: v for n, v in found.items() if n in ONEDL}
+    original = {n: v for n, v in found.items() if n not in ONEDL}
+    if not found:
+        raise ImportError(
+            'ltml_mm needs mmengine, mmcv and mmpretrain; none of them is '
+            f'installed. Run: {INSTALL["onedl"]}'
+        )
+    if onedl and original:
+        raise ImportError(
+            f'ltml_mm found a mixture of two mm stacks ({_list(found)}), '
+            'which overwrite each other. Run: '
+            f'pip uninstall -y {" ".join(found)} && {INSTALL["onedl"]}'
+        )
+    if onedl:
+        _check_bounds('onedl', onedl, ONEDL)
+        return 'onedl'
+    mmcv = [n for n in MMCV_NAMES if n in original]
+    if len(mmcv) > 1:
+        raise ImportError(
+            f'ltml_mm found several builds of mmcv ({", ".join(mmcv)}), '
+            f'which overwrite each other. Run: pip uninstall -y '
+            f'{" ".join(mmcv)} && {INSTALL["openmmlab"]}'
+        )
+    if mmcv:
+        original['mmcv'] = original.pop(mmcv[0])
+    _check_bounds('openmmlab', original, OPENMMLAB)
+    return 'openmmlab'
+
+
+def import_stack(stack: str) -> None:
+    """Imports the stack's modules.
+
+    Args:
+        stack: What :func:`find_stack` returned.
+
+    Raises:
+        ImportError: A module does not import; keeps the cause and names the
+            command that mends it.
+    """
+    try:
+        import mmcv  # noqa: F401
+        import mmengine  # noqa: F401
+        import mmpretrain  # noqa: F401
+    except (ImportError, AssertionError) as error:
+        reason = f'{type(error).__name__}: {error}'
+        raise ImportError(
+            f'ltml_mm found the {stack} builds of the mm stack, but they do '
+            f'not import ({reason}). Run: {INSTALL[stack]}'
+        ) from error
+
+
+def _check_bounds(
+    stack: str, found: Mapping[str, str], bounds: Mapping[str, str]
+) -> None:
+    missing = [name for name in bounds if name not in found]
+    wrong = [
+        f'{name} {version} (needs {bounds[name]})'
+        for name, version in found.items()
+        if not SpecifierSet(bounds[name]).contains(version, prereleases=True)
+    ]
+    if missing or wrong:
+        problems = [f'{name} is missing' for name in missing] + wrong
+        raise ImportError(
+            f'ltml_mm found an mm stack that does not fit ({_list(found)}): '
+            f'{"; ".join(problems)}. Run: {INSTALL[stack]}'
+        )
+
+
+def _list(found: Mapping[str, str]) -> str:
+    return ', '.join(f'{name} {version}' for name, version in found.items())

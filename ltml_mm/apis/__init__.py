@@ -1,0 +1,1 @@
+"""Entry points for programs: complete configs, infer on images."""

@@ -1,0 +1,14 @@
+"""Datasets and samplers for long-tailed multi-label recognition."""
+
+from ltml_mm.datasets.coco_lt import COCOLTDataset
+from ltml_mm.datasets.labels import LabelTable, read_labels
+from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
+from ltml_mm.datasets.voc_lt import VOCLTDataset
+
+__all__ = [
+    'COCOLTDataset',
+    'LabelTable',
+    'LongTailMultiLabelDataset',
+    'VOCLTDataset',
+    'read_labels',
+]

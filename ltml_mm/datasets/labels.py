@@ -1,0 +1,83 @@
+"""Labels of a whole dataset in one compact table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The positive labels of N images, image by image.
+
+    Attributes:
+        labels: Class indices, all images after one another, int32 (P,).
+        offsets: Image i owns ``labels[offsets[i]:offsets[i + 1]]``, int64
+            of shape (N + 1,).
+    """
+
+    labels: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def num_images(self) -> int:
+        """N, the number of images."""
+        return len(self.offsets) - 1
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        """Returns the number of images of every class, int64 (K,)."""
+        return np.bincount(self.labels, minlength=num_classes)
+
+    def images_by_class(
+        self, num_classes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sorts the positives by class.
+
+        Args:
+            num_classes: K.
+
+        Returns:
+            tuple: Image indices, classes after one another and ascending
+            within a class, int64 (P,); offsets, int64 (K + 1,): class k
+            owns ``images[offsets[k]:offsets[k + 1]]``.
+        """
+        images = np.repeat(np.arange(self.num_images), np.diff(self.offsets))
+        images = images[np.argsort(self.labels, kind='stable')]
+        offsets = np.zeros(num_classes + 1, np.int64)
+        np.cumsum(self.counts(num_classes), out=offsets[1:])
+        return images, offsets
+
+    @classmethod
+    def from_lists(cls, lists: list[list[int]]) -> LabelTable:
+        """Builds the table from one list of class indices per image."""
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(row) for row in lists], out=offsets[1:])
+        flat = (label for row in lists for label in row)
+        return cls(np.fromiter(flat, np.int32, offsets[-1]), offsets)
+
+
+def read_labels(dataset: Any) -> LabelTable:
+    """Reads the labels of every image without loading any.
+
+    Args:
+        dataset: Anything with ``__len__`` and ``get_cat_ids(index)``, the
+            contract of MMPretrain's datasets and their wrappers.
+
+    Returns:
+        LabelTable: The labels in the order of the dataset.
+
+    Raises:
+        TypeError: The dataset has no ``get_cat_ids``.
+    """
+    table = getattr(dataset, 'label_table', None)
+    if isinstance(table, LabelTable):
+        return table
+    if not hasattr(dataset, 'get_cat_ids'):
+        raise TypeError(
+            f'{type(dataset).__name__} has no get_cat_ids(index), which '
+            'lists the classes of an image; use a multi-label dataset'
+        )
+    lists = [list(dataset.get_cat_ids(i)) for i in range(len(dataset))]
+    return LabelTable.from_lists(lists)

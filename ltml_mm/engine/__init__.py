@@ -1,0 +1,1 @@
+"""Hooks and helpers around the stock Runner."""

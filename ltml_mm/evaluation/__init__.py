@@ -1,0 +1,1 @@
+"""Metrics for long-tailed multi-label recognition."""

@@ -1,0 +1,1 @@
+"""Losses for long-tailed multi-label recognition."""

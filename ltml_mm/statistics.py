@@ -1,0 +1,157 @@
+"""Class statistics of a training set: one place, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+HEAD_COUNT = 100
+TAIL_COUNT = 20
+
+# The keys under which the statistics travel in a dataset's ``metainfo``.
+COUNTS_KEY = 'class_counts'
+IMAGES_KEY = 'num_train_images'
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """How often each class is positive in a training set.
+
+    Args:
+        counts: n_k, the number of training images with class k, length K.
+        num_images: N, the number of training images.
+
+    Raises:
+        ValueError: A count is negative, not an integer, or larger than
+            ``num_images``.
+
+    Examples:
+        >>> stats = ClassStatistics((775, 34, 4), num_images=1142)
+        >>> stats.groups()
+        {'head': [0], 'medium': [1], 'tail': [2]}
+    """
+
+    counts: tuple[int, ...]
+    num_images: int
+
+    def __post_init__(self) -> None:
+        counts = tuple(_as_count(n, i) for i, n in enumerate(self.counts))
+        num_images = _as_count(self.num_images, None)
+        object.__setattr__(self, 'counts', counts)
+        object.__setattr__(self, 'num_images', num_images)
+        for index, count in enumerate(counts):
+            if count > num_images:
+                raise ValueError(
+                    f'class {index} has {count} training images, more than '
+                    f'the {num_images} that the training set holds'
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.counts)
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        """rho_k = n_k / N, float64 of shape (K,)."""
+        return np.asarray(self.counts, np.float64) / max(self.num_images, 1)
+
+    def groups(
+        self, head: int = HEAD_COUNT, tail: int = TAIL_COUNT
+    ) -> dict[str, list[int]]:
+        """Splits the classes by training count.
+
+        Args:
+            head: Classes with at least this many images are head classes.
+            tail: Classes with fewer images are tail classes; what lies
+                between is medium (protocol of VOC-LT and COCO-LT).
+
+        Returns:
+            dict: Class indices under ``head``, ``medium`` and ``tail``.
+
+        Raises:
+            ValueError: ``tail`` is larger than ``head``.
+        """
+        if tail > head:
+            raise ValueError(
+                f'tail={tail} must not be larger than head={head}'
+            )
+        groups: dict[str, list[int]] = {'head': [], 'medium': [], 'tail': []}
+        for index, count in enumerate(self.counts):
+            if count >= head:
+                groups['head'].append(index)
+            elif count >= tail:
+                groups['medium'].append(index)
+            else:
+                groups['tail'].append(index)
+        return groups
+
+    @classmethod
+    def from_labels(
+        cls, labels: Sequence[Sequence[int]], num_classes: int
+    ) -> ClassStatistics:
+        """Counts the positives of every class.
+
+        Args:
+            labels: One sequence of distinct class indices per image.
+            num_classes: K.
+
+        Returns:
+            ClassStatistics: The statistics of these images.
+        """
+        flat = np.fromiter((k for row in labels for k in row), np.int64)
+        counts = np.bincount(flat, minlength=num_classes)
+        return cls(tuple(counts.tolist()), len(labels))
+
+    @classmethod
+    def from_metainfo(cls, metainfo: Mapping[str, Any]) -> ClassStatistics:
+        """Reads the statistics that travel in a dataset's ``metainfo``.
+
+        Args:
+            metainfo: Holds ``class_counts`` and, where known,
+                ``num_train_images``.
+
+        Returns:
+            ClassStatistics: The statistics of the training set.
+
+        Raises:
+            ValueError: ``class_counts`` is missing or is not one count for
+                each of ``classes``.
+        """
+        counts = metainfo.get(COUNTS_KEY)
+        if counts is None:
+            raise ValueError(
+                f'the dataset has no "{COUNTS_KEY}" in its metainfo; use '
+                'LongTailMultiLabelDataset, or pass metainfo=dict('
+                f'{COUNTS_KEY}=[...]) with one training count per class'
+            )
+        classes = metainfo.get('classes')
+        if classes is not None and len(classes) != len(counts):
+            raise ValueError(
+                f'"{COUNTS_KEY}" has {len(counts)} entries for '
+                f'{len(classes)} classes'
+            )
+        # Without N the least that the counts allow: enough for the groups.
+        num_images = metainfo.get(IMAGES_KEY)
+        if num_images is None:
+            num_images = max(counts, default=0)
+        return cls(tuple(counts), num_images)
+
+    def to_metainfo(self) -> dict[str, Any]:
+        """Returns the entries that carry the statistics in ``metainfo``."""
+        return {
+            COUNTS_KEY: list(self.counts),
+            IMAGES_KEY: self.num_images,
+        }
+
+
+def _as_count(value: Any, index: int | None) -> int:
+    name = 'num_images' if index is None else f'the count of class {index}'
+    if isinstance(value, bool) or int(value) != value or value < 0:
+        raise ValueError(
+            f'{name} must be a non-negative integer, got {value!r}'
+        )
+    return int(value)
