@@ -1,1 +1,5 @@
 """Models and losses."""
+
+from . import losses
+
+__all__ = ['losses']

@@ -1,0 +1,106 @@
+"""The base of every loss that needs the class counts of the training set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...statistics import ClassStatistics
+
+
+class ClassStatisticsLoss(nn.Module):
+    """Holds the training set's class counts as buffers.
+
+    They follow ``.to()``, DDP and the checkpoint as the buffers
+    ``class_counts`` (int64, shape (K,)) and ``num_train_images`` (int64
+    scalar, 0 until they are known). ``ClassStatisticsHook`` fills them in
+    from the training data through :meth:`set_class_statistics`.
+
+    Args:
+        num_classes: K. None leaves the buffers out, for a loss whose options
+            need no statistics.
+        loss_weight: Factor of the loss.
+
+    Raises:
+        ValueError: ``num_classes`` is not a positive integer.
+    """
+
+    # Subclasses that divide by n_k set this.
+    divides_by_counts = False
+
+    class_counts: Tensor
+    num_train_images: Tensor
+
+    def __init__(
+        self, num_classes: int | None, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        if num_classes is not None and (
+            not isinstance(num_classes, int) or num_classes < 1
+        ):
+            raise ValueError(
+                f'num_classes must be a positive integer, got {num_classes!r}'
+            )
+        self.num_classes = num_classes
+        self.loss_weight = loss_weight
+        self._statistics_known = False
+        if num_classes is not None:
+            counts = torch.zeros(num_classes, dtype=torch.int64)
+            self.register_buffer('class_counts', counts)
+            images = torch.zeros((), dtype=torch.int64)
+            self.register_buffer('num_train_images', images)
+
+    def set_class_statistics(self, statistics: ClassStatistics) -> None:
+        """Takes over the class counts of the training set.
+
+        Args:
+            statistics: Counts n_k and number of images N.
+
+        Raises:
+            ValueError: K differs from the loss's, the set is empty, or a
+                count is one that the loss's formula cannot use.
+        """
+        if self.num_classes is None:
+            return
+        if statistics.num_classes != self.num_classes:
+            raise ValueError(
+                f'{type(self).__name__} was built with num_classes='
+                f'{self.num_classes}, but the training set has '
+                f'{statistics.num_classes} classes'
+            )
+        if statistics.num_images == 0:
+            raise ValueError('the training set holds no image')
+        self._check_statistics(statistics)
+        counts = torch.tensor(statistics.counts, dtype=torch.int64)
+        self.class_counts.copy_(counts)
+        self.num_train_images.fill_(statistics.num_images)
+
+    def class_statistics(self) -> tuple[Tensor, Tensor]:
+        """Returns the counts (K,) and N, both int64.
+
+        Raises:
+            RuntimeError: They have not been set.
+        """
+        # Reading N waits for the GPU: once is enough, they never become
+        # unknown again.
+        if not self._statistics_known:
+            if self.num_classes is None or int(self.num_train_images) == 0:
+                raise RuntimeError(
+                    f'{type(self).__name__} does not know the class counts '
+                    'of the training set; add dict(type='
+                    "'ClassStatisticsHook') to custom_hooks in the config, "
+                    'or call set_class_statistics() yourself'
+                )
+            self._statistics_known = True
+        return self.class_counts, self.num_train_images
+
+    def _check_statistics(self, statistics: ClassStatistics) -> None:
+        if not self.divides_by_counts:
+            return
+        empty = [k for k, n in enumerate(statistics.counts) if n == 0]
+        if empty:
+            raise ValueError(
+                f'{type(self).__name__} divides by the class counts, but no '
+                f'training image shows the classes with the indices {empty}; '
+                'leave these classes out or take another loss'
+            )

@@ -1,0 +1,115 @@
+"""Consistency of the two branches on the same image."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .utils import upcast
+
+On = Literal['logits', 'probs']
+Reduction = Literal['mean', 'sum']
+
+
+def cross_branch_consistency(
+    own: Tensor,
+    crossed: Tensor,
+    on: On = 'logits',
+    reduction: Reduction = 'mean',
+) -> Tensor:
+    """Squared difference of two branches' outputs for the same images.
+
+    Args:
+        own: Logits of the branch that the images were sampled for, of shape
+            (N, K); computed in float32, or in float64 where they are.
+        crossed: Logits of the other branch, of the same shape.
+        on: ``'logits'``, or ``'probs'`` to compare their sigmoids.
+        reduction: Over the K classes; the batch is averaged in both cases,
+            so that ranks and batch sizes agree.
+
+    Returns:
+        Tensor: A scalar.
+
+    Raises:
+        ValueError: The shapes are not (N, K), or differ.
+    """
+    if own.dim() != 2 or own.shape != crossed.shape:
+        raise ValueError(
+            'both logits must have the shape (N, K), got '
+            f'{tuple(own.shape)} and {tuple(crossed.shape)}'
+        )
+    own, crossed = upcast(own), upcast(crossed)
+    if on == 'probs':
+        own, crossed = own.sigmoid(), crossed.sigmoid()
+    mean = (own - crossed).square().mean()
+    return mean * own.shape[1] if reduction == 'sum' else mean
+
+
+@MODELS.register_module()
+class CrossBranchConsistencyLoss(nn.Module):
+    """Consistency loss of LTML, which holds the two branches together.
+
+    Guo and Wang, CVPR 2021: both branches see every image; the squared
+    difference of their logits is added to the classification losses.
+
+    Args:
+        loss_weight: Factor of the loss, lambda in the paper.
+        on: ``'logits'`` or ``'probs'``.
+        reduction: ``'mean'`` or ``'sum'`` over the K classes; the batch is
+            averaged in both cases.
+        detach: False lets gradients flow into both arguments, as in the
+            method. True takes the branch's own output as a fixed target:
+            it is the one that the labels supervise on this stream, so the
+            crossed branch learns from it and not the other way round.
+
+    Raises:
+        ValueError: ``on`` or ``reduction`` is unknown.
+
+    Examples:
+        >>> import torch
+        >>> loss = CrossBranchConsistencyLoss(loss_weight=0.5)
+        >>> loss(torch.zeros(2, 3), torch.full((2, 3), 2.0))
+        tensor(2.)
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 0.1,
+        on: On = 'logits',
+        reduction: Reduction = 'mean',
+        detach: bool = False,
+    ) -> None:
+        super().__init__()
+        if on not in get_args(On):
+            raise ValueError(f'on must be one of {get_args(On)}, got {on!r}')
+        if reduction not in get_args(Reduction):
+            raise ValueError(
+                f'reduction must be one of {get_args(Reduction)}, got '
+                f'{reduction!r}'
+            )
+        self.loss_weight = loss_weight
+        self.on = on
+        self.reduction = reduction
+        self.detach = detach
+
+    def forward(self, own: Tensor, crossed: Tensor) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            own: Logits of the branch that the images were sampled for, of
+                shape (N, K), any float dtype.
+            crossed: Logits of the other branch, of the same shape.
+
+        Returns:
+            Tensor: A scalar.
+
+        Raises:
+            ValueError: The shapes are not (N, K), or differ.
+        """
+        if self.detach:
+            own = own.detach()
+        return self.loss_weight * cross_branch_consistency(
+            own, crossed, self.on, self.reduction
+        )
