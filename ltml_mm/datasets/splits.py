@@ -1,0 +1,242 @@
+"""Long-tailed splits of multi-label data: the recipe and the published ones.
+
+VOC-LT and COCO-LT were drawn by the authors of the Distribution-Balanced
+Loss (Wu et al., ECCV 2020). :func:`pareto_split` follows their recipe down
+to the order of the random draws, so that the published VOC-LT list comes
+out of the VOC2012 annotations alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ParetoRecipe:
+    """The arguments of :func:`pareto_split` beside the labels."""
+
+    max_count: int
+    min_count: int = 1
+    shape: float = 6.0
+    tail: float = 0.99
+    seed: int = 0
+
+    def split(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the chosen indices, see :func:`pareto_split`."""
+        return pareto_split(labels, **asdict(self))
+
+
+@dataclass(frozen=True)
+class PublishedSplit:
+    """A published training split: how it was drawn, and its fingerprint.
+
+    Attributes:
+        recipe: How it was drawn.
+        num_images: The number of ids in the published list.
+        sha256: :func:`ids_checksum` of the published list.
+    """
+
+    recipe: ParetoRecipe
+    num_images: int
+    sha256: str
+
+    def matches(self, ids: Iterable[str | int]) -> bool:
+        """Tells whether these are the published ids, in any order."""
+        return ids_checksum(ids) == self.sha256
+
+
+VOC_LT = PublishedSplit(
+    ParetoRecipe(max_count=800),
+    num_images=1142,
+    sha256='6fa70d5b693700d97657acd03b18b4d198aa59795dc99828db2c21a2abf2133f',
+)
+COCO_LT = PublishedSplit(
+    ParetoRecipe(max_count=1200),
+    num_images=1909,
+    sha256='b2fec8ea5085da2dc305e2f1224eed7365151058a34d26f2ca340f582ff55f4c',
+)
+
+
+def ids_checksum(ids: Iterable[str | int]) -> str:
+    """Fingerprints a list of image ids, whatever its order.
+
+    Args:
+        ids: Image ids as the published list writes them.
+
+    Returns:
+        str: sha256 of the ids, sorted as text and joined by newlines.
+    """
+    text = '\n'.join(sorted(str(i) for i in ids))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pareto_split(
+    labels: np.ndarray,
+    max_count: int,
+    min_count: int = 1,
+    shape: float = 6.0,
+    tail: float = 0.99,
+    seed: int = 0,
+) -> np.ndarray:
+    """Draws a long-tailed subset of multi-label images.
+
+    The classes are ranked by how often they come along with others; their
+    target counts fall from ``max_count`` towards ``min_count`` like a Pareto
+    density. Class by class in that rank, images are added at random until
+    the target is met, or taken away where earlier classes brought too many.
+    Later classes change the counts of earlier ones, so the targets are met
+    only roughly (protocol of VOC-LT and COCO-LT, Wu et al., ECCV 2020).
+
+    Args:
+        labels: 0/1 array of shape (N, K), any numeric or bool dtype.
+        max_count: Target of the first class.
+        min_count: What the targets fall towards.
+        shape: Shape b of the Pareto distribution: larger is steeper.
+        tail: The quantile at which the last class stands, in [0, 1).
+        seed: Seed of the local generator.
+
+    Returns:
+        np.ndarray: The chosen indices, ascending, int64 of shape (M,).
+
+    Warns:
+        UserWarning: Classes have fewer images than their target; they give
+            what they have.
+
+    Raises:
+        ValueError: ``labels`` is not a 2-d array of 0 and 1, or an argument
+            is out of range.
+
+    Examples:
+        >>> labels = np.eye(3, dtype=int).repeat(50, axis=0)
+        >>> chosen = pareto_split(labels, max_count=40)
+        >>> labels[chosen].sum(axis=0).tolist()
+        [40, 2, 1]
+    """
+    positives = _as_matrix(labels)
+    targets = pareto_targets(
+        positives.shape[1], max_count, min_count, shape, tail
+    )
+    rng = random.Random(int(seed))
+    # The draws depend on the order in which a set of ints iterates, hence
+    # on how it was built: all images of a class are inserted by index, the
+    # chosen ones as they come and go.
+    chosen: list[set[int]] = [set() for _ in targets]
+    short = []
+    for label, target in zip(rank_classes(positives), targets, strict=True):
+        inside = chosen[label]
+        new = target - len(inside)
+        if new > 0:
+            members = np.flatnonzero(positives[:, label]).tolist()
+            pool = set(members) - inside
+            if new > len(pool):
+                short.append(f'{label} ({len(members)}/{target})')
+            picked = rng.sample(tuple(pool), min(new, len(pool)))
+            change = set.add
+        else:
+            picked = rng.sample(tuple(inside), -new)
+            change = set.discard
+        for image in picked:
+            for other in np.flatnonzero(positives[image]):
+                change(chosen[other], image)
+    if short:
+        warnings.warn(
+            'pareto_split: classes with fewer images than their target give '
+            f'what they have: class (images/target) {", ".join(short)}',
+            stacklevel=2,
+        )
+    return np.array(sorted(set().union(*chosen)), np.int64)
+
+
+def pareto_targets(
+    num_classes: int,
+    max_count: int,
+    min_count: int = 1,
+    shape: float = 6.0,
+    tail: float = 0.99,
+) -> list[int]:
+    """Returns the target counts of the classes, largest first.
+
+    The i-th of K is ``int(pdf(t_i) / b * (max - min) + min)`` with the
+    density b / t^(b + 1) of a Pareto distribution of shape b, at K points
+    evenly from its quantile 0 to its quantile ``tail``.
+
+    Args:
+        num_classes: K.
+        max_count: The first target.
+        min_count: What the targets fall towards.
+        shape: b.
+        tail: The last point's quantile, in [0, 1).
+
+    Returns:
+        list[int]: K targets.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    if not 0 <= min_count <= max_count or max_count < 1:
+        raise ValueError(
+            'max_count must be at least 1 and min_count from 0 to max_count; '
+            f'got max_count={max_count!r}, min_count={min_count!r}'
+        )
+    if not (shape > 0 and math.isfinite(shape)):
+        raise ValueError(f'shape must be a positive number, got {shape!r}')
+    if not 0 <= tail < 1:
+        raise ValueError(f'tail must lie in [0, 1), got {tail!r}')
+    last = (1 - tail) ** (-1 / shape)
+    points = np.linspace(1.0, last, num_classes).tolist()
+    # b cancels out; so the first target is max_count, without rounding.
+    return [
+        int(t ** -(shape + 1) * (max_count - min_count) + min_count)
+        for t in points
+    ]
+
+
+def rank_classes(labels: np.ndarray) -> list[int]:
+    """Ranks the classes by how much they co-occur with all classes.
+
+    Args:
+        labels: 0/1 array of shape (N, K).
+
+    Returns:
+        list[int]: Class indices by decreasing sum over j of P(k | j), the
+        share of the images of class j that show class k; classes without an
+        image last, ties by index.
+    """
+    positives = np.asarray(labels, np.float32)
+    # Exact in float32 up to 2^24 images; BLAS makes it quick.
+    together = positives.T @ positives
+    counts = np.diagonal(together)
+    shares = np.divide(
+        together,
+        counts[:, None],
+        out=np.zeros(together.shape),
+        where=counts[:, None] > 0,
+    )
+    # fsum rounds once: the rank does not depend on the order of summation.
+    sums = [math.fsum(column) for column in shares.T.tolist()]
+    return sorted(range(len(sums)), key=lambda k: -sums[k])
+
+
+def _as_matrix(labels: Any) -> np.ndarray:
+    matrix = np.asarray(labels)
+    if matrix.ndim != 2:
+        raise ValueError(
+            'labels must be an array of shape (images, classes), got shape '
+            f'{matrix.shape}'
+        )
+    wrong = np.argwhere((matrix != 0) & (matrix != 1))
+    if len(wrong):
+        image, label = wrong[0].tolist()
+        raise ValueError(
+            f'labels must be 0 or 1, got {matrix[image, label]!r} for image '
+            f'{image}, class {label}'
+        )
+    return matrix.astype(bool)

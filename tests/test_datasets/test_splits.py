@@ -1,0 +1,198 @@
+"""Splits: the published one to the id, and the recipe's properties."""
+
+import math
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from ltml_mm.datasets.splits import (
+    COCO_LT,
+    VOC_LT,
+    ids_checksum,
+    pareto_split,
+    pareto_targets,
+    rank_classes,
+)
+
+DATA = Path(__file__).parents[3] / 'shared' / 'data'
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f'the published lists are not at {DATA}'
+)
+
+
+def made_labels(num_images=3000, num_classes=12):
+    """Multi-label rows by integer arithmetic: the same everywhere."""
+    images, classes = np.ogrid[:num_images, :num_classes]
+    mixed = (images * 7919 + classes * 104729 + images * images * 31) % 1009
+    return (mixed < 600 // (classes + 2)).astype(np.uint8)
+
+
+def reference_split(labels, max_count, min_count, shape, tail, seed):
+    """The recipe word by word: plain loops, SciPy's Pareto."""
+    num_images, num_classes = labels.shape
+    together = np.zeros((num_classes, num_classes))
+    for row in labels:
+        for j in np.flatnonzero(row):
+            together[j] += row
+    score = [
+        math.fsum(
+            together[j, k] / together[j, j]
+            for j in range(num_classes)
+            if together[j, j]
+        )
+        for k in range(num_classes)
+    ]
+    pareto = stats.pareto(b=shape)
+    points = np.linspace(pareto.ppf(0), pareto.ppf(tail), num_classes)
+    rng = random.Random(seed)
+    of_class = [set() for _ in range(num_classes)]
+    ranked = sorted(range(num_classes), key=lambda k: -score[k])
+    for k, t in zip(ranked, points, strict=True):
+        density = pareto.pdf(t) * (max_count - min_count) / shape
+        new = int(density + min_count + 1e-9) - len(of_class[k])
+        if new > 0:
+            every = set()
+            for i in range(num_images):
+                if labels[i, k]:
+                    every.add(i)
+            pool = tuple(every - of_class[k])
+            for i in rng.sample(pool, min(new, len(pool))):
+                for j in range(num_classes):
+                    if labels[i, j]:
+                        of_class[j].add(i)
+        elif new < 0:
+            for i in rng.sample(tuple(of_class[k]), -new):
+                for j in range(num_classes):
+                    if labels[i, j]:
+                        of_class[j].discard(i)
+    return sorted(set().union(*of_class))
+
+
+@needs_data
+def test_voc_lt_comes_out_as_published():
+    rows = (DATA / 'voc2012_trainval_labels.txt').read_text().splitlines()
+    ids = [row.split()[0] for row in rows]
+    labels = np.zeros((len(rows), 20), int)
+    for row, line in zip(labels, rows, strict=True):
+        row[[int(k) for k in line.split()[1:]]] = 1
+    chosen = pareto_split(labels, max_count=800)
+    published = (DATA / 'voc_lt_official_ids.txt').read_text().split()
+    assert sorted(ids[i] for i in chosen) == sorted(published)
+    assert len(chosen) == VOC_LT.num_images == 1142
+    assert VOC_LT.matches(ids[i] for i in chosen)
+    other = pareto_split(labels, max_count=800, seed=1)
+    assert not VOC_LT.matches(ids[i] for i in other)
+
+
+@needs_data
+@pytest.mark.parametrize('name', ['voc_lt', 'coco_lt'])
+def test_published_lists_have_the_checksums_of_the_project(name):
+    ids = (DATA / f'{name}_official_ids.txt').read_text().split()
+    split = {'voc_lt': VOC_LT, 'coco_lt': COCO_LT}[name]
+    assert split.matches(reversed(ids))
+    assert len(ids) == split.num_images
+    assert not split.matches(ids[1:])
+
+
+def test_same_on_every_python():
+    # Pinned from CPython 3.10, 3.11, 3.12 and 3.13.
+    chosen = pareto_split(made_labels(), max_count=200)
+    assert ids_checksum(chosen.tolist()) == (
+        '1fa78230ee83673f3bf1b35dbbb91432a8d041178d6e1708968a35ce8293560f'
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.integers(1, 8),
+    st.floats(1, 9),
+)
+def test_follows_the_recipe(seed, max_count, num_classes, shape):
+    rng = np.random.default_rng(seed)
+    shares = rng.uniform(0.02, 0.6, num_classes)
+    labels = (rng.random((150, num_classes)) < shares).astype(int)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        chosen = pareto_split(labels, max_count, 1, shape, 0.99, seed)
+    assert chosen.tolist() == reference_split(
+        labels, max_count, 1, shape, 0.99, seed
+    )
+
+
+@pytest.mark.parametrize('shape', [1.0, 6.0, 12.5])
+def test_targets_are_scipys_pareto(shape):
+    pareto = stats.pareto(b=shape)
+    points = np.linspace(1, pareto.ppf(0.9), 40)
+    expected = pareto.pdf(points) * (700 - 5) / shape + 5
+    targets = pareto_targets(40, 700, 5, shape, 0.9)
+    # int() truncates; a rounding error may stand just below an integer.
+    assert np.all(np.asarray(targets) <= expected + 1e-6)
+    assert np.all(np.asarray(targets) > expected - 1 - 1e-6)
+    assert targets[0] == 700
+
+
+def test_rank_is_by_sum_of_conditional_shares():
+    # Class 2 comes along with every class; 0 and 1 never meet.
+    labels = np.array([[1, 0, 1], [0, 1, 1], [0, 1, 1], [0, 0, 0]])
+    # P(0|2) = 1/3, P(1|2) = 2/3.
+    assert rank_classes(labels) == [2, 1, 0]
+    assert rank_classes(np.zeros((3, 2), int)) == [0, 1]
+
+
+def test_short_class_gives_all_and_warns():
+    labels = np.zeros((100, 2), int)
+    labels[:30, 0] = 1
+    labels[30:, 1] = 1
+    with pytest.warns(UserWarning, match=r'0 \(30/50\)'):
+        chosen = pareto_split(labels, max_count=50, tail=0.0)
+    assert labels[chosen].sum(0).tolist() == [30, 50]
+
+
+def test_enough_images_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        chosen = pareto_split(np.eye(2).repeat(9, 0), 9, 2)
+    assert np.all(np.diff(chosen) > 0)
+
+
+def test_leaves_the_global_generator_alone():
+    state = random.getstate()
+    first = pareto_split(made_labels(300, 4), 30)
+    random.seed(5)
+    again = pareto_split(made_labels(300, 4), 30)
+    random.setstate(state)
+    assert first.tolist() == again.tolist()
+
+
+@pytest.mark.parametrize('dtype', [bool, np.int64, np.float32])
+def test_dtype_of_the_labels_does_not_matter(dtype):
+    labels = made_labels(400, 5)
+    expected = pareto_split(labels, 40)
+    assert pareto_split(labels.astype(dtype), 40).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ('labels', 'kwargs', 'words'),
+    [
+        (np.zeros(3), {'max_count': 2}, r'shape \(3,\)'),
+        ([[0, 2]], {'max_count': 2}, 'image 0, class 1'),
+        ([[np.nan]], {'max_count': 2}, 'nan'),
+        ([[1]], {'max_count': 0}, 'max_count=0'),
+        ([[1]], {'max_count': 3, 'min_count': 4}, 'min_count=4'),
+        ([[1]], {'max_count': 3, 'min_count': -1}, 'min_count=-1'),
+        ([[1]], {'max_count': 3, 'shape': 0}, 'shape'),
+        ([[1]], {'max_count': 3, 'shape': np.inf}, 'shape'),
+        ([[1]], {'max_count': 3, 'tail': 1.0}, 'tail'),
+    ],
+)
+def test_bad_arguments_are_named(labels, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        pareto_split(labels, **kwargs)
