@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...statistics import ClassStatistics
+from .utils import mean_over_batch_and_classes, prepare
 
 
 class ClassStatisticsLoss(nn.Module):
@@ -15,6 +16,8 @@ class ClassStatisticsLoss(nn.Module):
     ``class_counts`` (int64, shape (K,)) and ``num_train_images`` (int64
     scalar, 0 until they are known). ``ClassStatisticsHook`` fills them in
     from the training data through :meth:`set_class_statistics`.
+
+    A subclass implements :meth:`entries`, the loss of every entry.
 
     Args:
         num_classes: K. None leaves the buffers out, for a loss whose options
@@ -49,6 +52,44 @@ class ClassStatisticsLoss(nn.Module):
             self.register_buffer('class_counts', counts)
             images = torch.zeros((), dtype=torch.int64)
             self.register_buffer('num_train_images', images)
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+    ) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            logits: Raw scores of shape (N, K), any float dtype.
+            target: Labels in [0, 1] of shape (N, K), hard or soft.
+            weight: Weight of every image, of shape (N,).
+            avg_factor: What to divide the sum over the batch by; N by
+                default.
+
+        Returns:
+            Tensor: A scalar, the mean over the batch and the classes.
+
+        Raises:
+            ValueError: A shape does not fit.
+            RuntimeError: The loss needs the class counts of the training
+                set, and they are not known.
+        """
+        logits, target = prepare(logits, target, self.num_classes)
+        return self.loss_weight * mean_over_batch_and_classes(
+            self.entries(logits, target), weight, avg_factor
+        )
+
+    def entries(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss of every entry, of shape (N, K).
+
+        Args:
+            logits: Raw scores of shape (N, K), float32 or float64.
+            target: Labels of the same shape and dtype.
+        """
+        raise NotImplementedError
 
     def set_class_statistics(self, statistics: ClassStatistics) -> None:
         """Takes over the class counts of the training set.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .class_statistics_loss import ClassStatisticsLoss
-from .utils import mean_over_batch_and_classes, prepare
+from .utils import prepare
 
 Compensation = Literal['learnable', 'statistics', 'none']
 
@@ -145,41 +145,15 @@ class LogitCompensatedBCELoss(ClassStatisticsLoss):
         if num_classes is not None and compensation != 'none':
             self._add_compensation(num_classes)
 
-    def forward(
-        self,
-        logits: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-    ) -> Tensor:
-        """Computes the loss.
-
-        Args:
-            logits: Raw scores of shape (N, K), any float dtype.
-            target: Labels in [0, 1] of shape (N, K), hard or soft.
-            weight: Weight of every image, of shape (N,).
-            avg_factor: What to divide the sum over the batch by; N by
-                default.
-
-        Returns:
-            Tensor: A scalar, the mean over the batch and the classes.
-
-        Raises:
-            ValueError: A shape does not fit.
-            RuntimeError: ``weighting`` is on, and the class counts of the
-                training set are not known.
-        """
-        logits, target = prepare(logits, target, self.num_classes)
+    def entries(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss of every entry, see the base class."""
         if self.compensation == 'statistics' and self.training:
             self._update_statistics(logits.detach(), target)
-        loss = logit_compensated_bce(
+        return logit_compensated_bce(
             logits,
             target,
             *self._weights(logits.dtype),
             **self._compensation_terms(logits.dtype),
-        )
-        return self.loss_weight * mean_over_batch_and_classes(
-            loss, weight, avg_factor
         )
 
     def _add_compensation(self, num_classes: int) -> None:
