@@ -1,1 +1,17 @@
 """Metrics for long-tailed multi-label recognition."""
+
+from ltml_mm.evaluation.functional import average_precision
+from ltml_mm.evaluation.grouped_average_precision import (
+    GroupedAveragePrecision,
+)
+from ltml_mm.evaluation.prediction_collector import PredictionCollector
+from ltml_mm.evaluation.table import class_report, class_table, mean_by_group
+
+__all__ = [
+    'GroupedAveragePrecision',
+    'PredictionCollector',
+    'average_precision',
+    'class_report',
+    'class_table',
+    'mean_by_group',
+]

@@ -1,0 +1,224 @@
+"""Mean average precision over head, medium and tail classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+from mmengine.registry import METRICS
+
+from ltml_mm.evaluation.functional import average_precision
+from ltml_mm.evaluation.table import class_report
+from ltml_mm.statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
+
+# The field in which a two-branch model leaves its branches' scores.
+BRANCHES_KEY = 'branch_scores'
+
+
+@METRICS.register_module()
+class GroupedAveragePrecision(BaseMetric):
+    """mAP over all classes and over those of each training frequency.
+
+    The AP of a class is scikit-learn's (no interpolation, ties grouped), the
+    groups follow the training counts in the dataset's ``metainfo``: the
+    protocol of VOC-LT and COCO-LT (Wu et al., *Distribution-Balanced Loss*,
+    ECCV 2020). It gives, in percent, ``multi-label/mAP``, ``mAP_head``,
+    ``mAP_medium`` and ``mAP_tail``. A class without a positive in the test
+    set is left out of the means and named in one warning; a group without
+    any class left has no key.
+
+    It reads ``pred_score`` (K,) of every data sample, and ``gt_score`` (K,)
+    where present (above 0.5 is positive), else ``gt_label``.
+
+    Args:
+        head (int): Classes with at least this many training images are head
+            classes. Defaults to 100.
+        tail (int): Classes with fewer are tail classes. Defaults to 20.
+        classwise (bool): Whether to give every class as well, as
+            ``multi-label/AP/<name>``. Defaults to False.
+        branches (bool): Whether to give the means of every branch as well,
+            as ``multi-label/uniform/mAP`` and so on, from the data samples'
+            ``branch_scores``, a dict of (K,) tensors. Defaults to False.
+        collect_device (str): Where results of several processes are
+            gathered, ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
+        prefix (str, optional): Takes the place of ``multi-label``.
+
+    Raises:
+        ValueError: The dataset has no ``class_counts``, a data sample lacks
+            scores or labels or has a wrong number of them, a label is out of
+            range, a score is NaN, or no image has any label.
+
+    Attributes:
+        report: The figures of the last evaluation, as
+            :func:`~ltml_mm.evaluation.class_report` returns them; None
+            before the first, and on all processes but the first.
+
+    Examples:
+        >>> import torch
+        >>> from mmengine.evaluator import Evaluator
+        >>> from mmpretrain.structures import DataSample
+        >>> samples = [
+        ...     DataSample().set_pred_score(torch.tensor(s)).set_gt_label(y)
+        ...     for s, y in [([.9, .1], [0]), ([.5, .2], [0, 1])]
+        ... ]
+        >>> evaluator = Evaluator(GroupedAveragePrecision())
+        >>> evaluator.dataset_meta = dict(
+        ...     classes=('cat', 'cow'), class_counts=[120, 3])
+        >>> evaluator.process(samples)
+        >>> for key, value in evaluator.evaluate(2).items():
+        ...     print(key, value)
+        multi-label/mAP 100.0
+        multi-label/mAP_head 100.0
+        multi-label/mAP_tail 100.0
+    """
+
+    default_prefix = 'multi-label'
+
+    def __init__(
+        self,
+        head: int = HEAD_COUNT,
+        tail: int = TAIL_COUNT,
+        classwise: bool = False,
+        branches: bool = False,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.head = head
+        self.tail = tail
+        self.classwise = classwise
+        self.branches = branches
+        self.report: dict[str, Any] | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keeps scores and labels of one batch.
+
+        Args:
+            data_batch: Not used.
+            data_samples: The model's outputs, one dict per image.
+        """
+        del data_batch
+        for sample in data_samples:
+            scores = {'': _as_scores(sample['pred_score'], sample)}
+            if self.branches:
+                scores.update(_branch_scores(sample))
+            targets = _as_targets(sample, scores[''].size)
+            self.results.append((scores, targets))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Computes the means, and the report for tables.
+
+        Args:
+            results: What :meth:`process` kept, of all images and processes.
+
+        Returns:
+            dict: The metrics in percent, without the prefix.
+        """
+        meta = self.dataset_meta or {}
+        statistics = ClassStatistics.from_metainfo(meta)
+        targets = np.stack([row for _, row in results])
+        if targets.shape[1] != statistics.num_classes:
+            raise ValueError(
+                f'the model gives {targets.shape[1]} scores an image, the '
+                f'dataset has {statistics.num_classes} classes; set '
+                'num_classes of the model to that'
+            )
+        test_counts = targets.sum(0, dtype=np.int64)
+        ap = {
+            name: 100
+            * average_precision(
+                np.stack([scores[name] for scores, _ in results]), targets
+            )
+            for name in results[0][0]
+        }
+        names = meta.get('classes') or range(statistics.num_classes)
+        names = [str(name) for name in names]
+        self._name_absent(names, test_counts)
+        self.report = class_report(
+            names, statistics, ap, test_counts.tolist(), self.head, self.tail
+        )
+        metrics = dict(self.report['summary'])
+        if self.classwise:
+            for row in self.report['classes']:
+                if row['AP'] is not None:
+                    metrics[f'AP/{row["name"]}'] = row['AP']
+        return metrics
+
+    def _name_absent(self, names: list[str], counts: np.ndarray) -> None:
+        """Warns of classes without a positive, at the first evaluation."""
+        absent = [
+            n for n, count in zip(names, counts, strict=True) if not count
+        ]
+        if len(absent) == len(names):
+            raise ValueError(
+                'no image of the test set has a label, so there is no average '
+                'precision to compute; look at its annotation file'
+            )
+        if absent and self.report is None:
+            MMLogger.get_current_instance().warning(
+                'Without a positive in the test set, and therefore left out '
+                f'of the means: {", ".join(absent)}.'
+            )
+
+
+def _place(sample: Mapping[str, Any]) -> str:
+    return f'image {sample.get("img_path") or sample.get("sample_idx")}'
+
+
+def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
+    """Copies scores, float32 (K,): a view would keep the whole batch."""
+    array = torch.as_tensor(scores).detach().float().cpu().numpy().copy()
+    if array.ndim != 1:
+        raise ValueError(
+            f'{_place(sample)}: the scores must have the shape (classes,), '
+            f'got {array.shape}'
+        )
+    if np.isnan(array).any():
+        index = int(np.flatnonzero(np.isnan(array))[0])
+        raise ValueError(
+            f'{_place(sample)}: the score of class {index} is NaN; the '
+            'weights or the picture hold values that are not finite'
+        )
+    return array
+
+
+def _branch_scores(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    branches = sample.get(BRANCHES_KEY)
+    if not branches:
+        raise ValueError(
+            f'{_place(sample)}: branches=True needs "{BRANCHES_KEY}" in the '
+            'data samples, which CollaborativeTwoBranchClassifier provides; '
+            'set branches=False for any other model'
+        )
+    return {name: _as_scores(s, sample) for name, s in branches.items()}
+
+
+def _as_targets(sample: Mapping[str, Any], num_classes: int) -> np.ndarray:
+    """Returns the labels as 0 and 1, uint8 (K,)."""
+    if 'gt_score' in sample:
+        hard = torch.as_tensor(sample['gt_score']).cpu().numpy() > 0.5
+        if hard.shape != (num_classes,):
+            raise ValueError(
+                f'{_place(sample)}: "gt_score" has the shape {hard.shape}, '
+                f'the model gives {num_classes} scores'
+            )
+        return hard.astype(np.uint8)
+    if 'gt_label' not in sample:
+        raise ValueError(
+            f'{_place(sample)}: neither "gt_score" nor "gt_label"; the test '
+            'pipeline must end with PackInputs, its annotations need labels'
+        )
+    labels = torch.as_tensor(sample['gt_label']).cpu().numpy()
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if outside.size:
+        raise ValueError(
+            f'{_place(sample)}: label {outside[0]} is not one of the '
+            f'{num_classes} classes'
+        )
+    targets = np.zeros(num_classes, np.uint8)
+    targets[labels.astype(np.int64)] = 1
+    return targets

@@ -1,0 +1,153 @@
+"""The figures of one evaluation as a report, and the report as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ltml_mm.statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
+
+_GROUPS = ('head', 'medium', 'tail')
+
+
+def mean_by_group(
+    ap: np.ndarray, groups: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """Averages the AP over all classes and over those of each group.
+
+    Args:
+        ap: One value per class, float of shape (K,); NaN, for a class
+            without a positive, is left out of the means.
+        groups: Class indices by name of the group.
+
+    Returns:
+        dict: ``mAP``, ``mAP_head`` and so on, in the unit of ``ap``. A group
+        without a class that has an AP gets no key.
+    """
+    means = {}
+    for key, values in [
+        ('mAP', ap),
+        *((f'mAP_{name}', ap[list(index)]) for name, index in groups.items()),
+    ]:
+        known = values[~np.isnan(values)]
+        if known.size:
+            means[key] = float(known.mean())
+    return means
+
+
+def class_report(
+    names: Sequence[str],
+    statistics: ClassStatistics,
+    ap: Mapping[str, np.ndarray],
+    test_counts: Sequence[int],
+    head: int = HEAD_COUNT,
+    tail: int = TAIL_COUNT,
+) -> dict[str, Any]:
+    """Gathers the figures of one evaluation, ready for JSON.
+
+    Args:
+        names: The K class names.
+        statistics: The statistics of the training set.
+        ap: The AP of every class in percent, float of shape (K,), by
+            prediction: ``''`` is the model's own, any other name is that of
+            a branch.
+        test_counts: The positives of every class in the test set, length K.
+        head: Least training count of a head class.
+        tail: Training count below which a class is a tail class.
+
+    Returns:
+        dict: ``summary``, the means under the metric's keys;
+        ``num_train_images``; and ``classes``, for each class its ``name``,
+        ``group``, ``train_images``, ``test_images`` and ``AP``, besides
+        ``uniform/AP`` and so on for branches. An AP that does not exist is
+        None.
+    """
+    groups = statistics.groups(head, tail)
+    group_of = {k: name for name, index in groups.items() for k in index}
+    summary = {
+        _join(prediction, key): value
+        for prediction, values in ap.items()
+        for key, value in mean_by_group(values, groups).items()
+    }
+    classes = [
+        {
+            'name': str(name),
+            'group': group_of[k],
+            'train_images': statistics.counts[k],
+            'test_images': int(test_counts[k]),
+            **{_join(p, 'AP'): _or_none(v[k]) for p, v in ap.items()},
+        }
+        for k, name in enumerate(names)
+    ]
+    return {
+        'summary': summary,
+        'num_train_images': statistics.num_images,
+        'classes': classes,
+    }
+
+
+def class_table(report: Mapping[str, Any]) -> str:
+    """Renders a report as a plain-text table.
+
+    Args:
+        report: What :func:`class_report` returned.
+
+    Returns:
+        str: One row each for total, head, medium and tail, then one per
+        class from the most to the least frequent, in Markdown's form and
+        without colours, so that it reads well in a log file and pastes well.
+    """
+    rows = report['classes']
+    keys = [k for k in rows[0] if k == 'AP' or k.endswith('/AP')]
+    table = Table(box=box.MARKDOWN)
+    table.add_column('Class', no_wrap=True)
+    table.add_column('Group', no_wrap=True)
+    for title in ('Train images', 'Test images', *map(_title, keys)):
+        table.add_column(title, justify='right', no_wrap=True)
+    for group in ('', *_GROUPS):
+        members = [r for r in rows if group in ('', r['group'])]
+        if not members:
+            continue
+        suffix = f'_{group}' if group else ''
+        means = [report['summary'].get(f'{_mean(k)}{suffix}') for k in keys]
+        # An image has several labels: image counts of classes do not add up.
+        name = f'{group or "total"} ({len(members)} classes)'
+        table.add_row(name, '', '', '', *map(_percent, means))
+    for row in sorted(rows, key=lambda r: -r['train_images']):
+        table.add_row(
+            row['name'].replace('[', r'\['),
+            row['group'],
+            str(row['train_images']),
+            str(row['test_images']),
+            *(_percent(row[k]) for k in keys),
+        )
+    console = Console(file=StringIO(), width=1000, color_system=None)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return '\n'.join(line.rstrip() for line in lines if line.strip())
+
+
+def _join(prediction: str, key: str) -> str:
+    return f'{prediction}/{key}' if prediction else key
+
+
+def _mean(key: str) -> str:
+    return f'{key[:-2]}mAP'
+
+
+def _title(key: str) -> str:
+    return key if key == 'AP' else f'AP {key[:-3]}'
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return '-' if value is None else f'{value:.2f}'
