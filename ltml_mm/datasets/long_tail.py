@@ -94,6 +94,9 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
                 f'{self.ann_file}: the annotation file must be JSON; '
                 'tools/dataset_converters/custom.py converts other formats'
             )
+        # The parent ignores the file's names where others were given, and
+        # with them that the labels could mean other classes.
+        given = self._metainfo.pop('classes', None)
         try:
             data_list = super().load_data_list()
         except json.JSONDecodeError as error:
@@ -107,17 +110,22 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
                 'must hold "metainfo" and "data_list", and every entry an '
                 f'"img_path" ({type(error).__name__}: {error})'
             ) from error
-        self._check_classes()
+        self._check_classes(given)
         for index, info in enumerate(data_list):
             self._check_labels(index, info)
         return data_list
 
-    def _check_classes(self) -> None:
-        names = self._metainfo.get('classes')
+    def _check_classes(self, given: Sequence[str] | None) -> None:
+        names = self._metainfo.setdefault('classes', given)
         if not isinstance(names, Sequence) or isinstance(names, str):
             raise ValueError(
                 f'{self.ann_file}: "metainfo" has no list "classes", and none '
                 'was passed as classes=[...]'
+            )
+        if given is not None and list(given) != list(names):
+            raise ValueError(
+                f'{self.ann_file}: its classes {list(names)} are not those '
+                f'that were expected, {list(given)}'
             )
         repeated = sorted({str(n) for n in names if names.count(n) > 1})
         if repeated:

@@ -1,5 +1,17 @@
 """Models and losses."""
 
-from . import losses
+from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
+from ltml_mm.models.data_preprocessor import TwoStreamDataPreprocessor
+from ltml_mm.models.losses import (
+    CrossBranchConsistencyLoss,
+    LogitCompensatedBCELoss,
+)
+from ltml_mm.models.tta import CollaborativeTTA
 
-__all__ = ['losses']
+__all__ = [
+    'CollaborativeTTA',
+    'CollaborativeTwoBranchClassifier',
+    'CrossBranchConsistencyLoss',
+    'LogitCompensatedBCELoss',
+    'TwoStreamDataPreprocessor',
+]

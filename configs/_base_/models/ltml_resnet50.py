@@ -1,0 +1,13 @@
+model = dict(
+    type='CollaborativeTwoBranchClassifier',
+    backbone=dict(
+        type='ResNet',
+        depth=50,
+        num_stages=4,
+        out_indices=(3,),
+        style='pytorch',
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
+    ),
+    num_classes=20,
+)
+tta_model = dict(type='CollaborativeTTA')

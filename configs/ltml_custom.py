@@ -1,0 +1,18 @@
+# LTML on any multi-label set: --cfg-options data_root=data/my_data
+#
+# The folder holds train.json and test.json in MMPretrain's format, image
+# paths relative to data_root, or to data_root/data_prefix. The number of
+# classes, their names and their training counts come from the data: what is
+# None here is filled in by the tools.
+_base_ = [
+    './_base_/models/ltml_resnet50.py',
+    './_base_/datasets/custom.py',
+    './_base_/schedules/ltml_8e.py',
+    './_base_/default_runtime.py',
+]
+
+data_root = 'data/custom'
+data_prefix = ''
+model = dict(num_classes=None)
+val_evaluator = dict(branches=True)
+test_evaluator = dict(branches=True)

@@ -1,0 +1,108 @@
+"""Loads configs and fills in what follows from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
+
+#: The dataset whose classes and counts are known from its files alone.
+GENERIC_DATASET = 'LongTailMultiLabelDataset'
+
+
+def load_config(
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    dataset_meta: Mapping[str, Any] | None = None,
+) -> Config:
+    """Reads a config file and completes it from the data.
+
+    Where the config trains on :class:`LongTailMultiLabelDataset`, the
+    top-level ``data_root`` and ``data_prefix`` go to its datasets, a
+    ``num_classes`` of None becomes the number of classes, and the test sets
+    receive names and training counts of the classes. Other configs are
+    returned as they are.
+
+    Args:
+        path: The config file.
+        cfg_options: Overrides, as ``--cfg-options`` gives them.
+        dataset_meta: Classes and counts where they are known already, from
+            a checkpoint's ``meta``; then no training annotations are read.
+
+    Returns:
+        Config: The complete config.
+
+    Raises:
+        FileNotFoundError: The config or an annotation file does not exist.
+        ValueError: The config or an annotation file is broken, or training
+            and test set name different classes.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config not found: {path}')
+    cfg = Config.fromfile(str(path))
+    if cfg_options:
+        cfg.merge_from_dict(dict(cfg_options))
+    if any(d.get('type') == GENERIC_DATASET for d in dataset_configs(cfg)):
+        complete_config(cfg, dataset_meta)
+    return cfg
+
+
+def complete_config(
+    cfg: Config, dataset_meta: Mapping[str, Any] | None = None
+) -> None:
+    """Fills in, in place, what :func:`load_config` describes."""
+    generic = [
+        dataset
+        for dataset in dataset_configs(cfg)
+        if dataset.get('type') == GENERIC_DATASET
+    ]
+    for dataset in generic:
+        for key in ('data_root', 'data_prefix'):
+            if cfg.get(key) is not None:
+                dataset.setdefault(key, cfg[key])
+    if dataset_meta is None or COUNTS_KEY not in dataset_meta:
+        dataset_meta = _training_metainfo(cfg)
+    classes = list(dataset_meta['classes'])
+    _fill_num_classes(cfg.get('model'), len(classes))
+    statistics = ClassStatistics.from_metainfo(dataset_meta)
+    for dataset in generic:
+        if dataset.get('test_mode'):
+            dataset.metainfo = {
+                **statistics.to_metainfo(),
+                'classes': classes,
+                **dataset.get('metainfo', {}),
+            }
+
+
+def dataset_configs(cfg: Config) -> Iterator[Any]:
+    """Yields the config of every dataset, wrappers and what they wrap."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (cfg.get(name) or {}).get('dataset')
+        while isinstance(dataset, Mapping):
+            yield dataset
+            dataset = dataset.get('dataset')
+
+
+def _training_metainfo(cfg: Config) -> dict[str, Any]:
+    innermost = cfg.train_dataloader.dataset
+    while 'dataset' in innermost:
+        innermost = innermost.dataset
+    dataset = DATASETS.build({**innermost, 'pipeline': [], 'lazy_init': False})
+    return dataset.metainfo
+
+
+def _fill_num_classes(node: Any, num_classes: int) -> None:
+    """Replaces every ``num_classes=None`` in a model's config."""
+    if isinstance(node, Mapping):
+        if 'num_classes' in node and node['num_classes'] is None:
+            node['num_classes'] = num_classes  # type: ignore[index]
+        for value in node.values():
+            _fill_num_classes(value, num_classes)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _fill_num_classes(value, num_classes)

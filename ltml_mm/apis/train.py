@@ -1,0 +1,80 @@
+"""Trains a config: the logic of ``tools/train.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.launch import add_common_arguments, prepare_config
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line of ``tools/train.py``."""
+    parser = argparse.ArgumentParser(description='Train a model')
+    parser.add_argument('config', help='config file')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='resume from a checkpoint, or from the latest of the work '
+        'directory',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the pairs of a step over '
+        'auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate'
+    )
+    return parser.parse_args(argv)
+
+
+def training_config(args: argparse.Namespace) -> Config:
+    """Builds the complete config of a training.
+
+    Args:
+        args: The parsed command line.
+
+    Returns:
+        Config: What ``Runner.from_cfg`` takes.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    prepare_config(cfg, args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    _check_checkpoint(cfg)
+    return cfg
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains."""
+    cfg = training_config(parse_args(argv))
+    Runner.from_cfg(cfg).train()
+
+
+def _check_checkpoint(cfg: Config) -> None:
+    path = cfg.get('load_from')
+    if path is None and cfg.get('resume'):
+        path = find_latest_checkpoint(cfg.work_dir)
+    if path is not None and '://' not in path:
+        read_checkpoint(path)

@@ -1,0 +1,116 @@
+"""Class-aware (re-balanced) sampling of multi-label images."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+import numpy as np
+from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS
+
+from ltml_mm.datasets.labels import read_labels
+from ltml_mm.datasets.samplers.stream import ImageStreamSampler
+
+
+@DATA_SAMPLERS.register_module()
+class ClassAwareMultiLabelSampler(ImageStreamSampler):
+    """Draws a class uniformly, then an image of that class uniformly.
+
+    The classes come from a shuffled list that is reshuffled after each
+    cycle, the images of a class likewise, so that every class is drawn
+    equally often and the images of rare classes repeat (re-balanced
+    sampling of LTML, after Shen et al., ECCV 2016). One index per draw.
+    Every epoch starts anew from (seed, epoch).
+
+    It can be used alone: ``train_dataloader.sampler`` of a stock
+    ``ImageClassifier``.
+
+    Args:
+        dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
+        num_samples (int | str): Draws per epoch over all ranks: an int,
+            ``'dataset'`` (the number of images) or ``'class_max'`` (the
+            count of the largest class times the number of classes, over
+            ``reduce``). Defaults to ``'class_max'``.
+        reduce (int): The divisor of ``'class_max'``. Defaults to 4.
+        seed (int, optional): Seed of the order, the same on all ranks.
+            Defaults to None: one that the ranks agree on.
+
+    Raises:
+        ValueError: No image has a label, or ``num_samples`` is none of
+            these.
+
+    Examples:
+        >>> class Three:
+        ...     metainfo = {'classes': ('common', 'rare')}
+        ...     def __len__(self):
+        ...         return 3
+        ...     def get_cat_ids(self, index):
+        ...         return [[0], [0], [1]][index]
+        >>> sampler = ClassAwareMultiLabelSampler(Three(), 8, seed=0)
+        >>> sum(index == 2 for index in sampler)
+        4
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        num_samples: int | str = 'class_max',
+        reduce: int = 4,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(dataset, num_samples, reduce, seed)
+        table = read_labels(dataset)
+        names = getattr(dataset, 'metainfo', {}).get('classes')
+        known = len(table.counts(0))
+        num_classes = known if names is None else max(len(names), known)
+        self._images, self._offsets = table.images_by_class(num_classes)
+        counts = np.diff(self._offsets)
+        self._classes = np.flatnonzero(counts)
+        if not len(self._classes):
+            raise ValueError(
+                'ClassAwareMultiLabelSampler: no image has a label'
+            )
+        empty = np.flatnonzero(counts == 0).tolist()
+        if empty:
+            shown = empty if names is None else [names[k] for k in empty]
+            print_log(
+                'ClassAwareMultiLabelSampler skips the classes without a '
+                f'training image: {", ".join(map(str, shown))}',
+                logger='current',
+                level=30,
+            )
+
+    def order(self, epoch: int, length: int) -> np.ndarray:
+        """Returns the first image indices of an epoch.
+
+        Args:
+            epoch: Index of the epoch.
+            length: How many indices.
+
+        Returns:
+            np.ndarray: int64 of shape (length,).
+        """
+        rng = self._generator(epoch)
+        num_classes = len(self._classes)
+        cycles = -(-length // num_classes)
+        # Row c is cycle c's shuffled list of the classes; every class is
+        # drawn once a row, so its c-th image belongs into row c.
+        rows = np.tile(np.arange(num_classes), (cycles, 1))
+        rng.permuted(rows, axis=1, out=rows)
+        images = np.empty((num_classes, cycles), np.int64)
+        for row, label in enumerate(self._classes):
+            start, stop = self._offsets[label : label + 2]
+            members = self._images[start:stop]
+            images[row] = members[_cycled(rng, len(members), cycles)]
+        order = np.take_along_axis(images.T, rows, axis=1)
+        return order.reshape(-1)[:length]
+
+
+def _cycled(rng: np.random.Generator, size: int, length: int) -> np.ndarray:
+    """Concatenates shuffled lists of ``range(size)`` up to a length."""
+    if size >= length:
+        # The start of one shuffled list, without shuffling all of it.
+        return rng.choice(size, length, replace=False)
+    cycles = -(-length // size)
+    lists = np.tile(np.arange(size), (cycles, 1))
+    return rng.permuted(lists, axis=1, out=lists).reshape(-1)[:length]

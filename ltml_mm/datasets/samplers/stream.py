@@ -1,0 +1,169 @@
+"""The base of samplers whose order is a pure function of seed and epoch."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from ltml_mm.datasets.labels import LabelTable, read_labels
+
+
+class StreamSampler(Sampler):
+    """A sampler over one global sequence, shared out over the ranks.
+
+    Rank r of W takes the positions r, r + W, ... of the sequence, so the
+    ranks together draw what one process would. Where W does not divide the
+    sequence, its beginning is repeated to give every rank the same length
+    (the round-up of MMEngine's ``DefaultSampler``).
+
+    Args:
+        dataset (Sized): The dataset to draw from.
+        seed (int, optional): Seed of the order, the same on all ranks. None
+            takes one that the ranks agree on. Defaults to None.
+    """
+
+    def __init__(self, dataset: Sized, seed: int | None = None) -> None:
+        self.dataset = dataset
+        self.rank, self.world_size = get_dist_info()
+        self.seed = sync_random_seed() if seed is None else seed
+        self.epoch = 0
+        self._first_epoch = 0
+        self._skip = 0
+
+    @property
+    @abstractmethod
+    def epoch_length(self) -> int:
+        """Positions of one epoch, over all ranks."""
+
+    @abstractmethod
+    def positions(self, epoch: int) -> np.ndarray:
+        """Returns the global sequence of an epoch, (epoch_length, ...)."""
+
+    def own_positions(self) -> np.ndarray:
+        """Returns where this rank's draws stand in the global sequence.
+
+        Positions that :meth:`skip` left out are missing; the next call has
+        them all.
+        """
+        start, self._skip = self._skip, 0
+        own = self.rank + np.arange(start, len(self)) * self.world_size
+        return own % self.epoch_length
+
+    def __iter__(self) -> Iterator:
+        """Iterates over this rank's part of the epoch's sequence."""
+        yield from self.positions(self.epoch)[self.own_positions()].tolist()
+
+    def __len__(self) -> int:
+        """The number of positions of this rank, the same on all ranks."""
+        return math.ceil(self.epoch_length / self.world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration runs through."""
+        self.epoch = self._first_epoch + epoch
+
+    def skip(self, num_samples: int) -> None:
+        """Starts the next iteration that many positions later.
+
+        Args:
+            num_samples (int): Positions of this rank that were trained
+                already, counted from the start of the first epoch (the
+                contract of OneDL's ``InfiniteSampler.skip``). Whole passes
+                among them advance the epoch, and :meth:`set_epoch` counts
+                from there.
+
+        Raises:
+            ValueError: The number is negative.
+        """
+        if num_samples < 0:
+            raise ValueError(
+                f'num_samples must not be negative, got {num_samples}'
+            )
+        self._first_epoch, self._skip = divmod(num_samples, len(self))
+        self.epoch = self._first_epoch
+
+
+class ImageStreamSampler(StreamSampler):
+    """A stream that yields one image index per position.
+
+    Args:
+        dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
+        num_samples (int | str): Draws per epoch over all ranks. An int;
+            ``'dataset'``, the number of images; or ``'class_max'``, the
+            count of the largest class times the number of classes that have
+            an image, over ``reduce``.
+        reduce (int): The divisor of ``'class_max'``. Defaults to 4, as in
+            the reference protocol of VOC-LT and COCO-LT: 3875 and 22560
+            draws.
+        seed (int, optional): See :class:`StreamSampler`.
+
+    Raises:
+        ValueError: ``num_samples`` or ``reduce`` is none of these, or the
+            dataset has no image that could be drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        num_samples: int | str = 'class_max',
+        reduce: int = 4,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(dataset, seed)
+        if not len(dataset):
+            raise ValueError(
+                f'{type(self).__name__}: the dataset has no image to draw'
+            )
+        self._num_samples = num_samples
+        self._reduce = reduce
+        self._length = self._resolve_length(read_labels(dataset))
+
+    @property
+    def epoch_length(self) -> int:
+        """Draws of one epoch, over all ranks."""
+        return self._length
+
+    def positions(self, epoch: int) -> np.ndarray:
+        """Returns the image indices of an epoch, int64 (epoch_length,)."""
+        return self.order(epoch, self.epoch_length)
+
+    @abstractmethod
+    def order(self, epoch: int, length: int) -> np.ndarray:
+        """Returns the first image indices of an epoch, int64 (length,)."""
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64((self.seed, epoch)))
+
+    def _resolve_length(self, table: LabelTable) -> int:
+        value = self._num_samples
+        if isinstance(value, int) and not isinstance(value, bool):
+            length = value
+        elif value == 'dataset':
+            length = table.num_images
+        elif value == 'class_max':
+            length = self._class_max(table)
+        else:
+            raise ValueError(
+                "num_samples must be an int, 'dataset' or 'class_max', got "
+                f'{value!r}'
+            )
+        if length < 1:
+            raise ValueError(
+                f'num_samples={value!r} gives an epoch of {length} draws; it '
+                'needs at least one'
+            )
+        return length
+
+    def _class_max(self, table: LabelTable) -> int:
+        if not isinstance(self._reduce, int) or self._reduce < 1:
+            raise ValueError(
+                f'reduce must be a positive int, got {self._reduce!r}'
+            )
+        counts = table.counts(0)
+        largest = int(counts.max()) if len(counts) else 0
+        present = int(np.count_nonzero(counts))
+        return largest * present // self._reduce

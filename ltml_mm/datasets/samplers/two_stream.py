@@ -1,0 +1,147 @@
+"""Samplers that number their draws, for one stream or for two."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any
+
+import numpy as np
+from mmengine.registry import DATA_SAMPLERS
+
+from ltml_mm.datasets.samplers.stream import (
+    ImageStreamSampler,
+    StreamSampler,
+)
+
+#: The key of a draw under which its (seed, epoch, position) stands.
+DRAW = 'draw'
+
+
+@DATA_SAMPLERS.register_module()
+class TwoStreamSampler(StreamSampler):
+    """Draws from several streams of one dataset at once.
+
+    Every position is a dict that names an image of each stream, and the
+    draw's number: ``{'uniform': 17, 'rebalanced': 4, 'draw': (seed, epoch,
+    position)}``. :class:`TwoStreamDataset` resolves it. A batch of the
+    dataloader is a batch of pairs, so ``batch_size`` and the epoch length
+    count pairs. With one stream it is a numbered draw of single images, as
+    the baselines use it.
+
+    Args:
+        dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
+        streams (dict[str, dict]): Name and sampler config of each stream.
+        epoch_length (str | int): Positions per epoch over all ranks: an
+            int, or the name of the stream whose own length counts; the
+            others are cut or continued to it.
+        seed (int, optional): Seed of all streams, the same on all ranks.
+            Defaults to None: one that the ranks agree on.
+
+    Raises:
+        ValueError: ``epoch_length`` names no stream or is not positive, or
+            a stream's config sets its own seed.
+
+    Examples:
+        >>> sampler = dict(
+        ...     type='TwoStreamSampler',
+        ...     streams=dict(
+        ...         uniform=dict(type='UniformSampler'),
+        ...         rebalanced=dict(type='ClassAwareMultiLabelSampler'),
+        ...     ),
+        ...     epoch_length='rebalanced',
+        ... )
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        streams: Mapping[str, Mapping[str, Any]],
+        epoch_length: str | int,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(dataset, seed)
+        if not streams or DRAW in streams:
+            raise ValueError(
+                f'streams must name at least one stream, none of them '
+                f'{DRAW!r}; got {list(streams)}'
+            )
+        self.streams = {
+            name: self._build_stream(name, config)
+            for name, config in streams.items()
+        }
+        self._length = self._resolve_length(epoch_length)
+
+    @property
+    def epoch_length(self) -> int:
+        """Positions of one epoch, over all ranks."""
+        return self._length
+
+    def positions(self, epoch: int) -> np.ndarray:
+        """Returns one column per stream, int64 (epoch_length, streams)."""
+        orders = [
+            stream.order(epoch, self.epoch_length)
+            for stream in self.streams.values()
+        ]
+        return np.stack(orders, axis=1)
+
+    def __iter__(self) -> Iterator[dict]:
+        """Iterates over this rank's draws."""
+        epoch, own = self.epoch, self.own_positions()
+        rows = self.positions(epoch)[own].tolist()
+        for position, row in zip(own.tolist(), rows, strict=True):
+            draw: dict = dict(zip(self.streams, row, strict=True))
+            draw[DRAW] = (self.seed, epoch, position)
+            yield draw
+
+    def _build_stream(
+        self, name: str, config: Mapping[str, Any]
+    ) -> ImageStreamSampler:
+        if 'seed' in config:
+            raise ValueError(
+                f'stream {name!r} sets its own seed; set the seed of the '
+                'sampler around it, which gives each stream one of its own'
+            )
+        seed = stream_seed(self.seed, name)
+        stream = DATA_SAMPLERS.build(
+            dict(config), default_args=dict(dataset=self.dataset, seed=seed)
+        )
+        if not isinstance(stream, ImageStreamSampler):
+            raise ValueError(
+                f'stream {name!r} must be a UniformSampler, a '
+                'ClassAwareMultiLabelSampler or another ImageStreamSampler, '
+                f'got {type(stream).__name__}'
+            )
+        return stream
+
+    def _resolve_length(self, value: str | int) -> int:
+        if isinstance(value, str):
+            if value not in self.streams:
+                raise ValueError(
+                    f'epoch_length={value!r} names no stream; the streams '
+                    f'are {list(self.streams)}'
+                )
+            return self.streams[value].epoch_length
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(
+                'epoch_length must be the name of a stream or a positive '
+                f'int, got {value!r}'
+            )
+        return value
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """Derives the seed of a named stream.
+
+    Seeds of streams must be unrelated: with seed + 1 one stream would repeat
+    what the other draws in its next epoch.
+
+    Args:
+        seed: The seed of the run.
+        name: The name of the stream.
+
+    Returns:
+        int: A seed of 32 bits, a pure function of both.
+    """
+    tag = zlib.crc32(name.encode())
+    return int(np.random.SeedSequence((seed, tag)).generate_state(1)[0])

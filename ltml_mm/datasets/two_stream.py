@@ -1,0 +1,143 @@
+"""Resolves the draws of a sampler into reproducible samples."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS
+from torch.utils.data import Dataset
+
+from ltml_mm.datasets.labels import LabelTable
+from ltml_mm.datasets.samplers.two_stream import DRAW
+
+
+@DATASETS.register_module()
+class TwoStreamDataset:
+    """Turns a draw of :class:`TwoStreamSampler` into a training sample.
+
+    The pair ``{'uniform': i, 'rebalanced': j, 'draw': number}`` becomes
+
+    .. code-block:: none
+
+        {'inputs': {'uniform': image, 'rebalanced': image},
+         'data_samples': {'uniform': sample, 'rebalanced': sample}}
+
+    which the stock collate functions batch stream by stream. A draw of one
+    stream becomes that stream's sample itself, and a plain int the sample
+    of the wrapped dataset, unchanged.
+
+    The pipeline of a draw runs under random states that are a function of
+    the sampler's seed, the epoch, the position and the stream alone, and
+    gives the callers' states back: stock transforms draw from the global
+    generators, which otherwise depend on the worker that happens to run
+    them. So a run is the same for any number of workers.
+
+    Args:
+        dataset (dict | Dataset): The dataset, or its config: any of
+            MMPretrain's multi-label datasets, or a wrapper of one.
+        lazy_init (bool): Whether to leave the annotations unread until they
+            are needed. Defaults to False.
+
+    Raises:
+        TypeError: ``dataset`` cannot name the classes of an image.
+    """
+
+    def __init__(
+        self, dataset: dict | Dataset, lazy_init: bool = False
+    ) -> None:
+        if isinstance(dataset, dict):
+            dataset = DATASETS.build(dataset)
+        if not hasattr(dataset, 'get_cat_ids'):
+            raise TypeError(
+                'dataset must be a config or a multi-label dataset with '
+                f'get_cat_ids(index), got {type(dataset).__name__}'
+            )
+        self.dataset = dataset
+        if not lazy_init:
+            self.full_init()
+
+    @property
+    def metainfo(self) -> dict:
+        """A copy of the wrapped dataset's meta information."""
+        return self.dataset.metainfo
+
+    @property
+    def CLASSES(self) -> Any:  # noqa: N802
+        """The class names of the wrapped dataset."""
+        return self.metainfo.get('classes')
+
+    @property
+    def label_table(self) -> LabelTable | None:
+        """The labels of the wrapped dataset, where it keeps them."""
+        return getattr(self.dataset, 'label_table', None)
+
+    def full_init(self) -> None:
+        """Reads the annotations of the wrapped dataset."""
+        self.dataset.full_init()
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Returns the classes of an image."""
+        return self.dataset.get_cat_ids(index)
+
+    def get_data_info(self, index: int) -> dict:
+        """Returns the annotation of an image."""
+        return self.dataset.get_data_info(index)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.dataset)
+
+    def __getitem__(self, draw: int | Mapping[str, Any]) -> dict:
+        """Runs the pipeline on the images of a draw."""
+        if not isinstance(draw, Mapping):
+            return self.dataset[draw]
+        number = draw[DRAW]
+        samples = {}
+        for name, index in draw.items():
+            if name == DRAW:
+                continue
+            with seeded_draw(number, name):
+                samples[name] = self.dataset[index]
+        if len(samples) == 1:
+            return next(iter(samples.values()))
+        keys = next(iter(samples.values()))
+        return {
+            key: {name: sample[key] for name, sample in samples.items()}
+            for key in keys
+        }
+
+    def __repr__(self) -> str:
+        """Shows the wrapped dataset."""
+        return f'{type(self).__name__} of {self.dataset!r}'
+
+
+@contextmanager
+def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
+    """Seeds the global generators for one draw and restores them after.
+
+    Args:
+        number: Seed, epoch and position of the draw.
+        stream: Name of the stream.
+
+    Yields:
+        None: With ``random``, ``numpy.random`` and ``torch`` seeded.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    sequence = np.random.SeedSequence((*number, zlib.crc32(stream.encode())))
+    words = sequence.generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    # The default generator alone: torch.manual_seed would touch every GPU.
+    torch.default_generator.manual_seed(int(words[2]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,350 @@
+"""The two-branch network of LTML."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from mmengine.model import ModuleDict
+from mmengine.registry import MODELS
+from mmpretrain.models import BaseClassifier
+from mmpretrain.structures import DataSample, label_to_onehot
+from torch import Tensor, nn
+
+from ltml_mm.models.fork import (
+    BRANCHES,
+    ForkedTail,
+    fork_backbone,
+    separate_stream_norms,
+    split_branches,
+    sync_branches,
+)
+from ltml_mm.models.fusion import check_fuse, fuse_logits, fuse_scores
+from ltml_mm.models.probe import feature_shape
+
+DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
+DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
+DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
+
+STREAM_HELP = """\
+CollaborativeTwoBranchClassifier trains on two streams, but got a flat batch.
+Add to the config:
+  train_dataloader.sampler=dict(type='TwoStreamSampler', streams=dict(\
+uniform=dict(type='UniformSampler'), \
+rebalanced=dict(type='ClassAwareMultiLabelSampler')), \
+epoch_length='rebalanced')
+  train_dataloader.dataset=dict(type='TwoStreamDataset', dataset=<the dataset>)
+  data_preprocessor=dict(type='TwoStreamDataPreprocessor', ...)"""
+
+
+@MODELS.register_module()
+class CollaborativeTwoBranchClassifier(BaseClassifier):
+    """Collaborative training on uniform and re-balanced samplings.
+
+    Implements `Long-Tailed Multi-Label Visual Recognition by Collaborative
+    Training on Uniform and Re-balanced Samplings` (Guo and Wang, CVPR 2021).
+    The backbone is forked at its last stage into two copies, one for each
+    sampling. Every image passes through both; each branch learns to classify
+    the images of its own stream, and the logits of both branches are held
+    together on all images. At test the branches are averaged.
+
+    The least that a config says is ``dict(type=
+    'CollaborativeTwoBranchClassifier', backbone=dict(...), num_classes=20)``.
+
+    Args:
+        backbone (dict): Config of any MMPretrain backbone.
+        num_classes (int): K, the number of classes.
+        neck (dict | list[dict] | None | str): Config of the neck, None for
+            no neck, or ``'auto'``: global average pooling where the
+            backbone gives feature maps. A neck with parameters is copied
+            for each branch. Defaults to ``'auto'``.
+        head (dict, optional): Config of one branch's head. ``num_classes``
+            and ``in_channels`` are filled in where missing. Defaults to one
+            linear layer, MMPretrain's ``MultiLabelLinearClsHead``.
+        loss_cls (dict, optional): Config of one branch's classification
+            loss. Defaults to :class:`LogitCompensatedBCELoss`; each branch
+            has its own compensation.
+        loss_consistency (dict, optional): Config of the loss between the
+            branches. Defaults to :class:`CrossBranchConsistencyLoss`.
+        fork_at (str | Sequence[str]): Names of the backbone's modules from
+            the branching point on, or ``'auto'`` for the built-in table.
+            Defaults to ``'auto'``.
+        branch_init (str): How the re-balanced copy starts: ``'copy'``, as
+            the uniform one (the paper: both from the same ImageNet
+            weights), or ``'reinit'``. Defaults to ``'copy'``.
+        bn_streams (str): What BatchNorm normalises over in training:
+            ``'joint'``, both streams of a step together, or ``'separate'``,
+            each by itself. Defaults to ``'joint'``.
+        fuse (str): What is averaged over the branches at test: ``'logits'``
+            or ``'probs'``. Defaults to ``'logits'``.
+        train_cfg (dict, optional): Batch augmentations, as in MMPretrain's
+            ``ImageClassifier``; they act within each stream.
+        data_preprocessor (dict, optional): Config of the data preprocessor,
+            by default of type :class:`TwoStreamDataPreprocessor`.
+        init_cfg (dict, optional): Initialisation config.
+
+    Raises:
+        ValueError: An option has an unknown value, or the fork does not fit
+            the backbone; says what to write.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        num_classes: int,
+        neck: dict | list | str | None = 'auto',
+        head: dict | None = None,
+        loss_cls: dict | None = None,
+        loss_consistency: dict | None = None,
+        fork_at: str | list[str] = 'auto',
+        branch_init: str = 'copy',
+        bn_streams: str = 'joint',
+        fuse: str = 'logits',
+        train_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        preprocessor = dict(data_preprocessor or {})
+        preprocessor.setdefault('type', 'TwoStreamDataPreprocessor')
+        preprocessor.setdefault('batch_augments', train_cfg)
+        preprocessor.setdefault('num_classes', num_classes)
+        super().__init__(
+            init_cfg=init_cfg, data_preprocessor=MODELS.build(preprocessor)
+        )
+        self.num_classes = _check_num_classes(num_classes)
+        self.fuse = check_fuse(fuse)
+        self.backbone = MODELS.build(backbone)
+        shape = feature_shape(self.backbone)
+        self.fork_at = fork_backbone(
+            self.backbone, fork_at, branch_init, bn_streams
+        )
+        self.neck = _build_neck(neck, shape, branch_init, bn_streams)
+        self.heads = self._build_heads(head or DEFAULT_HEAD, shape)
+        self.loss_cls = self._build_losses(loss_cls or DEFAULT_LOSS)
+        self.loss_consistency = MODELS.build(
+            loss_consistency or DEFAULT_CONSISTENCY
+        )
+        if hasattr(self.backbone, '_checkpoint_filter'):
+            self._register_load_state_dict_pre_hook(
+                self.backbone._checkpoint_filter
+            )
+
+    def init_weights(self) -> None:
+        """Initialises the weights; both branches start from the same."""
+        super().init_weights()
+        sync_branches(self)
+
+    def forward(
+        self,
+        inputs: Tensor | dict[str, Tensor],
+        data_samples: Any = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """The unified entry of training and test.
+
+        Args:
+            inputs (Tensor | dict[str, Tensor]): Images (N, 3, H, W); for
+                ``mode='loss'`` those of each stream.
+            data_samples (list | dict[str, list], optional): The samples of
+                the images, shaped like ``inputs``.
+            mode (str): ``'tensor'``, ``'predict'`` or ``'loss'``.
+
+        Returns:
+            Tensor | list[DataSample] | dict[str, Tensor]: The fused logits
+            (N, K), the predictions, or the terms of the loss.
+        """
+        if mode == 'tensor':
+            logits = self.branch_logits(inputs)
+            return fuse_logits([*logits.values()], self.fuse)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        raise ValueError(
+            f"mode must be 'tensor', 'predict' or 'loss', got {mode!r}"
+        )
+
+    def extract_feat(self, inputs: Tensor) -> dict[str, tuple]:
+        """Extracts the features of both branches in one pass.
+
+        Args:
+            inputs (Tensor): Images (N, 3, H, W).
+
+        Returns:
+            dict[str, tuple]: The features of each branch after the neck.
+        """
+        feats = self.backbone(inputs)
+        if self.neck is not None:
+            feats = self.neck(feats)
+        return split_branches(feats)
+
+    def branch_logits(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Computes the logits of both branches for every image.
+
+        Args:
+            inputs (Tensor): Images (N, 3, H, W).
+
+        Returns:
+            dict[str, Tensor]: Logits (N, K) by branch.
+        """
+        feats = self.extract_feat(inputs)
+        return {name: self.heads[name](feats[name]) for name in BRANCHES}
+
+    def loss(
+        self,
+        inputs: dict[str, Tensor],
+        data_samples: dict[str, list[DataSample]],
+    ) -> dict[str, Tensor]:
+        """Computes the terms of the loss of one step.
+
+        L = L_cls(u, y^u) + L_cls(r, y^r) + lambda (L_con(u, u_hat) +
+        L_con(r, r_hat)); the crossed outputs u_hat and r_hat have no
+        classification loss. The weight lambda is the consistency loss's.
+
+        Args:
+            inputs (dict[str, Tensor]): Images (N, 3, H, W) by stream.
+            data_samples (dict[str, list[DataSample]]): Samples by stream.
+
+        Returns:
+            dict[str, Tensor]: ``uniform.loss_cls``,
+            ``rebalanced.loss_cls`` and ``loss_consistency``, scalars.
+        """
+        _check_streams(inputs)
+        images = torch.cat([inputs[name] for name in BRANCHES])
+        sizes = [len(inputs[name]) for name in BRANCHES]
+        by_stream: dict[str, dict[str, Tensor]] = {n: {} for n in BRANCHES}
+        for branch, logits in self.branch_logits(images).items():
+            for stream, part in zip(
+                BRANCHES, logits.split(sizes), strict=True
+            ):
+                by_stream[stream][branch] = part
+        losses = {}
+        consistency = []
+        for name, other in zip(BRANCHES, reversed(BRANCHES), strict=True):
+            own, crossed = by_stream[name][name], by_stream[name][other]
+            target = self.targets(data_samples[name], own.device)
+            losses[f'{name}.loss_cls'] = self.loss_cls[name](own, target)
+            consistency.append(self.loss_consistency(own, crossed))
+        losses['loss_consistency'] = torch.stack(consistency).sum()
+        return losses
+
+    def predict(
+        self,
+        inputs: Tensor,
+        data_samples: list[DataSample] | None = None,
+    ) -> list[DataSample]:
+        """Predicts with the average of the branches.
+
+        Args:
+            inputs (Tensor): Images (N, 3, H, W).
+            data_samples (list[DataSample], optional): Samples to write to.
+
+        Returns:
+            list[DataSample]: With ``pred_score`` (K,), the fused scores;
+            ``pred_label``, the classes above the head's threshold; and
+            ``branch_logits``, each branch's logits (K,) by name.
+        """
+        logits = self.branch_logits(inputs)
+        if data_samples is None:
+            data_samples = [DataSample() for _ in range(len(inputs))]
+        for index, sample in enumerate(data_samples):
+            own = {name: logits[name][index] for name in BRANCHES}
+            self.write_prediction(sample, own)
+        return data_samples
+
+    def write_prediction(
+        self, sample: DataSample, branch_logits: dict[str, Tensor]
+    ) -> None:
+        """Writes the fused prediction of one image into its sample.
+
+        Args:
+            sample (DataSample): The sample to write to.
+            branch_logits (dict[str, Tensor]): Logits (K,) by branch.
+        """
+        score = fuse_scores([*branch_logits.values()], self.fuse)
+        head = self.heads[BRANCHES[0]]
+        threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
+        if threshold is None and topk:
+            label = score.topk(topk).indices
+        else:
+            label = torch.where(score >= threshold)[0]
+        sample.set_pred_score(score).set_pred_label(label)
+        sample.set_field(
+            {name: z.float().sigmoid() for name, z in branch_logits.items()},
+            'branch_scores',
+        )
+        sample.set_field(branch_logits, 'branch_logits')
+
+    def targets(
+        self, data_samples: list[DataSample], device: torch.device
+    ) -> Tensor:
+        """Gathers the labels of a batch.
+
+        Args:
+            data_samples (list[DataSample]): Samples with ``gt_score``
+                (K,) or ``gt_label``, class indices.
+            device (torch.device): Where the result shall be.
+
+        Returns:
+            Tensor: float32 of shape (N, K), in [0, 1].
+        """
+        rows = [
+            sample.gt_score
+            if 'gt_score' in sample
+            else label_to_onehot(sample.gt_label, self.num_classes)
+            for sample in data_samples
+        ]
+        return torch.stack(rows).to(device=device, dtype=torch.float32)
+
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Returns the depth of a parameter's layer and the largest depth."""
+        return self.backbone.get_layer_depth(param_name, 'backbone.')
+
+    def _build_heads(self, config: dict, shape: tuple[int, ...]) -> ModuleDict:
+        config = dict(config)
+        config.setdefault('num_classes', self.num_classes)
+        config.setdefault('in_channels', shape[1])
+        return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
+
+    def _build_losses(self, config: dict) -> ModuleDict:
+        arguments = inspect.signature(MODELS.get(config['type'])).parameters
+        config = dict(config)
+        if 'num_classes' in arguments:
+            config.setdefault('num_classes', self.num_classes)
+        return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
+
+
+def _build_neck(
+    config: dict | list | str | None,
+    shape: tuple[int, ...],
+    branch_init: str,
+    bn_streams: str,
+) -> nn.Module | None:
+    if config == 'auto':
+        config = dict(type='GlobalAveragePooling') if len(shape) == 4 else None
+    if config is None:
+        return None
+    neck = MODELS.build(config)
+    if not any(True for _ in neck.parameters()):
+        return neck
+    if bn_streams == 'separate':
+        separate_stream_norms(neck)
+    return ForkedTail(neck, copy.deepcopy(neck), branch_init)
+
+
+def _check_num_classes(value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f'num_classes must be a positive int, got {value!r}')
+    return value
+
+
+def _check_streams(inputs: Any) -> None:
+    if not isinstance(inputs, dict):
+        raise ValueError(STREAM_HELP)
+    if set(inputs) != set(BRANCHES):
+        raise ValueError(
+            f'the sampler must have the streams {list(BRANCHES)}, got '
+            f'{list(inputs)}'
+        )
