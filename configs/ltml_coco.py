@@ -7,7 +7,18 @@ _base_ = [
 ]
 
 model = dict(num_classes=80)
-param_scheduler = {{_base_.param_scheduler}}
-param_scheduler[0].update(end=700)
+param_scheduler = [
+    dict(
+        type='LinearLR', start_factor=1 / 3, by_epoch=False, begin=0, end=700
+    ),
+    dict(
+        type='MultiStepLR',
+        by_epoch=True,
+        begin=0,
+        end=8,
+        milestones=[5, 7],
+        gamma=0.1,
+    ),
+]
 val_evaluator = dict(branches=True)
 test_evaluator = dict(branches=True)

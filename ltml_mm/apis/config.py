@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmpretrain.registry import DATASETS
 
 from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
 

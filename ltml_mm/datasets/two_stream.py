@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 
 from ltml_mm.datasets.labels import LabelTable
 from ltml_mm.datasets.samplers.two_stream import DRAW
 
 
-@DATASETS.register_module()
+@ROOT_DATASETS.register_module()
 class TwoStreamDataset:
     """Turns a draw of :class:`TwoStreamSampler` into a training sample.
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from mmengine.model import ModuleDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models import BaseClassifier
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, label_to_onehot
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ epoch_length='rebalanced')
   data_preprocessor=dict(type='TwoStreamDataPreprocessor', ...)"""
 
 
-@MODELS.register_module()
+@ROOT_MODELS.register_module()
 class CollaborativeTwoBranchClassifier(BaseClassifier):
     """Collaborative training on uniform and re-balanced samplings.
 

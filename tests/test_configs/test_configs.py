@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS
+from mmpretrain.structures import DataSample
+
+import ltml_mm  # noqa: F401
+from ltml_mm.apis.config import load_config
+from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.utils import write_json
+
+ROOT = Path(__file__).parents[2] / 'configs'
+CONFIGS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.rglob('*.py')
+    if '_base_' not in path.parts
+)
+CLASSES = {'voc': VOC_CLASSES, 'coco': COCO_CLASSES, 'custom': ('a', 'b', 'c')}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Annotation files for each kind of config; no image is read."""
+    for name, classes in CLASSES.items():
+        labels = [[k] for k in range(len(classes))] + [[0, 1], [0]]
+        counts = np.bincount(sum(labels, [])).tolist()
+        metainfo = {'classes': list(classes), 'class_counts': counts}
+        for split in ('train', 'test'):
+            data = [
+                {'img_path': f'{i}.jpg', 'gt_label': label}
+                for i, label in enumerate(labels)
+            ]
+            path = tmp_path / name / f'{split}.json'
+            write_json(path, {'metainfo': metainfo, 'data_list': data})
+    return tmp_path
+
+
+def kind_of(name):
+    return next((k for k in CLASSES if k in Path(name).stem), None)
+
+
+def read(name, folder):
+    kind = kind_of(name)
+    options = {}
+    if kind == 'custom':
+        options['data_root'] = str(folder / kind)
+    elif kind is not None:
+        for loader in ('val_dataloader', 'test_dataloader'):
+            options[f'{loader}.dataset.data_root'] = str(folder / kind)
+        options['train_dataloader.dataset.dataset.data_root'] = str(
+            folder / kind
+        )
+    cfg = load_config(ROOT / name, options)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError('building a config must not load weights')
+
+    monkeypatch.setattr('mmengine.runner.load_checkpoint', refuse)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_builds_and_takes_a_step(name, folder):
+    cfg = read(name, folder)
+    train = DATASETS.build(cfg.train_dataloader.dataset)
+    test = DATASETS.build(cfg.test_dataloader.dataset)
+    num_classes = len(train.metainfo['classes'])
+    assert test.metainfo['classes'] == train.metainfo['classes']
+    assert len(test.metainfo['class_counts']) == num_classes
+    sampler = DATA_SAMPLERS.build(
+        cfg.train_dataloader.sampler, default_args=dict(dataset=train)
+    )
+    draw = next(iter(sampler))
+    METRICS.build(cfg.test_evaluator)
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': dict(cfg.data_preprocessor)}
+    )
+    tta = Config(dict(cfg.tta_model))
+    assert MODELS.get(tta.type) is not None
+
+    streams = [key for key in draw if key != 'draw']
+    two_branch = 'Collaborative' in cfg.model.type
+    assert len(streams) == (2 if two_branch else 1)
+    # 64 images a step in every row.
+    assert cfg.train_dataloader.batch_size * len(streams) == 64
+    assert cfg.auto_scale_lr.base_batch_size == (
+        cfg.train_dataloader.batch_size
+    )
+    side = cfg.model.backbone.get('img_size', 64)
+    logits = model.eval()(torch.rand(1, 3, side, side), mode='tensor')
+    assert logits.shape == (1, num_classes)
+
+
+def steps_of(name, folder):
+    cfg = read(name, folder)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    sampler = DATA_SAMPLERS.build(
+        cfg.train_dataloader.sampler, default_args=dict(dataset=dataset)
+    )
+    return len(sampler) / cfg.train_dataloader.batch_size
+
+
+@pytest.mark.parametrize('kind', ['voc', 'coco', 'custom'])
+def test_baselines_see_as_many_images_as_the_method(kind, folder):
+    own = steps_of(f'ltml_{kind}.py', folder)
+    for row in ('uniform_bce', 'class_aware_bce'):
+        assert steps_of(f'baselines/{kind}_{row}.py', folder) == own
+
+
+@pytest.mark.parametrize('kind', ['voc', 'coco', 'custom'])
+def test_baseline_loss_is_bce_as_a_mean_over_classes(kind, folder):
+    cfg = read(f'baselines/{kind}_uniform_bce.py', folder)
+    head = MODELS.build(cfg.model.head)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, head.num_classes, generator=generator)
+    samples = [DataSample().set_gt_label(k) for k in ([0], [1, 2])]
+    target = np.zeros((2, head.num_classes))
+    target[0, 0] = target[1, 1] = target[1, 2] = 1
+    z = logits.double().numpy()
+    expected = np.mean(np.log1p(np.exp(z)) - target * z)
+    found = head._get_loss(logits, samples)['loss'].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    'name', [n for n in CONFIGS if n.startswith('ltml_voc_')]
+)
+def test_backbone_variants_differ_in_the_model_alone(name):
+    plain = Config.fromfile(ROOT / 'ltml_voc.py').to_dict()
+    variant = Config.fromfile(ROOT / name).to_dict()
+    plain.pop('model')
+    variant.pop('model')
+    assert json.dumps(variant, sort_keys=True) == json.dumps(
+        plain, sort_keys=True
+    )
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_one_knob_shortens_every_config(name, folder):
+    cfg = read(name, folder)
+    cfg.merge_from_dict({'train_dataloader.sampler.epoch_length': 64})
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    sampler = DATA_SAMPLERS.build(
+        cfg.train_dataloader.sampler, default_args=dict(dataset=dataset)
+    )
+    assert len(sampler) == 64

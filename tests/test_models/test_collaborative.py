@@ -1,0 +1,434 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+import ltml_mm  # noqa: F401
+from ltml_mm.models.fork import BRANCHES
+from ltml_mm.statistics import ClassStatistics
+
+K = 3
+STATISTICS = ClassStatistics((60, 20, 3), num_images=100)
+BACKBONE = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8)
+
+
+def build(**options):
+    config = dict(
+        type='CollaborativeTwoBranchClassifier',
+        backbone=dict(BACKBONE),
+        num_classes=K,
+    )
+    torch.manual_seed(0)
+    model = MODELS.build({**config, **options})
+    model.init_weights()
+    for loss in model.loss_cls.values():
+        if hasattr(loss, 'set_class_statistics'):
+            loss.set_class_statistics(STATISTICS)
+    return model
+
+
+def batch(size=2, side=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = [[0], [0, 2], [], [1, 2], [1]]
+    return {
+        'inputs': {
+            name: torch.rand(size, 3, side, side, generator=generator)
+            for name in BRANCHES
+        },
+        'data_samples': {
+            name: [
+                DataSample().set_gt_label(labels[(i + shift) % 5])
+                for i in range(size)
+            ]
+            for shift, name in enumerate(BRANCHES)
+        },
+    }
+
+
+def make_logits_large(model):
+    with torch.no_grad():
+        for index, head in enumerate(model.heads.values()):
+            head.fc.weight.mul_(30)
+            head.fc.bias.add_(0.1 * (index + 1))
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def reference_step_loss(u, u_hat, r, r_hat, y_u, y_r, comp_u, comp_r, lam):
+    """method.md's equations, image by image and class by class."""
+    rho = np.array(STATISTICS.counts) / STATISTICS.num_images
+
+    def classification(z, y, comp):
+        sp, mp, sn, mn = comp
+        total = 0.0
+        for i in range(len(z)):
+            for k in range(K):
+                weight = np.exp(1 - rho[k]) if y[i, k] == 1 else np.exp(rho[k])
+                positive = np.log(sigmoid(z[i, k] * sp[k] + mp[k]))
+                negative = np.log(1 - sigmoid(z[i, k] * sn[k] + mn[k]))
+                total += weight * (
+                    y[i, k] * positive + (1 - y[i, k]) * negative
+                )
+        return -total / (len(z) * K)
+
+    def consistency(a, b):
+        return sum(
+            (a[i, k] - b[i, k]) ** 2 for i in range(len(a)) for k in range(K)
+        ) / (len(a) * K)
+
+    return {
+        'uniform.loss_cls': classification(u, y_u, comp_u),
+        'rebalanced.loss_cls': classification(r, y_r, comp_r),
+        'loss_consistency': lam
+        * (consistency(u, u_hat) + consistency(r, r_hat)),
+    }
+
+
+def onehot(samples):
+    y = np.zeros((len(samples), K))
+    for i, sample in enumerate(samples):
+        y[i, sample.gt_label.tolist()] = 1
+    return y
+
+
+def test_step_loss_equals_the_equations():
+    model = build().double().eval()
+    make_logits_large(model)
+    generator = torch.Generator().manual_seed(3)
+    compensation = {}
+    for name, loss in model.loss_cls.items():
+        with torch.no_grad():
+            for parameter in loss.parameters():
+                parameter.add_(
+                    0.3 * torch.randn(K, generator=generator).double()
+                )
+        compensation[name] = [
+            getattr(loss, key).detach().numpy()
+            for key in ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
+        ]
+    data = batch(4)
+    images = {k: v.double() for k, v in data['inputs'].items()}
+    losses = model(images, data['data_samples'], mode='loss')
+
+    # The plain network, once per branch: copies of the last stage in place.
+    logits = {}
+    for name in BRANCHES:
+        plain = copy.deepcopy(model.backbone)
+        plain.layer4 = getattr(plain.layer4, name)
+        for stream in BRANCHES:
+            with torch.no_grad():
+                feature = plain(images[stream])[-1].mean((2, 3))
+                logits[name, stream] = model.heads[name].fc(feature).numpy()
+    expected = reference_step_loss(
+        u=logits['uniform', 'uniform'],
+        u_hat=logits['rebalanced', 'uniform'],
+        r=logits['rebalanced', 'rebalanced'],
+        r_hat=logits['uniform', 'rebalanced'],
+        y_u=onehot(data['data_samples']['uniform']),
+        y_r=onehot(data['data_samples']['rebalanced']),
+        comp_u=compensation['uniform'],
+        comp_r=compensation['rebalanced'],
+        lam=0.1,
+    )
+    assert set(losses) == set(expected)
+    for key, value in expected.items():
+        # Targets are float32 in the model, weights exp() of float32 rho.
+        assert losses[key].item() == pytest.approx(value, rel=1e-6), key
+    total, _ = model.parse_losses(losses)
+    assert total.item() == pytest.approx(sum(expected.values()), rel=1e-6)
+
+
+def test_crossed_outputs_have_no_classification_loss():
+    model = build(
+        loss_consistency=dict(
+            type='CrossBranchConsistencyLoss', loss_weight=0.0
+        )
+    ).eval()
+    data = batch()
+    data['inputs']['rebalanced'].requires_grad_()
+    losses = model(**data, mode='loss')
+    (losses['uniform.loss_cls'] + 0 * losses['loss_consistency']).backward()
+    assert not data['inputs']['rebalanced'].grad.any()
+    assert not any(
+        p.grad is not None and p.grad.any()
+        for p in model.heads['rebalanced'].parameters()
+    )
+
+
+def test_both_branches_start_from_the_same_last_stage():
+    model = build()
+    copies = [
+        dict(getattr(model.backbone.layer4, n).named_parameters())
+        for n in BRANCHES
+    ]
+    assert copies[0].keys() == copies[1].keys()
+    for key, value in copies[0].items():
+        assert torch.equal(value, copies[1][key]), key
+    heads = [model.heads[n].fc.weight for n in BRANCHES]
+    assert not torch.equal(*heads)
+
+
+@pytest.mark.parametrize('fuse', ['logits', 'probs'])
+def test_prediction_is_the_average_of_the_branches(fuse):
+    model = build(fuse=fuse).eval()
+    make_logits_large(model)
+    images = batch(3)['inputs']['uniform']
+    samples = model(images, mode='predict')
+    logits = model.branch_logits(images)
+    u, r = (logits[name].detach().numpy() for name in BRANCHES)
+    if fuse == 'logits':
+        expected = sigmoid((u + r) / 2)
+    else:
+        expected = (sigmoid(u) + sigmoid(r)) / 2
+    found = np.stack([s.pred_score.detach().numpy() for s in samples])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for i, sample in enumerate(samples):
+        assert sample.pred_label.tolist() == [
+            k for k in range(K) if expected[i, k] >= 0.5
+        ]
+        np.testing.assert_allclose(
+            sample.branch_scores['rebalanced'].detach(),
+            sigmoid(r[i]),
+            rtol=1e-5,
+        )
+    fused = model(images, mode='tensor').sigmoid().detach().numpy()
+    np.testing.assert_allclose(fused, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('fuse', ['logits', 'probs'])
+def test_tta_averages_what_fuse_averages(fuse):
+    config = dict(
+        type='CollaborativeTwoBranchClassifier',
+        backbone=dict(BACKBONE),
+        num_classes=K,
+        fuse=fuse,
+    )
+    tta = MODELS.build(dict(type='CollaborativeTTA', module=config)).eval()
+    make_logits_large(tta.module)
+    image = batch(1)['inputs']['uniform']
+    views = [image, image.flip(-1)]
+    data = {
+        'inputs': views,
+        'data_samples': [[DataSample()], [DataSample()]],
+    }
+    (merged,) = tta.test_step(data)
+    logits = np.stack(
+        [
+            tta.module.branch_logits(view)[name].detach().numpy()[0]
+            for view in views
+            for name in BRANCHES
+        ]
+    )
+    if fuse == 'logits':
+        expected = sigmoid(logits.mean(0))
+    else:
+        expected = sigmoid(logits).mean(0)
+    np.testing.assert_allclose(merged.pred_score.detach(), expected, rtol=1e-5)
+
+
+def test_a_flat_batch_names_the_lines_to_add():
+    model = build()
+    data = batch()
+    with pytest.raises(ValueError, match='TwoStreamSampler') as error:
+        model(
+            data['inputs']['uniform'],
+            data['data_samples']['uniform'],
+            mode='loss',
+        )
+    assert 'TwoStreamDataset' in str(error.value)
+    assert 'TwoStreamDataPreprocessor' in str(error.value)
+
+
+def test_unknown_streams_are_named():
+    model = build()
+    data = batch()
+    inputs = {'uniform': data['inputs']['uniform'], 'tail': torch.rand(1)}
+    with pytest.raises(ValueError, match='tail'):
+        model(inputs, data['data_samples'], mode='loss')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(num_classes=0), 'num_classes'),
+        (dict(fuse='both'), "'both'"),
+        (dict(branch_init='zero'), 'branch_init'),
+        (dict(bn_streams='none'), 'bn_streams'),
+        (dict(fork_at=['layer5']), 'layer5'),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_head_and_losses_can_be_replaced():
+    model = build(
+        head=dict(type='StackedLinearClsHead', mid_channels=[16, 8]),
+        loss_cls=dict(type='AsymmetricLoss', loss_weight=1 / K),
+        loss_consistency=dict(
+            type='CrossBranchConsistencyLoss', on='probs', reduction='sum'
+        ),
+    )
+    losses = model(**batch(), mode='loss')
+    assert all(torch.isfinite(value) for value in losses.values())
+    sizes = [layer.fc.out_features for layer in model.heads['uniform'].layers]
+    assert sizes == [16, 8, K]
+    assert not list(model.loss_cls.parameters())
+
+
+def test_parametric_neck_is_copied_for_each_branch():
+    model = build(
+        neck=[
+            dict(type='LinearNeck', in_channels=64, out_channels=5, gap_dim=2)
+        ],
+        head=dict(type='MultiLabelLinearClsHead', in_channels=5),
+    )
+    logits = model.branch_logits(batch()['inputs']['uniform'])
+    logits['uniform'].sum().backward()
+    for name, parameter in model.neck.named_parameters():
+        moved = parameter.grad is not None and bool(parameter.grad.any())
+        assert moved == name.startswith('uniform'), name
+
+
+def test_plain_checkpoint_loads_into_both_copies():
+    plain = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(BACKBONE),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='MultiLabelLinearClsHead', num_classes=K, in_channels=64
+            ),
+        )
+    )
+    state = plain.state_dict()
+    model = build()
+    heads = copy.deepcopy(model.heads.state_dict())
+    model.load_state_dict(state, strict=False)
+    images = batch()['inputs']['uniform']
+    plain.eval()
+    model.eval()
+    feature = plain.extract_feat(images)[-1]
+    for name, features in model.extract_feat(images).items():
+        torch.testing.assert_close(
+            features[-1], feature, rtol=0, atol=1e-5, msg=name
+        )
+    for key, value in model.heads.state_dict().items():
+        assert torch.equal(value, heads[key]), key
+
+
+@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
+def test_batch_augmentations_act_within_a_stream(augment):
+    model = build(train_cfg=dict(augments=dict(type=augment, alpha=1.0)))
+    data = batch(4)
+    data['inputs']['uniform'].zero_()
+    data['inputs']['rebalanced'].fill_(1.0)
+    mixed = model.data_preprocessor(data, training=True)
+    assert not mixed['inputs']['uniform'].any()
+    assert (mixed['inputs']['rebalanced'] == 1).all()
+    targets = model.targets(
+        mixed['data_samples']['uniform'], torch.device('cpu')
+    )
+    assert targets.shape == (4, K)
+    losses = model(**mixed, mode='loss')
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def train(model, wrapper, steps, seed=0):
+    losses = []
+    for step in range(steps):
+        data = batch(4, seed=seed + step)
+        logs = model.train_step(data, wrapper)
+        losses.append(logs['loss'].item())
+    return losses
+
+
+def sgd(model, lr=0.05):
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+
+
+def test_training_moves_everything_that_learns():
+    model = build()
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    losses = train(model, OptimWrapper(sgd(model)), 3)
+    assert np.isfinite(losses).all()
+    still = [
+        k for k, v in model.named_parameters() if torch.equal(v, before[k])
+    ]
+    assert still == []
+
+
+class CPUAmpOptimWrapper(OptimWrapper):
+    """MMEngine's AmpOptimWrapper needs a GPU; its context does not."""
+
+    def optim_context(self, model):
+        return torch.autocast('cpu', dtype=torch.bfloat16)
+
+
+def test_autocast_follows_full_precision():
+    full, mixed = build(), build()
+    expected = train(full, OptimWrapper(sgd(full)), 3)
+    found = train(mixed, CPUAmpOptimWrapper(sgd(mixed)), 3)
+    assert found == pytest.approx(expected, rel=0.05)
+    assert found != expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_mixed_precision_follows_full_precision():
+    full, mixed = build().cuda(), build().cuda()
+    expected = train(full, OptimWrapper(sgd(full)), 3)
+    found = train(mixed, AmpOptimWrapper(optimizer=sgd(mixed)), 3)
+    assert found == pytest.approx(expected, rel=0.05)
+    assert found != expected
+
+
+def test_gradient_accumulation_equals_the_mean_gradient():
+    model = build().eval()  # batch statistics would differ
+    reference = copy.deepcopy(model)
+    wrapper = OptimWrapper(sgd(model, 0.1), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 2)
+    train(model, wrapper, 2)
+    optimizer = sgd(reference, 0.1)
+    for step in range(2):
+        data = reference.data_preprocessor(batch(4, seed=step), True)
+        losses = reference(**data, mode='loss')
+        (sum(losses.values()) / 2).backward()
+    optimizer.step()
+    for (name, a), b in zip(
+        model.named_parameters(), reference.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_compiled_loss_equals_the_eager_one():
+    model = build().eval()
+    data = batch()
+    expected = model(**copy.deepcopy(data), mode='loss')
+    torch._dynamo.reset()
+    model.forward = torch.compile(model.forward, backend='eager')
+    found = model(**data, mode='loss')
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+
+
+def test_separate_streams_have_batch_statistics_of_their_own():
+    joint, separate = build(), build(bn_streams='separate')
+    assert joint.state_dict().keys() == separate.state_dict().keys()
+    data = batch(4)
+    data['inputs']['rebalanced'] *= 5
+    alone = copy.deepcopy(separate)
+    separate.train()
+    images = torch.cat([data['inputs'][name] for name in BRANCHES])
+    both = separate.branch_logits(images)['uniform'][:4]
+    twice = torch.cat([data['inputs']['uniform']] * 2)
+    only = alone.train().branch_logits(twice)['uniform'][:4]
+    torch.testing.assert_close(both, only, rtol=1e-4, atol=1e-5)
+    mixed = joint.train().branch_logits(images)['uniform'][:4]
+    assert (mixed - only).abs().max() > 1e-3
