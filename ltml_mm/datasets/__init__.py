@@ -1,6 +1,7 @@
 """Datasets and samplers for long-tailed multi-label recognition."""
 
 from ltml_mm.datasets.coco_lt import COCOLTDataset
+from ltml_mm.datasets.demo import LongTailDemoDataset
 from ltml_mm.datasets.labels import LabelTable, read_labels
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 from ltml_mm.datasets.samplers import (
@@ -19,6 +20,7 @@ __all__ = [
     'COCOLTDataset',
     'ClassAwareMultiLabelSampler',
     'LabelTable',
+    'LongTailDemoDataset',
     'LongTailMultiLabelDataset',
     'PhotoMetricDistortion',
     'RandomRatioCrop',
