@@ -21,13 +21,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ParetoRecipe:
-    """The arguments of :func:`pareto_split` beside the labels."""
+    """The arguments of :func:`pareto_split` beside the labels.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
 
     max_count: int
     min_count: int = 1
     shape: float = 6.0
     tail: float = 0.99
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        pareto_targets(
+            1, self.max_count, self.min_count, self.shape, self.tail
+        )
 
     def split(self, labels: np.ndarray) -> np.ndarray:
         """Returns the chosen indices, see :func:`pareto_split`."""
@@ -51,18 +60,6 @@ class PublishedSplit:
     def matches(self, ids: Iterable[str | int]) -> bool:
         """Tells whether these are the published ids, in any order."""
         return ids_checksum(ids) == self.sha256
-
-
-VOC_LT = PublishedSplit(
-    ParetoRecipe(max_count=800),
-    num_images=1142,
-    sha256='6fa70d5b693700d97657acd03b18b4d198aa59795dc99828db2c21a2abf2133f',
-)
-COCO_LT = PublishedSplit(
-    ParetoRecipe(max_count=1200),
-    num_images=1909,
-    sha256='b2fec8ea5085da2dc305e2f1224eed7365151058a34d26f2ca340f582ff55f4c',
-)
 
 
 def ids_checksum(ids: Iterable[str | int]) -> str:
@@ -240,3 +237,15 @@ def _as_matrix(labels: Any) -> np.ndarray:
             f'{image}, class {label}'
         )
     return matrix.astype(bool)
+
+
+VOC_LT = PublishedSplit(
+    ParetoRecipe(max_count=800),
+    num_images=1142,
+    sha256='6fa70d5b693700d97657acd03b18b4d198aa59795dc99828db2c21a2abf2133f',
+)
+COCO_LT = PublishedSplit(
+    ParetoRecipe(max_count=1200),
+    num_images=1909,
+    sha256='b2fec8ea5085da2dc305e2f1224eed7365151058a34d26f2ca340f582ff55f4c',
+)

@@ -1,0 +1,373 @@
+"""VOC-LT and COCO-LT from trees of annotations made here."""
+
+import hashlib
+import json
+import pickle
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltml_mm.datasets import COCOLTDataset, VOCLTDataset
+from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.datasets.converters import (
+    ConversionError,
+    OutputOptions,
+    convert_coco_lt,
+    convert_voc_lt,
+)
+from ltml_mm.datasets.splits import VOC_LT
+
+REPO = Path(__file__).parents[2]
+DATA = REPO.parent / 'shared' / 'data'
+TOOLS = REPO / 'tools' / 'dataset_converters'
+
+
+def write_voc(root, year, part, labels):
+    """Writes the part of a VOCdevkit; every second object is difficult."""
+    base = root / year
+    for folder in ('ImageSets/Main', 'Annotations', 'JPEGImages'):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    listing = base / 'ImageSets' / 'Main' / f'{part}.txt'
+    listing.write_text(''.join(f'{i}\n' for i in labels))
+    for image_id, classes in labels.items():
+        objects = ''.join(
+            f'<object><name>{VOC_CLASSES[k]}</name><difficult>{n % 2}'
+            '</difficult><part><name>head</name></part></object>'
+            for n, k in enumerate(classes)
+        )
+        (base / 'Annotations' / f'{image_id}.xml').write_text(
+            f'<annotation><filename>{image_id}.jpg</filename>{objects}'
+            '</annotation>'
+        )
+        (base / 'JPEGImages' / f'{image_id}.jpg').touch()
+
+
+def write_coco(root, part, labels, start=7):
+    """Writes instances JSON; category ids have gaps, as COCO's have."""
+    ids = [k * 2 + 1 for k in range(80)]
+    (root / 'annotations').mkdir(parents=True, exist_ok=True)
+    (root / part).mkdir()
+    images = []
+    annotations = []
+    for n, classes in enumerate(labels):
+        image_id = start + 3 * n
+        name = f'{image_id:012d}.jpg'
+        (root / part / name).touch()
+        images.append({'id': image_id, 'file_name': name, 'height': 2})
+        for k in classes:
+            annotations.append(
+                {
+                    'id': len(annotations),
+                    'image_id': image_id,
+                    'category_id': ids[k],
+                    'iscrowd': len(annotations) % 2,
+                    'segmentation': [[0.5, 1.5, 2.5]],
+                }
+            )
+    categories = [
+        {'id': i, 'name': n} for i, n in zip(ids, COCO_CLASSES, strict=True)
+    ]
+    text = json.dumps(
+        {
+            'images': images,
+            'annotations': annotations,
+            'categories': categories[::-1],
+        }
+    )
+    (root / 'annotations' / f'instances_{part}.json').write_text(text)
+    return [str(image['id']) for image in images]
+
+
+def some_labels(num_images, num_classes, seed=0):
+    rng = np.random.default_rng(seed)
+    shares = np.geomspace(0.6, 0.05, num_classes)
+    rows = rng.random((num_images, num_classes)) < shares
+    return [np.flatnonzero(row).tolist() for row in rows]
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    root = tmp_path / 'data' / 'VOCdevkit'
+    rows = some_labels(120, 20)
+    train = {f'2008_{i:06d}': row for i, row in enumerate(rows)}
+    test = {f'{i:06d}': row for i, row in enumerate(rows[:30], 1)}
+    write_voc(root, 'VOC2012', 'trainval', train)
+    write_voc(root, 'VOC2007', 'test', test)
+    return root
+
+
+def split_file(tmp_path, ids):
+    path = tmp_path / 'img_id.pkl'
+    path.write_text('\n'.join(ids) + '\n')
+    return str(path)
+
+
+def out_of(tmp_path, name='voc_lt'):
+    return OutputOptions(str(tmp_path / 'data' / name))
+
+
+def load(path):
+    return json.loads(Path(path).read_text())
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_voc_lt_end_to_end(devkit, tmp_path):
+    options = out_of(tmp_path)
+    summary = convert_voc_lt(str(devkit), options)
+    assert 'differ from the published list of 1142' in summary
+    train, test, split = (
+        load(tmp_path / 'data' / 'voc_lt' / f'{name}.json')
+        for name in ('train', 'test', 'split')
+    )
+    labels = {
+        f'VOC2012/JPEGImages/2008_{i:06d}.jpg': row
+        for i, row in enumerate(some_labels(120, 20))
+    }
+    for entry in train['data_list']:
+        # Difficult objects are in, parts of objects are not.
+        assert entry['gt_label'] == labels[entry['img_path']]
+    counts = np.zeros(20, int)
+    for entry in train['data_list']:
+        counts[entry['gt_label']] += 1
+    assert train['metainfo']['class_counts'] == counts.tolist()
+    assert test['metainfo'] == train['metainfo']
+    assert train['metainfo']['classes'] == list(VOC_CLASSES)
+    assert train['metainfo']['num_train_images'] == len(train['data_list'])
+    assert len(test['data_list']) == 30
+    assert test['data_list'][0] == {
+        'img_path': 'VOC2007/JPEGImages/000001.jpg',
+        'gt_label': some_labels(1, 20)[0],
+    }
+    ids = sorted(Path(e['img_path']).stem for e in train['data_list'])
+    digest = hashlib.sha256('\n'.join(ids).encode()).hexdigest()
+    assert split['train_ids_sha256'] == digest
+    assert split['published_sha256'] == VOC_LT.sha256
+    assert split['equals_published'] is False
+    assert split['recipe']['max_count'] == 800
+    assert split['class_counts']['person'] == counts[14]
+    grouped = [name for group in split['groups'].values() for name in group]
+    assert sorted(grouped) == sorted(VOC_CLASSES)
+
+    # The dataset finds the images where the docs put them.
+    dataset = VOCLTDataset('train.json', str(tmp_path / 'data' / 'voc_lt'))
+    assert len(dataset) == len(train['data_list'])
+    assert all(Path(info['img_path']).is_file() for info in dataset)
+
+
+def test_voc_lt_takes_a_split_file(devkit, tmp_path):
+    ids = ['2008_000007', '2008_000003']
+    convert_voc_lt(str(devkit), out_of(tmp_path), split_file(tmp_path, ids))
+    train = load(tmp_path / 'data' / 'voc_lt' / 'train.json')
+    stems = [Path(e['img_path']).stem for e in train['data_list']]
+    assert stems == sorted(ids)
+    split = load(tmp_path / 'data' / 'voc_lt' / 'split.json')
+    assert split['recipe'] == {'split_file': 'img_id.pkl'}
+
+
+@pytest.mark.parametrize(
+    ('ids', 'words'),
+    [
+        (['2008_000001', '2008_000001'], r'pkl:2: 2008_000001, first on li'),
+        (['2008_000001', '', '2008_000002'], r'empty ids: 1\n.*pkl:2'),
+        (['2009_000001'], r"unknown ids: 1\n.*pkl:1: '2009_000001'"),
+    ],
+)
+def test_bad_split_files_name_the_line(devkit, tmp_path, ids, words):
+    options = out_of(tmp_path)
+    with pytest.raises(ConversionError, match=words):
+        convert_voc_lt(str(devkit), options, split_file(tmp_path, ids))
+    assert not Path(options.out).exists()
+
+
+@pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_as_split_file_is_refused(devkit, tmp_path, protocol):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / 'exploded',))
+
+    path = tmp_path / 'img_id.pkl'
+    path.write_bytes(pickle.dumps(Bomb(), protocol))
+    with pytest.raises(ConversionError, match=r'img_id\.pkl'):
+        convert_voc_lt(str(devkit), out_of(tmp_path), str(path))
+    assert not (tmp_path / 'exploded').exists()
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_all_broken_files_are_listed(devkit, tmp_path):
+    xml = devkit / 'VOC2012' / 'Annotations'
+    for i in range(12):
+        (xml / f'2008_{i:06d}.xml').write_text('<annotation>\n<object>')
+    (xml / '2008_000050.xml').unlink()
+    with pytest.raises(ConversionError) as caught:
+        convert_voc_lt(str(devkit), out_of(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == 'broken annotations: 12, the first 10'
+    assert '2008_000000.xml:2: not valid XML' in lines[1]
+    assert lines[11] == 'missing annotations: 1'
+    assert 'trainval.txt:51' in lines[12]
+    assert not (tmp_path / 'data' / 'voc_lt').exists()
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_unknown_class_names_the_line_of_the_object(devkit, tmp_path):
+    path = devkit / 'VOC2007' / 'Annotations' / '000003.xml'
+    path.write_text(
+        '<annotation>\n<object>\n<name>cat</name></object>\n'
+        '<object><name>unicorn</name></object></annotation>'
+    )
+    with pytest.raises(ConversionError, match=r"000003\.xml:4: 'unicorn'"):
+        convert_voc_lt(str(devkit), out_of(tmp_path))
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_missing_image_is_named(devkit, tmp_path):
+    (devkit / 'VOC2007' / 'JPEGImages' / '000009.jpg').unlink()
+    with pytest.raises(ConversionError, match=r'missing images: 1\n.*000009'):
+        convert_voc_lt(str(devkit), out_of(tmp_path))
+
+
+@pytest.fixture
+def coco(tmp_path):
+    root = tmp_path / 'data' / 'coco'
+    ids = write_coco(root, 'train2017', some_labels(150, 80))
+    write_coco(root, 'val2017', [[0, 5], [], [79]], start=100000)
+    return root, ids
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_coco_lt_end_to_end(coco, tmp_path):
+    root, ids = coco
+    options = out_of(tmp_path, 'coco_lt')
+    summary = convert_coco_lt(str(root), options)
+    assert 'differ from the published list of 1909' in summary
+    train = load(Path(options.out) / 'train.json')
+    by_path = {
+        f'train2017/{int(i):012d}.jpg': row
+        for i, row in zip(ids, some_labels(150, 80), strict=True)
+    }
+    for entry in train['data_list']:
+        assert entry['gt_label'] == by_path[entry['img_path']]
+    assert train['metainfo']['classes'] == list(COCO_CLASSES)
+    test = load(Path(options.out) / 'test.json')
+    assert [e['gt_label'] for e in test['data_list']] == [[0, 5], [], [79]]
+    split = load(Path(options.out) / 'split.json')
+    assert split['recipe']['max_count'] == 1200
+    dataset = COCOLTDataset('test.json', options.out, test_mode=True)
+    assert all(Path(info['img_path']).is_file() for info in dataset)
+
+
+def test_coco_lt_takes_ids_without_padding(coco, tmp_path):
+    root, ids = coco
+    options = out_of(tmp_path, 'coco_lt')
+    with pytest.warns(UserWarning, match='without a training image'):
+        convert_coco_lt(str(root), options, split_file(tmp_path, ids[4:6]))
+    train = load(Path(options.out) / 'train.json')
+    stems = [int(Path(e['img_path']).stem) for e in train['data_list']]
+    assert stems == [int(i) for i in ids[4:6]]
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'id': 7, 'file_name': 'x.jpg'}, 'the id 7 repeats'),
+        (
+            {'id': '8', 'file_name': 'x.jpg'},
+            '"id" is missing or not of type int',
+        ),
+        ({'id': 8}, '"file_name" is missing'),
+        ({'id': 8, 'file_name': '../../0009.jpg'}, 'lies outside'),
+        ({'id': 8, 'file_name': 'cat.jpg'}, 'not a file name of COCO'),
+    ],
+)
+def test_bad_coco_images_are_named(coco, tmp_path, change, words):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_train2017.json'
+    value = load(path)
+    images = [json.dumps(i) for i in [*value.pop('images'), change]]
+    path.write_text(
+        json.dumps(value)[:-1] + ',\n"images": [\n' + ',\n'.join(images) + ']}'
+    )
+    # Image 0 stands on line 3.
+    with pytest.raises(ConversionError, match=words) as caught:
+        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
+    assert 'instances_train2017.json:153: images[150]' in str(caught.value)
+
+
+@pytest.mark.parametrize('field', ['image_id', 'category_id'])
+def test_unknown_coco_ids_are_named(coco, tmp_path, field):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_val2017.json'
+    value = load(path)
+    value['annotations'][1][field] = 12345
+    path.write_text(json.dumps(value))
+    words = rf'annotations\[1\]: {field} 12345'
+    with pytest.raises(ConversionError, match=words):
+        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
+
+
+def test_other_categories_are_refused(coco, tmp_path):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_val2017.json'
+    value = load(path)
+    value['categories'][0]['name'] = 'toothpick'
+    path.write_text(json.dumps(value))
+    with pytest.raises(ConversionError, match='not the 80 of COCO'):
+        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
+
+
+def run_tool(monkeypatch, name, *args):
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(TOOLS / name), run_name='__main__')
+    return caught.value.code
+
+
+def test_the_tools_report_by_exit_status(
+    devkit, coco, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / 'data' / 'voc_lt'
+    arguments = ('voc_lt.py', devkit, '--out', out)
+    assert run_tool(monkeypatch, *arguments) == 0
+    captured = capsys.readouterr()
+    assert '30 to test' in captured.out
+    assert 'WARNING: pareto_split' in captured.err
+    before = (out / 'train.json').read_bytes()
+    assert run_tool(monkeypatch, *arguments) == 1
+    assert 'exists; pass --force' in capsys.readouterr().err
+    assert run_tool(monkeypatch, *arguments, '--force') == 0
+    assert (out / 'train.json').read_bytes() == before
+    # The images of these trees are empty files.
+    assert run_tool(monkeypatch, *arguments, '--force', '--check-images') == 1
+    assert 'images that do not decode' in capsys.readouterr().err
+    assert (out / 'train.json').read_bytes() == before
+    coco_out = tmp_path / 'data' / 'coco_lt'
+    args = ('coco_lt.py', coco[0], '--out', coco_out)
+    assert run_tool(monkeypatch, *args) == 0
+    assert run_tool(monkeypatch, 'voc_lt.py') == 2
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f'no published lists at {DATA}')
+def test_voc_lt_of_full_size_is_the_published_one(tmp_path):
+    def rows(name):
+        lines = (DATA / name).read_text().splitlines()
+        fields = [line.split() for line in lines]
+        return {f[0]: [int(k) for k in f[1:]] for f in fields}
+
+    root = tmp_path / 'VOCdevkit'
+    write_voc(root, 'VOC2012', 'trainval', rows('voc2012_trainval_labels.txt'))
+    write_voc(root, 'VOC2007', 'test', rows('voc_lt_test.txt'))
+    options = OutputOptions(str(tmp_path / 'voc_lt'))
+    assert 'equal the published list' in convert_voc_lt(str(root), options)
+    train = load(tmp_path / 'voc_lt' / 'train.json')
+    found = {
+        Path(e['img_path']).stem: e['gt_label'] for e in train['data_list']
+    }
+    assert found == rows('voc_lt_train.txt')
+    groups = load(DATA / 'voc_lt_groups.json')
+    assert train['metainfo']['class_counts'] == groups['class_counts']
+    test = load(tmp_path / 'voc_lt' / 'test.json')
+    assert len(test['data_list']) == 4952
+    assert load(tmp_path / 'voc_lt' / 'split.json')['equals_published']

@@ -1,0 +1,90 @@
+"""Converts one's own multi-label data to MMPretrain's JSON.
+
+The formats: csv (path,labels or one 0/1 column a class), coco (instances
+JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
+(multi-label JSON).
+"""
+
+import argparse
+import sys
+
+from ltml_mm.datasets.converters import (
+    READERS,
+    CustomOptions,
+    convert_custom,
+)
+from ltml_mm.datasets.converters.cli import (
+    add_output_options,
+    output_options,
+    run,
+)
+from ltml_mm.datasets.splits import ParetoRecipe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('format', choices=READERS)
+    parser.add_argument('source', help='file or folder of the annotations')
+    parser.add_argument(
+        '--images',
+        help="folder to which image paths refer (default: the source's own)",
+    )
+    parser.add_argument(
+        '--classes', help='file that fixes the classes, one name a line'
+    )
+    test = parser.add_mutually_exclusive_group()
+    test.add_argument('--test', help='source of the test set')
+    test.add_argument(
+        '--test-fraction',
+        type=float,
+        help='share of the images to hold out, stratified by class',
+    )
+    parser.add_argument(
+        '--max-count',
+        type=int,
+        help='draw a long-tailed training set: images of the largest class',
+    )
+    parser.add_argument(
+        '--min-count', type=int, default=1, help='and of the smallest'
+    )
+    parser.add_argument(
+        '--shape', type=float, default=6.0, help='larger is steeper'
+    )
+    parser.add_argument('--seed', type=int, default=0)
+    add_output_options(parser)
+    return parser
+
+
+def main() -> int:
+    """Reads the command line and converts."""
+    parser = build_parser()
+    args = parser.parse_args()
+    recipe = None
+    try:
+        if args.max_count is not None:
+            recipe = ParetoRecipe(
+                args.max_count, args.min_count, args.shape, seed=args.seed
+            )
+        options = CustomOptions(
+            args.images,
+            args.classes,
+            args.test,
+            args.test_fraction,
+            recipe,
+            args.seed,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    return run(
+        lambda: convert_custom(
+            args.format, args.source, output_options(args), options
+        )
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
