@@ -139,7 +139,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
     def forward(
         self,
-        inputs: Tensor | dict[str, Tensor],
+        inputs: Any,
         data_samples: Any = None,
         mode: str = 'tensor',
     ) -> Any:

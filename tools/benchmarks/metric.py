@@ -10,10 +10,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ import torch
 from mmpretrain.evaluation import AveragePrecision
 
 from ltml_mm.evaluation import average_precision
+from timing import medians, report, time_in_turns
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,19 +52,6 @@ def make_data(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     return scores / args.levels, targets.astype(np.int8)
 
 
-def measure(
-    functions: dict[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
-    """Times the functions in turns, in seconds."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
 def main() -> None:
     """Measures, prints and writes the figures."""
     args = parse_args()
@@ -75,24 +59,23 @@ def main() -> None:
     scores, targets = make_data(args)
     # MMPretrain's own input: tensors, which share the arrays' memory.
     tensors = torch.from_numpy(scores), torch.from_numpy(targets)
-    times = measure(
+    times = time_in_turns(
         {
             'ltml_mm': lambda: average_precision(scores, targets),
             'mmpretrain': lambda: AveragePrecision.calculate(*tensors),
         },
         args.repeats,
     )
-    medians = {name: statistics.median(t) for name, t in times.items()}
-    result = {
-        'options': {k: v for k, v in vars(args).items() if k != 'out'},
-        'seconds': times,
-        'median_seconds': medians,
-        'times_as_fast': medians['mmpretrain'] / medians['ltml_mm'],
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        args.out.write_text(text + '\n', encoding='utf-8')
+    median = medians(times)
+    report(
+        {
+            'options': {k: v for k, v in vars(args).items() if k != 'out'},
+            'seconds': times,
+            'median_seconds': median,
+            'times_as_fast': median['mmpretrain'] / median['ltml_mm'],
+        },
+        args.out,
+    )
 
 
 if __name__ == '__main__':

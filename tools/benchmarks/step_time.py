@@ -1,0 +1,211 @@
+"""Compares the two-branch network with a stock one on as many images.
+
+Training step (forward, loss, backward, optimizer) and prediction of
+``CollaborativeTwoBranchClassifier`` over those of MMPretrain's
+``ImageClassifier`` with the same backbone, in turns within one run. Beside
+the ratios stand the FLOPs of one step and the peak memory.
+
+Example:
+    python tools/benchmarks/step_time.py --out step_time.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import DictAction
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltml_mm.models.fork import BRANCHES
+from ltml_mm.statistics import ClassStatistics
+from timing import medians, report, time_in_turns
+
+NUM_CLASSES = 20
+STATISTICS = ClassStatistics((50,) * NUM_CLASSES, num_images=1000)
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--images', type=int, default=64, help='per step')
+    parser.add_argument('--side', type=int, default=224, help='in pixels')
+    parser.add_argument('--repeats', type=int, default=10)
+    parser.add_argument(
+        '--backbone',
+        nargs='+',
+        action=DictAction,
+        default=dict(type='ResNet', depth=50),
+        help='config of the backbone as key=value',
+    )
+    parser.add_argument('--device', default=None, help='cpu or cuda')
+    parser.add_argument('--out', type=Path, help='JSON file')
+    return parser.parse_args()
+
+
+def build(kind: str, backbone: dict, device: str) -> torch.nn.Module:
+    """Builds one of the two networks."""
+    if kind == 'two_branch':
+        config: dict[str, Any] = dict(
+            type='CollaborativeTwoBranchClassifier',
+            backbone=backbone,
+            num_classes=NUM_CLASSES,
+        )
+    else:
+        width = _feature_width(backbone)
+        config = dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='MultiLabelLinearClsHead',
+                num_classes=NUM_CLASSES,
+                in_channels=width,
+            ),
+        )
+    model = MODELS.build(config)
+    model.init_weights()
+    for module in model.modules():
+        if hasattr(module, 'set_class_statistics'):
+            module.set_class_statistics(STATISTICS)
+    return model.to(device)
+
+
+def _feature_width(backbone: dict) -> int:
+    from ltml_mm.models.probe import feature_shape
+
+    return feature_shape(MODELS.build(backbone))[1]
+
+
+def make_batch(kind: str, images: torch.Tensor) -> dict[str, Any]:
+    """Makes a training batch of the network's kind from the same images."""
+    samples = [
+        DataSample().set_gt_label([i % NUM_CLASSES])
+        for i in range(len(images))
+    ]
+    if kind == 'stock':
+        return dict(inputs=images, data_samples=samples)
+    half = len(images) // 2
+    parts = (slice(half), slice(half, None))
+    return dict(
+        inputs={b: images[p] for b, p in zip(BRANCHES, parts, strict=True)},
+        data_samples={
+            b: samples[p] for b, p in zip(BRANCHES, parts, strict=True)
+        },
+    )
+
+
+def training_step(
+    model: torch.nn.Module,
+    batch: dict[str, Any],
+    autocast: Callable[[], AbstractContextManager],
+) -> Callable[[], None]:
+    """Returns a function that takes one training step."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        model.train()
+        optimizer.zero_grad()
+        with autocast():
+            losses = model(**batch, mode='loss')
+        model.parse_losses(losses)[0].backward()
+        optimizer.step()
+
+    return step
+
+
+def prediction(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    autocast: Callable[[], AbstractContextManager],
+) -> Callable[[], None]:
+    """Returns a function that predicts one batch."""
+
+    def predict() -> None:
+        model.eval()
+        with torch.inference_mode(), autocast():
+            model(images, mode='predict')
+
+    return predict
+
+
+def flops(function: Callable[[], None]) -> int:
+    """Counts the floating-point operations of a call."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        function()
+    return counter.get_total_flops()
+
+
+def peak_memory(function: Callable[[], None], device: str) -> int | None:
+    """Returns the peak of a call in bytes, None on a CPU.
+
+    PyTorch counts the memory of a GPU; on a CPU nothing does reliably.
+    """
+    if device == 'cpu':
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated()
+
+
+def main() -> None:
+    """Measures, prints and writes the figures."""
+    args = parse_args()
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    torch.manual_seed(0)
+    images = torch.rand(args.images, 3, args.side, args.side, device=device)
+
+    def autocast() -> AbstractContextManager:
+        if device == 'cpu':
+            return nullcontext()
+        return torch.autocast(device, dtype=torch.float16)
+
+    wait = torch.cuda.synchronize if device != 'cpu' else lambda: None
+    result: dict[str, Any] = {
+        'device': device,
+        'images': args.images,
+        'side': args.side,
+        'backbone': args.backbone,
+        'threads': torch.get_num_threads(),
+    }
+    models = {
+        kind: build(kind, dict(args.backbone), device)
+        for kind in ('stock', 'two_branch')
+    }
+    tasks = {
+        'training': {
+            kind: training_step(model, make_batch(kind, images), autocast)
+            for kind, model in models.items()
+        },
+        'prediction': {
+            kind: prediction(model, images, autocast)
+            for kind, model in models.items()
+        },
+    }
+    for task, functions in tasks.items():
+        operations = {kind: flops(f) for kind, f in functions.items()}
+        memory = {
+            kind: peak_memory(f, device) for kind, f in functions.items()
+        }
+        times = time_in_turns(functions, args.repeats, wait)
+        median = medians(times)
+        result[task] = {
+            'seconds': times,
+            'median_seconds': median,
+            'time_ratio': median['two_branch'] / median['stock'],
+            'flops': operations,
+            'flops_ratio': operations['two_branch'] / operations['stock'],
+            'peak_bytes': memory,
+        }
+    report(result, args.out)
+
+
+if __name__ == '__main__':
+    main()
