@@ -38,7 +38,8 @@ class Branches(BaseModule):
         rebalanced: The copy of the re-balanced branch.
         branch_init: ``'copy'``: both copies start from the same weights.
             ``'reinit'``: the re-balanced copy keeps its own random
-            initialisation, also where a plain checkpoint is loaded.
+            initialisation; a plain checkpoint loads into the uniform copy
+            alone.
     """
 
     def __init__(
@@ -58,9 +59,8 @@ class Branches(BaseModule):
     @property
     def copies(self) -> tuple[nn.Module, nn.Module]:
         """The copies, in the order of ``BRANCHES``."""
-        uniform, rebalanced = (self._modules[name] for name in BRANCHES)
-        assert uniform is not None and rebalanced is not None
-        return uniform, rebalanced
+        modules: Any = self._modules
+        return modules['uniform'], modules['rebalanced']
 
     def sync(self) -> None:
         """Copies the uniform copy's parameters and buffers to the other."""

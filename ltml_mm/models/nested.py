@@ -77,8 +77,9 @@ def _take(value: Any, index: int, size: int) -> Any:
             f'a feature has a batch of {len(value)} beside one of '
             f'{2 * size}; it must be the same or half of it'
         )
-    # Slices, not chunk(): a module may change its half in place.
-    return value[size:] if index else value[:size]
+    # Not chunk(): a module may change its half in place, as an inplace ReLU
+    # does, and nothing reads the whole any more.
+    return value.unsafe_chunk(2)[index]
 
 
 def rebuild(value: Any) -> Any:
