@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from ltml_mm.datasets.converters.errors import ConversionError, Problems
-from ltml_mm.datasets.converters.records import Example, Source, entry_place
-from ltml_mm.datasets.converters.text import read_json
+from ltml_mm.datasets.converters.records import Example, Source
+from ltml_mm.datasets.converters.text import EntryLines, read_json
 
 # What each list must hold. The outlines and boxes of the objects, most of
 # the file, are dropped while it is parsed.
@@ -43,7 +43,8 @@ def read_coco(path: str, folder: str = '') -> Source:
         ConversionError: The file is not such a file, or ids are unknown or
             repeat; names the lines.
     """
-    coco = _index(path, _checked(path))
+    lines = EntryLines(path)
+    coco = _index(_checked(path, lines))
     classes = [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))]
     examples = []
     images = coco.dataset['images']
@@ -54,7 +55,7 @@ def read_coco(path: str, folder: str = '') -> Source:
         if folder and file_name:
             file_name = f'{folder}/{file_name}'
         examples.append(
-            Example(file_name, names, path, entry=('images', index))
+            Example(file_name, names, path, entry=(lines, 'images', index))
         )
     return Source(examples, tuple(classes), os.path.dirname(path) or '.')
 
@@ -84,7 +85,7 @@ def image_ids(path: str, source: Source) -> list[str]:
     return [str(int(stem)) for stem in stems]
 
 
-def _checked(path: str) -> dict[str, Any]:
+def _checked(path: str, lines: EntryLines) -> dict[str, Any]:
     """Reads the file and checks all that pycocotools takes for granted."""
     value = read_json(path, keep=KEPT)
     problems = Problems()
@@ -95,7 +96,7 @@ def _checked(path: str) -> dict[str, Any]:
             raise ConversionError(f'{path}: "{key}" must be a list')
         ids[key] = set()
         for index, fault in _faults(entries, fields, ids[key]):
-            place = entry_place(path, key, index)
+            place = lines.place(key, index)
             problems.add(f'bad entries of "{key}"', f'{place}: {fault}')
     problems.check()
     for index, entry in enumerate(value['annotations']):
@@ -104,7 +105,7 @@ def _checked(path: str) -> dict[str, Any]:
             ('category_id', 'categories'),
         ):
             if entry[field] not in ids[key]:
-                place = entry_place(path, 'annotations', index)
+                place = lines.place('annotations', index)
                 problems.add('unknown ids', f'{place}: {field} {entry[field]}')
     problems.check()
     return value
@@ -129,7 +130,7 @@ def _faults(
         seen.add(entry['id'])
 
 
-def _index(path: str, dataset: dict[str, Any]) -> COCO:
+def _index(dataset: dict[str, Any]) -> COCO:
     coco = COCO()
     coco.dataset = dataset
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress

@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from ltml_mm.datasets.converters.errors import ConversionError, Problems
-from ltml_mm.datasets.converters.records import Example, Source, entry_place
-from ltml_mm.datasets.converters.text import read_json
+from ltml_mm.datasets.converters.records import Example, Source
+from ltml_mm.datasets.converters.text import EntryLines, read_json
 
 
 def read_mmpretrain(path: str) -> Source:
@@ -35,16 +35,22 @@ def read_mmpretrain(path: str) -> Source:
     if not isinstance(entries, list):
         raise ConversionError(f'{path}: "data_list" must be a list')
     problems = Problems()
+    lines = EntryLines(path)
     examples = []
     for index, entry in enumerate(entries):
         fault = _fault(entry, len(classes))
         if fault:
-            place = entry_place(path, 'data_list', index)
+            place = lines.place('data_list', index)
             problems.add('bad entries', f'{place}: {fault}')
             continue
         names = tuple(classes[k] for k in entry['gt_label'])
         examples.append(
-            Example(entry['img_path'], names, path, entry=('data_list', index))
+            Example(
+                entry['img_path'],
+                names,
+                path,
+                entry=(lines, 'data_list', index),
+            )
         )
     problems.check()
     return Source(examples, tuple(classes), os.path.dirname(path) or '.')

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltml_mm.datasets.converters.errors import Problems
-from ltml_mm.datasets.converters.text import entry_lines
+from ltml_mm.datasets.converters.text import EntryLines
 from ltml_mm.statistics import ClassStatistics
 
 
@@ -22,7 +22,8 @@ class Example:
         names: Names of its classes.
         file: The file that says so.
         line: Where it says so, None where ``entry`` tells.
-        entry: For JSON, the name of a list and an index into it.
+        entry: For JSON, the lines of the file, the name of a list in it and
+            an index into that.
         name_lines: The line of each of ``names``, where they differ.
     """
 
@@ -30,14 +31,15 @@ class Example:
     names: tuple[str, ...]
     file: str
     line: int | None = None
-    entry: tuple[str, int] | None = None
+    entry: tuple[EntryLines, str, int] | None = None
     name_lines: tuple[int, ...] = ()
 
     @property
     def place(self) -> str:
         """The file and line for messages."""
         if self.entry is not None:
-            return entry_place(self.file, *self.entry)
+            lines, key, index = self.entry
+            return lines.place(key, index)
         return self.file if self.line is None else f'{self.file}:{self.line}'
 
     def name_place(self, index: int) -> str:
@@ -45,11 +47,6 @@ class Example:
         if self.name_lines:
             return f'{self.file}:{self.name_lines[index]}'
         return self.place
-
-
-def entry_place(file: str, key: str, index: int) -> str:
-    """Returns the file, line and index of an entry of a JSON list."""
-    return f'{file}:{entry_lines(file, key)[index]}: {key}[{index}]'
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from ltml_mm.datasets.converters.errors import ConversionError
@@ -93,18 +92,33 @@ def read_json(path: str | os.PathLike, keep: set[str] | None = None) -> Any:
         raise ConversionError(f'{path}: not valid JSON: {error}') from error
 
 
-@lru_cache(maxsize=4)
-def entry_lines(path: str, key: str) -> list[int]:
-    """Finds the lines on which the entries of a list begin.
+class EntryLines:
+    """Finds the lines of list entries in a JSON file, when asked to.
 
     Args:
         path: A file that :func:`read_json` accepts; an object.
-        key: The name of a list in it.
-
-    Returns:
-        list[int]: The line of each entry, from 1.
     """
-    text = read_text(path)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lines: dict[str, list[int]] = {}
+
+    def place(self, key: str, index: int) -> str:
+        """Words where an entry stands.
+
+        Args:
+            key: The name of a list in the file.
+            index: An index into it.
+
+        Returns:
+            str: File, line and entry, for messages.
+        """
+        if key not in self._lines:
+            self._lines[key] = _find_lines(read_text(self.path), key)
+        return f'{self.path}:{self._lines[key][index]}: {key}[{index}]'
+
+
+def _find_lines(text: str, key: str) -> list[int]:
     decode = json.JSONDecoder().raw_decode
     position = _skip(text, _skip(text, 0) + 1)
     while text[position] != '}':
