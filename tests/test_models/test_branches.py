@@ -1,0 +1,256 @@
+"""The modules that stand in for a forked one."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from fork_cases import (
+    assert_close,
+    forked,
+    images,
+    is_equal,
+    resnet,
+    scramble,
+    swin,
+    vit,
+)
+from mmpretrain.models.backbones import HRNet
+from mmpretrain.models.necks import HRFuseScales
+from torch import nn
+
+from ltml_mm.models.fork import (
+    BRANCHES,
+    Fork,
+    ForkedTail,
+    fork_backbone,
+    plain_name,
+    split_branches,
+)
+
+
+def test_fork_joins_the_uniform_copy_ahead_of_the_rebalanced_one():
+    fork = Fork(nn.Linear(2, 3), nn.Linear(2, 3))
+    x = torch.rand(4, 2)
+    assert_close(fork(x), torch.cat([fork.uniform(x), fork.rebalanced(x)]))
+
+
+def test_tail_gives_each_copy_its_half():
+    tail = ForkedTail(nn.Linear(2, 3), nn.Linear(2, 3))
+    x = torch.rand(4, 2)
+    expected = [tail.uniform(x[:2]), tail.rebalanced(x[2:])]
+    assert_close(tail(x), torch.cat(expected))
+
+
+def test_plain_values_beside_the_tensors_pass_unchanged():
+    class Stage(nn.Module):
+        def forward(self, x, shape, scale=1):
+            return [x * scale, (x + 1, None)], shape
+
+    x = torch.rand(4, 2)
+    fork, tail = Fork(Stage(), Stage()), ForkedTail(Stage(), Stage())
+    (doubled, (plus, nothing)), shape = fork(x, (2, 1), scale=2)
+    assert_close(doubled, torch.cat([2 * x, 2 * x]))
+    assert_close(plus, torch.cat([x + 1, x + 1]))
+    assert (nothing, shape) == (None, (2, 1))
+    assert tail(x, (2, 1))[1] == (2, 1)
+
+
+def test_copies_that_return_different_plain_values_are_an_error():
+    class Counter(nn.Module):
+        count = 0
+
+        def forward(self, x):
+            self.count += 1
+            return x, self.count
+
+    first = Counter()
+    first.count = 5
+    with pytest.raises(ValueError, match='different values'):
+        Fork(first, Counter())(torch.rand(2, 2))
+
+
+def test_stage_that_returns_something_else_is_an_error():
+    class Stage(nn.Module):
+        def forward(self, x):
+            return {'x': x}
+
+    with pytest.raises(TypeError, match='got dict'):
+        Fork(Stage(), Stage())(torch.rand(2, 2))
+
+
+def test_list_that_the_first_copy_changes_is_whole_for_the_second():
+    # As HRNet's modules do with the list that they are given.
+    class Stage(nn.Module):
+        def forward(self, x):
+            x[0] = x[0] + 1
+            return x
+
+    x = torch.zeros(1, 2)
+    assert_close(Fork(Stage(), Stage())([x])[0], torch.ones(2, 2))
+
+
+def test_tensor_that_the_first_copy_changes_is_an_error():
+    stage = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2))
+    x = torch.rand(2, 2)
+    with pytest.raises(ValueError, match='in place'):
+        Fork(stage, stage)(x)
+
+
+def test_tail_may_change_its_half_in_place_and_is_differentiable():
+    tail = ForkedTail(nn.ReLU(inplace=True), nn.ReLU(inplace=True))
+    x = torch.tensor([[-1.0], [2.0]], requires_grad=True)
+    tail(x * 3).sum().backward()
+    assert_close(x.grad, torch.tensor([[0.0], [3.0]]))
+
+
+def test_features_ahead_of_the_fork_go_to_both_branches():
+    backbone = resnet(out_indices=(1, 3))
+    plain = copy.deepcopy(backbone)
+    fork_backbone(backbone)
+    x = images(3)
+    outputs = split_branches(backbone(x), len(x))
+    for branch in BRANCHES:
+        assert_close(outputs[branch], plain(x))
+
+
+def test_features_that_do_not_reach_the_fork_are_an_error():
+    backbone = forked(resnet(out_indices=(1,)), ['layer4'])
+    with pytest.raises(ValueError, match='batch of 4 for 4 images'):
+        split_branches(backbone(images(4)), 4)
+
+
+def test_features_that_fit_no_branch_are_an_error():
+    with pytest.raises(ValueError, match='batch of 3 beside one of 4'):
+        split_branches((torch.rand(3, 1), torch.rand(4, 1)))
+    with pytest.raises(ValueError, match='batch of 3 does not hold two'):
+        split_branches(torch.rand(3, 1))
+
+
+def test_submodule_called_from_outside_is_that_of_each_branch():
+    # Swin's forward itself calls the downsampling of a stage.
+    names = ['stages.2', 'stages.3', 'norm3']
+    plain, backbone = swin(), forked(swin(), names)
+    for name in names:
+        scramble(backbone.get_submodule(name).rebalanced)
+    x = images(2, side=64)
+    outputs = split_branches(backbone(x), 2)
+    for branch, other in zip(BRANCHES, BRANCHES[::-1], strict=True):
+        state = backbone.state_dict()
+        plain.load_state_dict(
+            {plain_name(k): v for k, v in state.items() if other not in k}
+        )
+        assert_close(outputs[branch], plain(x))
+
+
+def test_attributes_are_handed_through_and_methods_are_not():
+    class Stage(nn.Linear):
+        width = 7
+
+        def method(self):
+            """Would run on one copy only."""
+
+    fork = Fork(Stage(2, 3), Stage(2, 3))
+    assert fork.width == 7
+    assert fork.weight is fork.uniform.weight
+    assert not hasattr(fork, 'method')
+    with pytest.raises(AttributeError, match='hands no methods through'):
+        fork.method()
+    with pytest.raises(AttributeError, match='missing'):
+        fork.missing()
+
+
+def test_stage_that_a_forward_walks_through_forks_at_its_first_block():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Linear(2, 2)
+            self.stage = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+            self.head = nn.Linear(2, 2)
+
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.stage:
+                x = block(x)
+            assert len(self.stage) == 3
+            return self.head(x)
+
+    plain, x = Net(), torch.rand(3, 2)
+    backbone = forked(copy.deepcopy(plain), ['stage', 'head'])
+    outputs = split_branches(backbone(x), 3)
+    for branch in BRANCHES:
+        assert_close(outputs[branch], plain(x))
+
+
+def test_a_module_without_length_is_still_true():
+    assert Fork(nn.Linear(1, 1), nn.Linear(1, 1))
+
+
+def test_weights_that_forked_modules_share_stay_shared_in_each_copy():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.b.weight = self.a.weight
+
+    net = forked(Net(), ['a', 'b'])
+    assert net.b.uniform.weight is net.a.uniform.weight
+    assert net.b.rebalanced.weight is net.a.rebalanced.weight
+    assert net.a.rebalanced.weight is not net.a.uniform.weight
+
+
+def test_parametric_neck_of_hrnet_is_copied_per_branch():
+    stages = {
+        f'stage{i + 1}': dict(
+            num_modules=1,
+            num_branches=i + 1,
+            block='BASIC' if i else 'BOTTLENECK',
+            num_blocks=(1,) * (i + 1),
+            num_channels=tuple(4 * 2**j for j in range(i + 1)),
+        )
+        for i in range(4)
+    }
+    plain = HRNet(extra=stages)
+    neck = HRFuseScales([4, 8, 16, 32], out_channels=8)
+    model = nn.Module()
+    model.backbone = forked(copy.deepcopy(plain))
+    model.neck = ForkedTail(neck, copy.deepcopy(neck))
+    x = images(2, side=64)
+    expected = neck(plain(x))
+    outputs = split_branches(model.neck(model.backbone(x)), 2)
+    for branch in BRANCHES:
+        assert_close(outputs[branch], expected)
+    state = {f'neck.{k}': v for k, v in neck.state_dict().items()}
+    result = model.load_state_dict(state, strict=False)
+    assert not result.unexpected_keys
+    assert not [k for k in result.missing_keys if k.startswith('neck')]
+
+
+@pytest.mark.parametrize('clone', ['deepcopy', 'pickle', 'compile'])
+def test_clone_of_a_forked_backbone_gives_the_same(clone):
+    backbone = forked(resnet(), bn_streams='separate')
+    scramble(backbone.layer4.rebalanced)
+    x = images(4)
+    twin = {
+        'deepcopy': copy.deepcopy,
+        'pickle': lambda module: pickle.loads(pickle.dumps(module)),
+        'compile': lambda module: torch.compile(
+            copy.deepcopy(module), backend='eager', fullgraph=True
+        ),
+    }[clone](backbone)
+    assert_close(twin(x), backbone(x))
+    # A copy of its own, whose loading hooks are its own, too.
+    twin = getattr(twin, '_orig_mod', twin)
+    scramble(twin.layer4.uniform)
+    assert not is_equal(twin.layer4.uniform, backbone.layer4.uniform)
+    twin.load_state_dict(resnet().state_dict())
+    assert is_equal(twin.layer4.uniform, twin.layer4.rebalanced)
+    assert not is_equal(twin.layer4.uniform, backbone.layer4.uniform)
+
+
+def test_compiled_backbone_of_transformer_blocks_gives_the_same():
+    backbone = forked(vit(out_type='avg_featmap'))
+    scramble(backbone.layers[2].rebalanced)
+    compiled = torch.compile(backbone, backend='eager')
+    x = images(2, side=16)
+    assert_close(compiled(x), backbone(x))
