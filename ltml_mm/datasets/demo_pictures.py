@@ -126,19 +126,19 @@ def draw_picture(
     """Draws coloured shapes on a textured, cluttered background.
 
     Args:
-        glyphs: Colour and shape of every glyph to show, at most 6.
-        others: Colours and shapes from which 1 to 3 more are drawn.
+        glyphs: Colour and shape of every glyph to show, at most 7.
+        others: Colours and shapes from which up to 2 more are drawn.
         draws: Gives place, size, tilt, shade, texture and clutter.
 
     Returns:
         np.ndarray: uint8 BGR of shape (64, 64, 3).
     """
     canvas = _background(draws)
-    for _ in range(12):
+    for _ in range(6):
         _draw(canvas, _stroke, draws.bytes(3), draws)
     extra = [
         others[int(draws.one(0, len(others)))]
-        for _ in range(int(draws.one(1, 4)))
+        for _ in range(int(draws.one(0, 3)))
     ]
     places = draws.order(_CELLS * _CELLS)
     # What is drawn later may cover what was drawn before: mix the two kinds.
@@ -146,7 +146,7 @@ def draw_picture(
     for place, index in zip(places, draws.order(len(shown)), strict=False):
         colour, shape = shown[index]
         _draw(canvas, SHAPES[shape], _shade(colour, draws), draws, int(place))
-    canvas += draws.bytes(SIDE, SIDE, 3) // 10 - 12
+    canvas += draws.bytes(SIDE, SIDE, 3) // 13 - 9
     return canvas.clip(0, 255).astype(np.uint8)
 
 
@@ -177,8 +177,8 @@ def _interpolation(cells: int) -> np.ndarray:
 def _shade(colour: str, draws: Draws) -> np.ndarray:
     """Varies a colour's channels, brightness and saturation, int64 (3,)."""
     shade = np.array(COLOURS[colour]) + draws.bytes(3) // 6 - 21
-    light = int(draws.one(150, 276))
-    grey = int(draws.one(0, 90))  # of 256
+    light = int(draws.one(170, 276))
+    grey = int(draws.one(0, 70))  # of 256
     shade = (shade * (256 - grey) + 128 * grey) // 256
     return (shade * light // 256).clip(0, 255)
 
@@ -198,7 +198,7 @@ def _draw(
         y = cell * (place // _CELLS + draws.one(0.35, 0.65))
         x = cell * (place % _CELLS + draws.one(0.35, 0.65))
         t = draws.one(-0.13, 0.13)
-    radius = draws.one(6.5, 11.5)
+    radius = draws.one(7.5, 11.5)
     # cos and sin of the tilt, 15 or 90 degrees at most either way, from t,
     # the tangent of its half.
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
