@@ -80,9 +80,9 @@ def find_stack(
             f'which overwrite each other. Run: pip uninstall -y '
             f'{" ".join(mmcv)} && {INSTALL["openmmlab"]}'
         )
-    if mmcv:
-        original['mmcv'] = original.pop(mmcv[0])
-    _check_bounds('openmmlab', original, OPENMMLAB)
+    build = mmcv[0] if mmcv else 'mmcv'
+    bounds = {build if n == 'mmcv' else n: b for n, b in OPENMMLAB.items()}
+    _check_bounds('openmmlab', original, bounds)
     return 'openmmlab'
 
 

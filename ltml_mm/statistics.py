@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,17 @@ class ClassStatistics:
 
         Returns:
             ClassStatistics: The statistics of these images.
+
+        Raises:
+            ValueError: A label is not in ``range(num_classes)``.
         """
         flat = np.fromiter((k for row in labels for k in row), np.int64)
+        outside = flat[(flat < 0) | (flat >= num_classes)]
+        if len(outside):
+            raise ValueError(
+                f'label {outside[0]} is not an integer from 0 to '
+                f'{num_classes - 1}'
+            )
         counts = np.bincount(flat, minlength=num_classes)
         return cls(tuple(counts.tolist()), len(labels))
 
@@ -118,8 +128,8 @@ class ClassStatistics:
             ClassStatistics: The statistics of the training set.
 
         Raises:
-            ValueError: ``class_counts`` is missing or is not one count for
-                each of ``classes``.
+            ValueError: ``class_counts`` is missing or is not a list of one
+                count for each of ``classes``.
         """
         counts = metainfo.get(COUNTS_KEY)
         if counts is None:
@@ -128,17 +138,23 @@ class ClassStatistics:
                 'LongTailMultiLabelDataset, or pass metainfo=dict('
                 f'{COUNTS_KEY}=[...]) with one training count per class'
             )
+        if isinstance(counts, str) or not hasattr(counts, '__len__'):
+            raise ValueError(
+                f'"{COUNTS_KEY}" must be a list of one training count per '
+                f'class, got {counts!r}'
+            )
         classes = metainfo.get('classes')
         if classes is not None and len(classes) != len(counts):
             raise ValueError(
                 f'"{COUNTS_KEY}" has {len(counts)} entries for '
                 f'{len(classes)} classes'
             )
+        checked = [_as_count(n, i) for i, n in enumerate(counts)]
         # Without N the least that the counts allow: enough for the groups.
         num_images = metainfo.get(IMAGES_KEY)
         if num_images is None:
-            num_images = max(counts, default=0)
-        return cls(tuple(counts), num_images)
+            num_images = max(checked, default=0)
+        return cls(tuple(checked), num_images)
 
     def to_metainfo(self) -> dict[str, Any]:
         """Returns the entries that carry the statistics in ``metainfo``."""
@@ -150,8 +166,12 @@ class ClassStatistics:
 
 def _as_count(value: Any, index: int | None) -> int:
     name = 'num_images' if index is None else f'the count of class {index}'
-    if isinstance(value, bool) or int(value) != value or value < 0:
+    try:
+        count = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = -1
+    if count < 0:
         raise ValueError(
             f'{name} must be a non-negative integer, got {value!r}'
         )
-    return int(value)
+    return count

@@ -51,11 +51,22 @@ class LabelTable:
 
     @classmethod
     def from_lists(cls, lists: list[list[int]]) -> LabelTable:
-        """Builds the table from one list of class indices per image."""
+        """Builds the table from one list of class indices per image.
+
+        Raises:
+            ValueError: A label is negative; names the image.
+        """
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(row) for row in lists], out=offsets[1:])
         flat = (label for row in lists for label in row)
-        return cls(np.fromiter(flat, np.int32, offsets[-1]), offsets)
+        labels = np.fromiter(flat, np.int32, offsets[-1])
+        if len(labels) and labels.min() < 0:
+            image = offsets.searchsorted(labels.argmin(), 'right') - 1
+            raise ValueError(
+                f'image {image} has the label {labels.min()}; a label is the '
+                'index of a class, from 0 on'
+            )
+        return cls(labels, offsets)
 
 
 def read_labels(dataset: Any) -> LabelTable:

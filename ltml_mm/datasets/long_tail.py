@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from mmengine.fileio import load
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import MultiLabelDataset
 
 from ltml_mm.datasets.labels import LabelTable, read_labels
-from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
 
 
 @DATASETS.register_module()
@@ -18,7 +20,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
     """A multi-label dataset from MMPretrain's JSON annotations.
 
     The annotation file is the one of MMPretrain's ``MultiLabelDataset``;
-    ``class_counts`` is optional there:
+    ``class_counts`` and ``num_train_images`` are optional there:
 
     .. code-block:: none
 
@@ -59,6 +61,8 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
     ) -> None:
         super().__init__(ann_file=ann_file, test_mode=test_mode, **kwargs)
 
+    _metainfo: dict[str, Any]
+
     #: The labels of all images, None before they are loaded.
     label_table: LabelTable | None = None
 
@@ -67,20 +71,33 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         if self._fully_initialized:
             return
         super().full_init()
-        self.label_table = read_labels(self)
-        if self.test_mode:
-            return
-        counts = self.label_table.counts(len(self.CLASSES)).tolist()
-        declared = self._metainfo.get(COUNTS_KEY)
-        whole = self._indices is None
-        if whole and declared is not None and list(declared) != counts:
-            raise ValueError(
-                f'{self.ann_file}: "{COUNTS_KEY}" says {list(declared)}, but '
-                f'its images count {counts}; correct the entry or leave it '
-                'out'
-            )
-        statistics = ClassStatistics(tuple(counts), len(self))
-        self._metainfo.update(statistics.to_metainfo())
+        self._count()
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keeps some of the images, and counts a training set anew.
+
+        Args:
+            indices: How many from the start (from the end where negative),
+                or which.
+        """
+        super().get_subset_(indices)
+        self._count()
+
+    def get_subset(
+        self, indices: int | Sequence[int]
+    ) -> LongTailMultiLabelDataset:
+        """Returns a dataset of some of the images, with its own counts.
+
+        Args:
+            indices: How many from the start (from the end where negative),
+                or which.
+
+        Returns:
+            LongTailMultiLabelDataset: The subset.
+        """
+        subset = super().get_subset(indices)
+        subset._count()
+        return subset
 
     def load_data_list(self) -> list[dict]:
         """Reads and checks the annotation file.
@@ -89,59 +106,59 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             list[dict]: One entry per image with ``img_path`` (joined with
             the prefix) and ``gt_label`` (list of class indices).
         """
-        if not str(self.ann_file).endswith('.json'):
-            raise ValueError(
-                f'{self.ann_file}: the annotation file must be JSON; '
-                'tools/dataset_converters/custom.py converts other formats'
-            )
-        # The parent ignores the file's names where others were given, and
-        # with them that the labels could mean other classes.
-        given = self._metainfo.pop('classes', None)
-        try:
-            data_list = super().load_data_list()
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f'{self.ann_file}: not valid JSON, line {error.lineno} '
-                f'column {error.colno}: {error.msg}'
-            ) from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f'{self.ann_file}: not an annotation file of MMPretrain; it '
-                'must hold "metainfo" and "data_list", and every entry an '
-                f'"img_path" ({type(error).__name__}: {error})'
-            ) from error
-        self._check_classes(given)
-        for index, info in enumerate(data_list):
-            self._check_labels(index, info)
+        content = _read(self.ann_file)
+        self._take_metainfo(content['metainfo'])
+        data_list = []
+        for index, entry in enumerate(content['data_list']):
+            self._check_entry(index, entry)
+            data_list.append(self.parse_data_info(entry))
+        self._check_counts(data_list)
         return data_list
 
-    def _check_classes(self, given: Sequence[str] | None) -> None:
-        names = self._metainfo.setdefault('classes', given)
-        if not isinstance(names, Sequence) or isinstance(names, str):
+    def _take_metainfo(self, metainfo: dict) -> None:
+        """Adds the file's meta information to what was given."""
+        given = self._metainfo.get('classes')
+        names = metainfo.get('classes', given)
+        if names is None and 'categories' in metainfo:
+            names = _category_names(self.ann_file, metainfo['categories'])
+        if not isinstance(names, (list, tuple)) or not all(
+            isinstance(name, str) for name in names
+        ):
             raise ValueError(
-                f'{self.ann_file}: "metainfo" has no list "classes", and none '
-                'was passed as classes=[...]'
+                f'{self.ann_file}: "classes" of "metainfo" must be a list of '
+                f'names, got {names!r}; or pass classes=[...]'
             )
+        # MMPretrain ignores the file's names where others were given, and
+        # with them that the labels could mean other classes.
         if given is not None and list(given) != list(names):
             raise ValueError(
                 f'{self.ann_file}: its classes {list(names)} are not those '
                 f'that were expected, {list(given)}'
             )
-        repeated = sorted({str(n) for n in names if names.count(n) > 1})
+        repeated = [name for name, n in Counter(names).items() if n > 1]
         if repeated:
             raise ValueError(
                 f'{self.ann_file}: class names repeat: {", ".join(repeated)}'
             )
+        self._metainfo = {**metainfo, **self._metainfo, 'classes': names}
 
-    def _check_labels(self, index: int, info: dict) -> None:
-        num_classes = len(self._metainfo['classes'])
-        labels = info.get('gt_label')
-        place = f'{self.ann_file}: entry {index} ({info.get("img_path")})'
+    def _check_entry(self, index: int, entry: Any) -> None:
+        place = f'{self.ann_file}: entry {index} of "data_list"'
+        if not isinstance(entry, dict):
+            raise ValueError(f'{place} must be an object, got {entry!r}')
+        for key in self.data_prefix:
+            if not isinstance(entry.get(key), str):
+                raise ValueError(
+                    f'{place}: "{key}" must be a text, got {entry.get(key)!r}'
+                )
+        place = f'{place} ({entry.get("img_path")})'
+        labels = entry.get('gt_label')
         if not isinstance(labels, list):
             raise ValueError(
                 f'{place}: "gt_label" must be a list of class indices, got '
                 f'{labels!r}'
             )
+        num_classes = len(self._metainfo['classes'])
         for label in labels:
             if type(label) is not int or not 0 <= label < num_classes:
                 raise ValueError(
@@ -150,3 +167,83 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
                 )
         if len(set(labels)) != len(labels):
             raise ValueError(f'{place}: a label repeats in {labels}')
+
+    def _check_counts(self, data_list: list[dict]) -> None:
+        """Compares the counts that were declared with the images."""
+        if COUNTS_KEY not in self._metainfo:
+            return
+        try:
+            declared = ClassStatistics.from_metainfo(self._metainfo)
+        except ValueError as error:
+            raise ValueError(f'{self.ann_file}: {error}') from error
+        if self.test_mode:
+            return
+        counts = LabelTable.from_lists(
+            [entry['gt_label'] for entry in data_list]
+        ).counts(declared.num_classes)
+        if list(declared.counts) != counts.tolist():
+            raise ValueError(
+                f'{self.ann_file}: "{COUNTS_KEY}" says '
+                f'{list(declared.counts)}, but its images count '
+                f'{counts.tolist()}; correct the entry or leave it out (a '
+                'test set is read with test_mode=True)'
+            )
+        if self._metainfo.get(IMAGES_KEY, len(data_list)) != len(data_list):
+            raise ValueError(
+                f'{self.ann_file}: "{IMAGES_KEY}" says '
+                f'{declared.num_images}, but it lists {len(data_list)} '
+                'images; correct the entry or leave it out'
+            )
+
+    def _count(self) -> None:
+        """Takes the labels of the images at hand, and their counts."""
+        self.label_table = None
+        self.label_table = read_labels(self)
+        if self.test_mode:
+            return
+        counts = self.label_table.counts(len(self.CLASSES)).tolist()
+        statistics = ClassStatistics(tuple(counts), len(self))
+        self._metainfo.update(statistics.to_metainfo())
+
+
+def _read(path: str) -> dict:
+    """Reads the outer form of an annotation file."""
+    if not str(path).endswith('.json'):
+        raise ValueError(
+            f'{path}: the annotation file must be JSON; '
+            'tools/dataset_converters/custom.py converts other formats'
+        )
+    try:
+        content = load(path, file_format='json')
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'{path}: not valid JSON, line {error.lineno} column '
+            f'{error.colno}: {error.msg}'
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not valid JSON: {error}') from error
+    fits = (
+        isinstance(content, dict)
+        and isinstance(content.get('metainfo'), dict)
+        and isinstance(content.get('data_list'), list)
+    )
+    if not fits:
+        raise ValueError(
+            f'{path}: not an annotation file of MMPretrain; it must be an '
+            'object with an object "metainfo" and a list "data_list"'
+        )
+    if not content['data_list']:
+        raise ValueError(f'{path}: "data_list" holds no image')
+    return content
+
+
+def _category_names(path: str, categories: Any) -> list[str]:
+    """Reads class names in the form of OpenMMLab 2.0."""
+    try:
+        ordered = sorted(categories, key=lambda category: category['id'])
+        return [category['category_name'] for category in ordered]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path}: "categories" of "metainfo" must list objects with "id" '
+            'and "category_name"'
+        ) from error

@@ -1,0 +1,322 @@
+"""Annotation files: what is read, what is counted, what is refused."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS
+from mmpretrain.models import ClsDataPreprocessor
+
+from ltml_mm.datasets import (
+    COCOLTDataset,
+    LongTailMultiLabelDataset,
+    VOCLTDataset,
+)
+from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
+
+SHARED = Path(__file__).parents[3] / 'shared/data'
+CONTENT = {
+    'metainfo': {'classes': ['cat', 'dog', 'person']},
+    'data_list': [
+        {'img_path': '0.jpg', 'gt_label': [1, 2]},
+        {'img_path': '1.jpg', 'gt_label': []},
+        {'img_path': '2.jpg', 'gt_label': [2]},
+    ],
+}
+COUNTS = {'class_counts': [0, 1, 2], 'num_train_images': 3}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes content (altered by a function) and opens it."""
+
+    def make(alter=None, kind=LongTailMultiLabelDataset, **kwargs):
+        content = copy.deepcopy(CONTENT)
+        if alter is not None:
+            alter(content)
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / 'a.json').write_text(text)
+        kwargs = {'pipeline': [], **kwargs}
+        return kind(ann_file='a.json', data_root=str(tmp_path), **kwargs)
+
+    return make
+
+
+def put(key, value):
+    return lambda content: content['metainfo'].update({key: value})
+
+
+# -- what is read and counted ------------------------------------------------
+
+
+def test_counts_are_computed(make):
+    dataset = make()
+    assert {**dataset.metainfo, **COUNTS} == dataset.metainfo
+    assert dataset.metainfo['classes'] == ['cat', 'dog', 'person']
+    assert dataset.label_table.labels.tolist() == [1, 2, 2]
+    assert dataset.get_cat_ids(0) == [1, 2]
+
+
+@pytest.mark.parametrize('serialize', [True, False])
+def test_counts_follow_subsets(make, serialize):
+    dataset = make(serialize_data=serialize)
+    subset = dataset.get_subset([2, 1])
+    assert subset.metainfo['class_counts'] == [0, 0, 1]
+    assert subset.metainfo['num_train_images'] == 2
+    assert subset.label_table.labels.tolist() == [2]
+    assert dataset.metainfo['class_counts'] == [0, 1, 2]
+    dataset.get_subset_(1)
+    assert dataset.metainfo['class_counts'] == [0, 1, 1]
+    assert dataset.label_table.num_images == 1
+
+
+def test_counts_of_indices_are_their_own(make):
+    dataset = make(lambda c: c['metainfo'].update(COUNTS), indices=[0])
+    assert dataset.metainfo['class_counts'] == [0, 1, 1]
+    assert dataset.metainfo['num_train_images'] == 1
+
+
+def test_a_test_set_keeps_the_training_counts(make):
+    dataset = make(put('class_counts', [50, 3, 7]), test_mode=True)
+    assert dataset.metainfo['class_counts'] == [50, 3, 7]
+    assert 'num_train_images' not in dataset.metainfo
+    assert len(dataset.label_table.offsets) == 4
+
+
+def test_a_test_set_does_not_count_itself(make):
+    assert 'class_counts' not in make(test_mode=True).metainfo
+
+
+def test_counts_given_win_for_a_test_set(make):
+    given = dict(metainfo=dict(class_counts=[9, 8, 7]), test_mode=True)
+    dataset = make(put('class_counts', [1, 1, 1]), **given)
+    assert dataset.metainfo['class_counts'] == [9, 8, 7]
+
+
+def test_lazy_init_reads_nothing(tmp_path):
+    dataset = LongTailMultiLabelDataset(
+        ann_file=str(tmp_path / 'later.json'), pipeline=[], lazy_init=True
+    )
+    assert dataset.label_table is None
+    with pytest.raises(FileNotFoundError, match=r'later\.json'):
+        dataset.full_init()
+    # A failed attempt leaves nothing behind.
+    (tmp_path / 'later.json').write_text(json.dumps(CONTENT))
+    assert len(dataset) == 3
+    assert dataset.metainfo['class_counts'] == [0, 1, 2]
+
+
+def test_no_image_is_read(make):
+    # None of the images exists.
+    assert len(make(pipeline=[dict(type='LoadImageFromFile')])) == 3
+
+
+def test_prefix_and_root_are_joined(make, tmp_path):
+    info = make(data_prefix='images').get_data_info(0)
+    assert info['img_path'] == f'{tmp_path}/images/0.jpg'
+
+
+def test_categories_of_openmmlab_2_name_the_classes(make):
+    def alter(content):
+        content['metainfo'] = {
+            'categories': [
+                {'id': 2, 'category_name': 'c'},
+                {'id': 0, 'category_name': 'a'},
+                {'id': 1, 'category_name': 'b'},
+            ]
+        }
+
+    assert make(alter).metainfo['classes'] == ['a', 'b', 'c']
+
+
+def test_names_come_from_the_argument_where_the_file_has_none(make):
+    dataset = make(
+        lambda c: c['metainfo'].clear(), classes=['cat', 'dog', 'person']
+    )
+    assert tuple(dataset.CLASSES) == ('cat', 'dog', 'person')
+
+
+def test_names_that_agree_are_fine(make):
+    assert make(classes=('cat', 'dog', 'person')).metainfo['class_counts']
+
+
+def test_further_metainfo_is_kept(make):
+    dataset = make(put('source', 'file'), metainfo=dict(task='x'))
+    assert dataset.metainfo['source'] == 'file'
+    assert dataset.metainfo['task'] == 'x'
+
+
+def test_voc_names_hold_for_its_files(make):
+    dataset = make(put('classes', list(VOC_CLASSES)), kind=VOCLTDataset)
+    assert len(dataset.metainfo['class_counts']) == 20
+    with pytest.raises(ValueError, match='not those that were expected'):
+        make(kind=VOCLTDataset)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'names', 'folder'),
+    [
+        (VOCLTDataset, VOC_CLASSES, 'voc'),
+        (COCOLTDataset, COCO_CLASSES, 'coco'),
+    ],
+)
+def test_published_training_sets(tmp_path, kind, names, folder):
+    source = SHARED / f'{folder}_lt_train.txt'
+    if not source.exists():
+        pytest.skip(f'reference data not found: {source}')
+    published = json.loads((SHARED / f'{folder}_lt_groups.json').read_text())
+    rows = [row.split() for row in source.read_text().splitlines()]
+    data = [
+        {'img_path': f'{row[0]}.jpg', 'gt_label': [int(k) for k in row[1:]]}
+        for row in rows
+    ]
+    content = {'metainfo': {'classes': names}, 'data_list': data}
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    dataset = DATASETS.build(
+        dict(
+            type=kind.__name__,
+            ann_file='train.json',
+            data_root=str(tmp_path),
+            pipeline=[],
+        )
+    )
+    assert dataset.metainfo['class_counts'] == published['class_counts']
+    assert len(dataset) == {'voc': 1142, 'coco': 1909}[folder]
+    assert len(names) == {'voc': 20, 'coco': 80}[folder]
+
+
+# -- images without a label --------------------------------------------------
+
+
+def test_images_without_a_label_go_through_a_batch(make):
+    def image(info):
+        info['img'] = np.zeros((4, 4, 3), np.uint8)
+        return info
+
+    dataset = make(pipeline=[image, dict(type='PackInputs')])
+    batch = default_collate([dataset[1], dataset[0]])
+    preprocessor = ClsDataPreprocessor(num_classes=3, to_onehot=True)
+    samples = preprocessor(batch)['data_samples']
+    assert samples[0].gt_label.dtype == torch.int64
+    assert [s.gt_label.tolist() for s in samples] == [[], [1, 2]]
+    assert [s.gt_score.tolist() for s in samples] == [[0, 0, 0], [0, 1, 1]]
+    only_empty = default_collate([dataset[1]])
+    samples = preprocessor(only_empty)['data_samples']
+    assert samples[0].gt_score.tolist() == [0, 0, 0]
+
+
+# -- what is refused ---------------------------------------------------------
+
+
+def entry(index, **values):
+    return lambda content: content['data_list'][index].update(values)
+
+
+def without(index, key):
+    return lambda content: content['data_list'][index].pop(key)
+
+
+@pytest.mark.parametrize(
+    ('alter', 'message'),
+    [
+        (entry(2, gt_label=[0, 3]), r'entry 2 .*2\.jpg\): label 3 is not'),
+        (entry(0, gt_label=[-1]), 'entry 0 .* label -1 is not'),
+        (entry(0, gt_label=[1.0]), 'entry 0 .* label 1.0 is not'),
+        (entry(0, gt_label=[True]), 'entry 0 .* label True is not'),
+        (entry(0, gt_label=['1']), "entry 0 .* label '1' is not"),
+        (entry(0, gt_label=[[1]]), r'entry 0 .* label \[1\] is not'),
+        (entry(1, gt_label=[2, 2]), r'entry 1 .* repeats in \[2, 2\]'),
+        (entry(1, gt_label=2), 'entry 1 .* must be a list'),
+        (without(1, 'gt_label'), 'entry 1 .* must be a list .* got None'),
+        (without(2, 'img_path'), 'entry 2 .*"img_path" must be a text'),
+        (entry(2, img_path=5), 'entry 2 .*"img_path" must be a text, got 5'),
+        (lambda c: c['data_list'].insert(1, 7), 'entry 1 .* be an object'),
+        (lambda c: c['data_list'].clear(), '"data_list" holds no image'),
+        (lambda c: c.pop('data_list'), 'not an annotation file'),
+        (lambda c: c.pop('metainfo'), 'not an annotation file'),
+        (lambda c: c.update(metainfo=[]), 'not an annotation file'),
+        (lambda c: c.update(data_list={}), 'not an annotation file'),
+        (lambda c: c['metainfo'].clear(), 'must be a list of names, got None'),
+        (put('classes', 'abc'), 'must be a list of names'),
+        (put('classes', [1, 2, 3]), 'must be a list of names'),
+        (put('classes', ['a', 'b', 'a']), 'class names repeat: a'),
+        (put('class_counts', [0, 1, 1]), r'says \[0, 1, 1\], but .* \[0, 1'),
+        (put('class_counts', [0, 1]), '2 entries for 3 classes'),
+        (put('class_counts', 4), '"class_counts" must be a list'),
+        (put('class_counts', [0, None, 2]), 'count of class 1 must be'),
+    ],
+)
+def test_bad_files_are_named(make, alter, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make(alter)
+    assert 'a.json' in str(caught.value)
+
+
+def test_bad_counts_of_a_test_set_are_named(make):
+    with pytest.raises(ValueError, match=r'a\.json.*2 entries for 3'):
+        make(put('class_counts', [0, 1]), test_mode=True)
+
+
+def test_a_wrong_number_of_images_is_named(make):
+    def alter(content):
+        content['metainfo'].update(COUNTS, num_train_images=99)
+
+    with pytest.raises(ValueError, match='says 99, but it lists 3 images'):
+        make(alter)
+
+
+def test_bad_categories_are_named(make):
+    def alter(content):
+        content['metainfo'] = {'categories': [{'id': 1}]}
+
+    with pytest.raises(ValueError, match='"categories" of "metainfo" must'):
+        make(alter)
+
+
+def test_other_names_than_expected_are_refused(make):
+    # The same names in another order would silently swap labels.
+    with pytest.raises(ValueError, match='not those that were expected'):
+        make(classes=['dog', 'cat', 'person'])
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'{"metainfo": \n {,}}', 'not valid JSON, line 2 column 3'),
+        (b'', 'not valid JSON, line 1 column 1'),
+        (b'[]', 'not an annotation file'),
+        (b'{"metainfo": "\xff"}', 'not valid JSON'),
+        (b'[' * 100_000, 'not valid JSON'),
+        (pickle.dumps(CONTENT), 'not valid JSON'),
+    ],
+)
+def test_broken_json_is_named(tmp_path, data, message):
+    file = tmp_path / 'broken.json'
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=message) as caught:
+        LongTailMultiLabelDataset(ann_file=str(file), pipeline=[])
+    assert str(file) in str(caught.value)
+
+
+def test_pickles_are_not_opened(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / 'executed',))
+
+    file = tmp_path / 'train.pkl'
+    file.write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(ValueError, match='must be JSON'):
+        LongTailMultiLabelDataset(ann_file=str(file), pipeline=[])
+    assert not (tmp_path / 'executed').exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.json'):
+        LongTailMultiLabelDataset(
+            ann_file='nowhere.json', data_root=str(tmp_path), pipeline=[]
+        )

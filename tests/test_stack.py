@@ -1,0 +1,110 @@
+"""Which mm stacks are accepted, and what is said of the others."""
+
+import sys
+
+import pytest
+
+from ltml_mm._stack import find_stack, import_stack
+
+ONEDL = {
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmpretrain': '1.3.6',
+}
+ORIGINAL = {'mmengine': '0.10.7', 'mmcv-lite': '2.2.0', 'mmpretrain': '1.2.0'}
+MMCV = {k: v for k, v in ORIGINAL.items() if k != 'mmcv-lite'}
+
+INSTALL_ONEDL = 'Run: pip install "ltml_mm[onedl]"'
+INSTALL_ORIGINAL = 'Run: pip install "ltml_mm[openmmlab]"'
+
+
+def message(found):
+    with pytest.raises(ImportError) as caught:
+        find_stack(found.get)
+    return str(caught.value)
+
+
+def test_the_installed_stack_is_found():
+    assert find_stack() in ('onedl', 'openmmlab')
+
+
+@pytest.mark.parametrize(
+    ('found', 'stack'),
+    [
+        (ONEDL, 'onedl'),
+        (ORIGINAL, 'openmmlab'),
+        ({**MMCV, 'mmcv': '2.2.0'}, 'openmmlab'),
+        ({**MMCV, 'mmcv-full': '2.2.0'}, 'openmmlab'),
+        ({**ONEDL, 'onedl-mmcv': '2.3.7.post1', 'numpy': '2'}, 'onedl'),
+    ],
+)
+def test_complete_stacks(found, stack):
+    assert find_stack(found.get) == stack
+
+
+def test_none():
+    text = message({'torch': '2.11.0'})
+    assert 'none of them is installed' in text
+    assert text.endswith(INSTALL_ONEDL)
+
+
+@pytest.mark.parametrize('name', ONEDL)
+def test_half_of_onedl(name):
+    found = {k: v for k, v in ONEDL.items() if k != name}
+    text = message(found)
+    assert f'{name} is missing' in text
+    assert all(f'{k} {v}' in text for k, v in found.items())
+    assert text.endswith(INSTALL_ONEDL)
+
+
+@pytest.mark.parametrize(
+    ('name', 'missing'),
+    [('mmengine', 'mmengine'), ('mmcv-lite', 'mmcv'), ('mmpretrain',) * 2],
+)
+def test_half_of_the_original(name, missing):
+    found = {k: v for k, v in ORIGINAL.items() if k != name}
+    text = message(found)
+    assert f': {missing} is missing.' in text
+    assert text.endswith(INSTALL_ORIGINAL)
+
+
+def test_mixture():
+    found = {**ONEDL, 'mmcv-lite': '2.2.0', 'mmengine': '0.10.7'}
+    text = message(found)
+    assert 'mixture' in text
+    assert all(f'{k} {v}' in text for k, v in found.items())
+    command = text.split('Run: ')[1]
+    uninstall, install = command.split(' && ')
+    assert uninstall.startswith('pip uninstall -y ')
+    assert set(uninstall.split()[3:]) == set(found)
+    assert f'Run: {install}' == INSTALL_ONEDL
+
+
+def test_two_builds_of_mmcv():
+    text = message({**ORIGINAL, 'mmcv': '2.2.0'})
+    assert 'several builds of mmcv (mmcv, mmcv-lite)' in text
+    assert 'pip uninstall -y mmcv mmcv-lite && pip install' in text
+    assert INSTALL_ORIGINAL.removeprefix('Run: ') in text
+
+
+@pytest.mark.parametrize(
+    ('stack', 'name', 'version'),
+    [
+        (ONEDL, 'onedl-mmengine', '0.10.11'),
+        (ONEDL, 'onedl-mmcv', '2.4.0'),
+        (ORIGINAL, 'mmpretrain', '1.1.1'),
+        (ORIGINAL, 'mmcv-lite', '2.1.0'),
+    ],
+)
+def test_out_of_bounds(stack, name, version):
+    text = message({**stack, name: version})
+    # As pip knows it: a user with mmcv-lite has no mmcv to look at.
+    assert f'{name} {version} (needs >=' in text
+    assert text.count('(needs') == 1
+    assert text.endswith(INSTALL_ONEDL if 'one' in name else INSTALL_ORIGINAL)
+
+
+def test_an_import_that_fails_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmpretrain', None)
+    with pytest.raises(ImportError, match=r'do not import .*mmpretrain'):
+        import_stack('openmmlab')
