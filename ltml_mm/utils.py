@@ -8,6 +8,27 @@ from pathlib import Path
 from typing import Any
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        content: The content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Cut, because a name may already be as long as names can be.
+    partial = path.with_name(f'.{path.name[:32]}.{os.getpid()}.tmp')
+    try:
+        with partial.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file whole or not at all.
 
@@ -15,17 +36,7 @@ def write_text(path: str | Path, text: str) -> None:
         path: The file; its folder is made where it is missing.
         text: The content, written as UTF-8.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with partial.open('w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, text.encode('utf-8'))
 
 
 def write_json(path: str | Path, content: Any) -> None:

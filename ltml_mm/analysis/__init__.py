@@ -1,0 +1,1 @@
+"""What a training set holds and what its samplers make of it."""
