@@ -44,7 +44,7 @@ CLASSES = {
 NUM_IMAGES = {'train': 1142, 'test': 1000}
 _MAX_LABELS = 5
 
-_GLYPHS = [tuple(name.split('-')) for name in CLASSES]
+_GLYPHS = [(c, s) for c, s in (name.split('-') for name in CLASSES)]
 _OTHERS = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in _GLYPHS]
 
 
