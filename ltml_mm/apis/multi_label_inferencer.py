@@ -1,0 +1,298 @@
+"""Predicts the classes of images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+from mmpretrain.apis.base import BaseInferencer
+from mmpretrain.structures import DataSample
+
+from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.drawing import annotate
+from ltml_mm.apis.image_files import (
+    UnreadableImageError,
+    check_image,
+    find_images,
+    first_line,
+)
+from ltml_mm.apis.inference_model import (
+    build_model,
+    checkpoint_meta,
+    class_info,
+    load_weights,
+    pick_device,
+    scope_of,
+)
+from ltml_mm.apis.predictions import check_selection, prediction_record
+
+#: A path, or BGR pixels of dtype uint8 and shape (H, W, 3).
+ImageInput = str | Path | np.ndarray
+
+
+class MultiLabelInferencer(BaseInferencer):
+    """Predicts all classes of an image, with their scores and groups.
+
+    MMPretrain's inferencer for classification returns the one class with the
+    highest score; this one serves multi-label models, two-branch ones and
+    stock baselines alike. Images go through the config's test pipeline, so
+    that a score is the one that an evaluation computes.
+
+    Args:
+        model (str | Path): The config file.
+        pretrained (str | Path): The checkpoint. The names and training
+            counts of the classes come from it, or from the config where it
+            has none. No other weights are read, also where the config names
+            some.
+        device (str, optional): The device; by default a GPU where there is
+            one.
+        cfg_options (dict, optional): Overrides of the config.
+
+    Attributes:
+        class_info (list[dict]): ``name``, ``group`` and ``train_images`` of
+            each class, in the order of the scores; the latter two are None
+            where no counts are known.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit the
+            config.
+        FileNotFoundError: The config does not exist.
+        ValueError: The device does not exist, or no class names are known.
+
+    Examples:
+        >>> inferencer = MultiLabelInferencer(
+        ...     'configs/ltml_voc.py', 'work_dirs/ltml_voc/epoch_8.pth'
+        ... )  # doctest: +SKIP
+        >>> inferencer('photo.jpg', threshold=0.3)[0]  # doctest: +SKIP
+        {'path': 'photo.jpg',
+         'labels': [{'name': 'dog', 'group': 'head', 'train_images': 131,
+                     'score': 0.91}],
+         'scores': {'aeroplane': 0.002, ...}}
+    """
+
+    visualize_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
+    postprocess_kwargs = {'threshold', 'topk'}  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: str | Path,
+        pretrained: str | Path,
+        device: str | None = None,
+        cfg_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        target = pick_device(device)
+        checkpoint = read_checkpoint(pretrained)
+        meta = checkpoint_meta(checkpoint, pretrained)
+        config = load_config(model, cfg_options, meta)
+        network = build_model(config)
+        load_weights(network, checkpoint['state_dict'], pretrained)
+        network._config = config
+        super().__init__(network, pretrained=False, device=target)
+        self.class_info = class_info(config, meta)
+
+    def __call__(
+        self,
+        inputs: ImageInput | Sequence[ImageInput],
+        return_datasamples: bool = False,
+        batch_size: int = 1,
+        **kwargs: Any,
+    ) -> list:
+        """Predicts.
+
+        Args:
+            inputs (str | Path | ndarray | list): An image, a list of images,
+                or a folder, which is searched with the folders in it. An
+                image is a path or BGR pixels, uint8 of shape (H, W, 3).
+            return_datasamples (bool): Whether to return what the model
+                returns, by branch too, instead of dicts.
+            batch_size (int): Images a step.
+            **kwargs: ``threshold`` (float): the least score of a predicted
+                class, 0.5 by default; or ``topk`` (int): the number of
+                predicted classes, whatever their scores; ``draw`` (bool):
+                whether to add an annotated ``picture``, RGB (H, W, 3).
+
+        Returns:
+            list[dict] | list[DataSample]: For each image its ``path`` (None
+            for pixels), ``labels``, the predicted classes by decreasing
+            score, and ``scores``, those of all classes by name.
+
+        Raises:
+            UnreadableImageError: An image cannot be read; names it.
+            ValueError: An argument is out of range, or a score is not
+                finite.
+        """
+        check_batch_size(batch_size)
+        check_selection(
+            kwargs.get('threshold'), kwargs.get('topk'), len(self.class_info)
+        )
+        return super().__call__(
+            inputs, return_datasamples, batch_size, **kwargs
+        )
+
+    def stream(
+        self,
+        inputs: Iterable[ImageInput],
+        batch_size: int = 1,
+        on_error: Callable[[UnreadableImageError], None] | None = None,
+    ) -> Iterator[tuple[ImageInput, DataSample]]:
+        """Predicts images one batch after the other.
+
+        Args:
+            inputs: The images; any number, since none is kept.
+            batch_size: Images a step.
+            on_error: Called with the error of an image that cannot be read,
+                which is then left out; by default the error is raised.
+
+        Yields:
+            tuple: An image and its prediction, in the order of ``inputs``.
+        """
+        check_batch_size(batch_size)
+        readable = self._readable(inputs, on_error)
+        for chunk in self._get_chunk_data(readable, batch_size):
+            images, data = zip(*chunk, strict=True)
+            predictions = self.forward(default_collate(data))
+            yield from zip(images, predictions, strict=True)
+
+    def load(self, image: ImageInput) -> dict[str, Any]:
+        """Loads an image as the test pipeline does.
+
+        Args:
+            image: A path, or BGR pixels, uint8 of shape (H, W, 3).
+
+        Returns:
+            dict: ``img``, BGR of shape (H, W, 3), beside its shapes.
+
+        Raises:
+            UnreadableImageError: The file cannot be read; says why.
+            ValueError: The pixels have another shape or dtype.
+        """
+        if isinstance(image, np.ndarray):
+            return _from_pixels(image)
+        check_image(image)
+        try:
+            results = self._loader({'img_path': str(image)})
+        # A decoder meets broken content with errors of every kind.
+        except Exception as error:
+            raise UnreadableImageError(image, first_line(error)) from error
+        if results is None:
+            raise UnreadableImageError(image, 'cannot be decoded')
+        return results
+
+    def record(
+        self,
+        sample: DataSample,
+        threshold: float | None = None,
+        topk: int | None = None,
+    ) -> dict[str, Any]:
+        """Turns a prediction into plain values: see :meth:`__call__`."""
+        return prediction_record(sample, self.class_info, threshold, topk)
+
+    def visualize(
+        self,
+        inputs: Sequence[ImageInput],
+        preds: Sequence[DataSample],
+        draw: bool = False,
+        threshold: float | None = None,
+        topk: int | None = None,
+    ) -> list[np.ndarray] | None:
+        """Draws annotated pictures, RGB, where they are asked for."""
+        if not draw:
+            return None
+        pictures = []
+        for image, sample in zip(inputs, preds, strict=True):
+            labels = self.record(sample, threshold, topk)['labels']
+            pictures.append(np.asarray(self.draw(image, labels)))
+        return pictures
+
+    def draw(
+        self, image: ImageInput, labels: Sequence[Mapping[str, Any]]
+    ) -> Any:
+        """Draws one annotated picture, a ``PIL.Image.Image``."""
+        pixels = self.load(image)['img'][..., ::-1]
+        return annotate(pixels.clip(0, 255).astype(np.uint8), labels)
+
+    def postprocess(
+        self,
+        preds: list[DataSample],
+        visualization: list[np.ndarray] | None,
+        return_datasamples: bool = False,
+        threshold: float | None = None,
+        topk: int | None = None,
+    ) -> list:
+        """Turns the predictions into what :meth:`__call__` returns."""
+        if return_datasamples:
+            return preds
+        records = [self.record(sample, threshold, topk) for sample in preds]
+        for record, picture in zip(records, visualization or (), strict=False):
+            record['picture'] = picture
+        return records
+
+    def _init_pipeline(self, cfg: Config) -> Callable[[ImageInput], Any]:
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        steps = dataset.get('pipeline')
+        if not steps:
+            raise ValueError('the config has no test_dataloader with pipeline')
+        loading = [step for step in steps if _loads(step)]
+        others = [step for step in steps if not _loads(step)]
+        with DefaultScope.overwrite_default_scope(scope_of(cfg)):
+            # A set made in memory has images, not files to load.
+            self._loader = Compose(loading or [{'type': 'LoadImageFromFile'}])
+            rest = Compose(others)
+        return lambda image: rest(self.load(image))
+
+    def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
+        if isinstance(inputs, (list, tuple)):
+            return list(inputs)
+        if isinstance(inputs, np.ndarray) or not Path(inputs).is_dir():
+            return [inputs]
+        images, skipped = find_images(inputs)
+        for error in skipped:
+            print_log(f'skipped {error}', 'current', logging.WARNING)
+        return list(images)
+
+    def _readable(
+        self,
+        inputs: Iterable[ImageInput],
+        on_error: Callable[[UnreadableImageError], None] | None,
+    ) -> Iterator[tuple[ImageInput, Any]]:
+        for image in inputs:
+            try:
+                yield image, self.pipeline(image)
+            except UnreadableImageError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+
+
+def check_batch_size(value: int) -> None:
+    """Checks the number of images a step.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    if value < 1:
+        raise ValueError(f'the batch size must be at least 1, got {value}')
+
+
+def _loads(step: Mapping[str, Any]) -> bool:
+    kind = step['type']
+    name = kind if isinstance(kind, str) else kind.__name__
+    return name.split('.')[-1].startswith('Load')
+
+
+def _from_pixels(image: np.ndarray) -> dict[str, Any]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            'an image must be BGR pixels, uint8 of shape (H, W, 3), got '
+            f'{image.dtype} of shape {image.shape}'
+        )
+    shape = image.shape[:2]
+    return {'img': image, 'img_shape': shape, 'ori_shape': shape}

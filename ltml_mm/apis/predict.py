@@ -1,0 +1,271 @@
+"""Predicts images: the logic of ``tools/predict.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import DictAction
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from ltml_mm.apis.drawing import encode, output_path, picture_name
+from ltml_mm.apis.image_files import (
+    UnreadableImageError,
+    find_images,
+    printable,
+)
+from ltml_mm.apis.multi_label_inferencer import MultiLabelInferencer
+from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
+from ltml_mm.utils import write_bytes, write_json
+
+#: The exit status where at least one file was skipped.
+SOME_SKIPPED = 3
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line of ``tools/predict.py``."""
+    parser = argparse.ArgumentParser(
+        description='Predict the classes of images',
+        epilog=f'Files that cannot be read are skipped and reported; the '
+        f'exit status is then {SOME_SKIPPED}.',
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'input', metavar='IMAGE|FOLDER', help='an image, or a folder of them'
+    )
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        '--threshold',
+        type=float,
+        help='predict the classes with at least this score (default: '
+        f'{DEFAULT_THRESHOLD})',
+    )
+    choice.add_argument(
+        '--topk',
+        type=int,
+        help='predict this many classes, whatever their scores',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='DIR',
+        help='write predictions.json and annotated pictures into here '
+        '(default: only show the table)',
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=8, help='images a step (default: 8)'
+    )
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='overrides of the config',
+    )
+    args = parser.parse_args(argv)
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
+    for name in ('topk', 'batch_size'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            option = name.replace('_', '-')
+            parser.error(f'--{option} must be at least 1, got {value}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predicts, shows a table and, where asked, writes files.
+
+    Raises:
+        SystemExit: With status 3, after everything else is done, where files
+            were skipped.
+    """
+    args = parse_args(argv)
+    images, skipped = list_images(args)
+    inferencer = MultiLabelInferencer(
+        args.config, args.checkpoint, args.device, args.cfg_options
+    )
+    check_selection(args.threshold, args.topk, len(inferencer.class_info))
+    for error in skipped:
+        _report(error)
+    found = len(images) + len(skipped)
+    records = predict_images(inferencer, images, skipped, args)
+    show(prediction_table(records, args.input))
+    if args.out is not None:
+        content = {
+            'config': args.config,
+            'checkpoint': args.checkpoint,
+            'threshold': _threshold(args),
+            'topk': args.topk,
+            'classes': inferencer.class_info,
+            'predictions': records,
+            'skipped': [
+                {'path': error.path, 'reason': error.reason}
+                for error in skipped
+            ],
+        }
+        write_json(Path(args.out) / 'predictions.json', _as_unicode(content))
+    if skipped:
+        print(f'{len(skipped)} of {found} files were skipped', file=sys.stderr)
+        sys.exit(SOME_SKIPPED)
+
+
+def list_images(
+    args: argparse.Namespace,
+) -> tuple[list[Path], list[UnreadableImageError]]:
+    """Lists the images to predict, and the files to skip.
+
+    Args:
+        args: The parsed command line.
+
+    Returns:
+        tuple: See :func:`find_images`.
+
+    Raises:
+        FileNotFoundError: The input does not exist.
+        ValueError: The folder has no image, or the pictures would replace
+            the images.
+    """
+    source = Path(args.input)
+    if not source.exists():
+        raise FileNotFoundError(
+            f'no such image or folder: {printable(source)}'
+        )
+    pictures = None if args.out is None else Path(args.out) / 'pictures'
+    folder = source if source.is_dir() else source.parent
+    if args.out is not None and os.path.isfile(args.out):
+        raise NotADirectoryError(f'--out {args.out} is a file')
+    if pictures and folder.resolve().is_relative_to(pictures.resolve()):
+        raise ValueError(
+            f'the pictures of --out {args.out} would replace the images in '
+            f'{printable(folder)}: give another --out'
+        )
+    if not source.is_dir():
+        return [source], []
+    images, skipped = find_images(source, leave_out=pictures)
+    if not images and not skipped:
+        raise ValueError(f'no image in {printable(source)}')
+    return images, skipped
+
+
+def predict_images(
+    inferencer: MultiLabelInferencer,
+    images: Sequence[Path],
+    skipped: list[UnreadableImageError],
+    args: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Predicts the images and writes their annotated pictures.
+
+    Args:
+        inferencer: The inferencer.
+        images: The images.
+        skipped: Receives the errors of images that cannot be read.
+        args: The parsed command line.
+
+    Returns:
+        list[dict]: The record of each image that was predicted, with the
+        ``picture``'s path where one was written.
+    """
+    records = []
+    is_folder = Path(args.input).is_dir()
+
+    with tqdm(total=len(images), unit='image', disable=not is_folder) as bar:
+
+        def skip(error: UnreadableImageError) -> None:
+            _report(error)
+            skipped.append(error)
+            bar.update()
+
+        for image, sample in inferencer.stream(images, args.batch_size, skip):
+            record = inferencer.record(sample, args.threshold, args.topk)
+            if args.out is not None:
+                picture = inferencer.draw(image, record['labels'])
+                relative = _relative(str(image), args.input)
+                name = str(Path('pictures') / picture_name(relative))
+                path = output_path(Path(args.out), name)
+                write_bytes(path, encode(picture, name))
+                record['picture'] = name
+            records.append(record)
+            bar.update()
+    return records
+
+
+def prediction_table(records: Sequence[Mapping[str, Any]], source: str) -> str:
+    """Renders the predicted classes as a plain-text table.
+
+    Args:
+        records: What :func:`predict_images` returned.
+        source: The image or folder that was given.
+
+    Returns:
+        str: One row for each predicted class; names from outside are
+        escaped.
+    """
+    table = Table(box=box.MARKDOWN)
+    for title in ('Image', 'Class'):
+        table.add_column(title, no_wrap=True)
+    table.add_column('Score', justify='right', no_wrap=True)
+    table.add_column('Group', no_wrap=True)
+    table.add_column('Train images', justify='right', no_wrap=True)
+    for record in records:
+        name = printable(_relative(record['path'], source))
+        if not record['labels']:
+            table.add_row(Text(name), '-', '-', '-', '-')
+        for label in record['labels']:
+            count = label['train_images']
+            table.add_row(
+                Text(name),
+                Text(printable(label['name'])),
+                f'{label["score"]:.3f}',
+                label['group'] or '-',
+                '-' if count is None else str(count),
+            )
+    console = Console(file=StringIO(), width=10_000, color_system=None)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return '\n'.join(line.rstrip() for line in lines if line.strip())
+
+
+def show(text: str) -> None:
+    """Prints, also where the terminal lacks some of the characters."""
+    encoding = sys.stdout.encoding or 'utf-8'
+    print(text.encode(encoding, 'backslashreplace').decode(encoding))
+
+
+def _report(error: UnreadableImageError) -> None:
+    tqdm.write(f'skipped {error}', file=sys.stderr)
+
+
+def _relative(path: str, source: str) -> str:
+    # An image that was given by itself is named by its last part.
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    return os.path.relpath(path, folder or '.')
+
+
+def _threshold(args: argparse.Namespace) -> float | None:
+    if args.threshold is None and args.topk is None:
+        return DEFAULT_THRESHOLD
+    return args.threshold
+
+
+def _as_unicode(node: Any) -> Any:
+    """Escapes what is not UTF-8 in file names: JSON cannot hold it."""
+    if isinstance(node, str):
+        return node.encode('utf-8', 'backslashreplace').decode('utf-8')
+    if isinstance(node, Mapping):
+        return {_as_unicode(k): _as_unicode(v) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_as_unicode(value) for value in node]
+    return node

@@ -1,0 +1,319 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from inference_case import CLASSES, GROUPS, META, PLAIN, build, pixels, save
+from inference_case import save_case as make
+from PIL import Image, ImageOps
+
+from ltml_mm.apis import MultiLabelInferencer, image_files
+from ltml_mm.apis.checkpoint import CheckpointError
+from ltml_mm.apis.image_files import UnreadableImageError, printable
+
+
+@pytest.fixture(scope='module')
+def case(tmp_path_factory):
+    config, checkpoint, model = make(tmp_path_factory.mktemp('model'))
+    inferencer = MultiLabelInferencer(config, checkpoint, 'cpu')
+    return inferencer, model, config, checkpoint
+
+
+@pytest.fixture
+def inferencer(case):
+    return case[0]
+
+
+def by_hand(model, rgb):
+    """The test pipeline and the normalisation, without MMEngine."""
+    resized = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_LINEAR)
+    normal = (resized - np.float32([120, 110, 100])) / np.float32([58, 57, 56])
+    batch = torch.from_numpy(normal).float().permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return model(batch, mode='tensor')[0].sigmoid().numpy()
+
+
+def scores(record):
+    return np.array(list(record['scores'].values()))
+
+
+def test_scores_are_those_of_the_model(case, tmp_path):
+    inferencer, model, *_ = case
+    images = [save(tmp_path / f'{i}.png', i) for i in range(3)]
+    records = inferencer([str(path) for path in images])
+    for seed, record in enumerate(records):
+        expected = by_hand(model, pixels(seed))
+        np.testing.assert_allclose(scores(record), expected, atol=1e-5)
+        assert list(record['scores']) == CLASSES
+        assert record['path'] == str(images[seed])
+    assert np.ptp(scores(records[0])) > 0.2  # else the above proves little
+
+
+def test_batch_size_changes_nothing(inferencer, tmp_path):
+    images = [save(tmp_path / f'{i}.png', i) for i in range(7)]
+    single = inferencer(images, batch_size=1)
+    for size in (3, 7, 100):
+        several = inferencer(images, batch_size=size)
+        assert [r['path'] for r in several] == [str(p) for p in images]
+        for one, other in zip(single, several, strict=True):
+            np.testing.assert_allclose(scores(one), scores(other), atol=1e-5)
+
+
+def test_pixels_predict_like_the_file(inferencer, tmp_path):
+    path = save(tmp_path / 'a.png')
+    array = np.ascontiguousarray(pixels(0)[..., ::-1])
+    file, memory = inferencer([path, array])
+    np.testing.assert_array_equal(scores(file), scores(memory))
+    assert memory['path'] is None
+
+
+def test_labels_by_threshold_and_topk(inferencer, tmp_path):
+    path = save(tmp_path / 'a.png', 1)
+    for threshold in (None, 0.0, 0.3, 0.9, 1.0):
+        record = inferencer(path, threshold=threshold)[0]
+        least = 0.5 if threshold is None else threshold
+        expected = {n for n, s in record['scores'].items() if s >= least}
+        assert {label['name'] for label in record['labels']} == expected
+    ranked = sorted(record['scores'], key=lambda n: -record['scores'][n])
+    for topk in (1, 3, 5):
+        labels = inferencer(path, topk=topk)[0]['labels']
+        assert [label['name'] for label in labels] == ranked[:topk]
+    for label in labels:
+        index = CLASSES.index(label['name'])
+        assert label['group'] == GROUPS[index]
+        assert label['train_images'] == META['class_counts'][index]
+        assert label['score'] == record['scores'][label['name']]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(threshold=1.5), r'threshold must be in \[0, 1\], got 1.5'),
+        (dict(threshold=float('nan')), 'threshold must be in'),
+        (dict(topk=0), 'topk must be from 1 to 5'),
+        (dict(topk=6), 'topk must be from 1 to 5.*got 6'),
+        (dict(topk=1, threshold=0.5), 'not both'),
+        (dict(batch_size=0), 'batch size must be at least 1, got 0'),
+        (dict(tpok=3), 'tpok'),
+    ],
+)
+def test_bad_arguments(inferencer, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        inferencer(save(tmp_path / 'a.png'), **arguments)
+
+
+def test_pixels_of_another_kind_are_refused(inferencer):
+    for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))):
+        with pytest.raises(ValueError, match='BGR pixels'):
+            inferencer(array)
+
+
+def test_data_samples_hold_the_branches(inferencer, tmp_path):
+    path = save(tmp_path / 'a.png')
+    (sample,) = inferencer(path, return_datasamples=True)
+    assert set(sample.branch_scores) == {'uniform', 'rebalanced'}
+    mean = sum(torch.logit(s) for s in sample.branch_scores.values()) / 2
+    torch.testing.assert_close(mean.sigmoid(), sample.pred_score)
+
+
+def test_pictures_show_the_image(inferencer):
+    array = np.ascontiguousarray(pixels(0)[..., ::-1])
+    picture = inferencer(array, draw=True, topk=5)[0]['picture']
+    np.testing.assert_array_equal(picture[:48, :80], pixels(0))
+    assert (picture[48:] < 128).any()  # ink
+
+
+def test_stock_classifier(tmp_path):
+    config, checkpoint, model = make(tmp_path, PLAIN)
+    inferencer = MultiLabelInferencer(config, checkpoint, 'cpu')
+    record = inferencer(save(tmp_path / 'a.png'))[0]
+    expected = by_hand(model, pixels(0))
+    np.testing.assert_allclose(scores(record), expected, atol=1e-5)
+
+
+def test_names_from_the_config(tmp_path):
+    config, checkpoint, _ = make(tmp_path, dataset_meta=None)
+    text = config.read_text().replace('LongTailMultiLabel', 'MultiLabel')
+    text = text.replace('num_classes=None', 'num_classes=5')
+    config.write_text(text)
+    with pytest.raises(ValueError, match=r'metainfo=dict\(classes='):
+        MultiLabelInferencer(config, checkpoint, 'cpu')
+    key = 'test_dataloader.dataset.metainfo'
+    options = {key: dict(classes=CLASSES)}
+    inferencer = MultiLabelInferencer(config, checkpoint, 'cpu', options)
+    assert [info['name'] for info in inferencer.class_info] == CLASSES
+    assert {info['group'] for info in inferencer.class_info} == {None}
+    options[key]['class_counts'] = META['class_counts']
+    inferencer = MultiLabelInferencer(config, checkpoint, 'cpu', options)
+    assert [info['group'] for info in inferencer.class_info] == GROUPS
+
+
+def test_names_of_another_number(tmp_path):
+    meta = dict(classes=CLASSES[:4], class_counts=[1, 2, 3, 4])
+    config, checkpoint, _ = make(tmp_path, dataset_meta=meta)
+    with pytest.raises(CheckpointError, match=r'fc\.bias is \[5\], not \[4\]'):
+        MultiLabelInferencer(config, checkpoint, 'cpu')
+    options = {'model.num_classes': 5}
+    inferencer = MultiLabelInferencer(config, checkpoint, 'cpu', options)
+    with pytest.raises(ValueError, match='5 scores, but 4 class names'):
+        inferencer(save(tmp_path / 'a.png'))
+
+
+def test_checkpoint_that_does_not_fit(case, tmp_path):
+    _, model, config, _ = case
+    path = tmp_path / 'other.pth'
+    torch.save(
+        {
+            'state_dict': build(PLAIN).state_dict(),
+            'meta': {'dataset_meta': META},
+        },
+        path,
+    )
+    with pytest.raises(CheckpointError, match=r'heads\.uniform\.fc\.weight'):
+        MultiLabelInferencer(config, path, 'cpu')
+    state = model.state_dict()
+    state['spare.weight'] = torch.zeros(1)
+    torch.save({'state_dict': state, 'meta': {'dataset_meta': META}}, path)
+    with pytest.raises(CheckpointError, match=r'spare\.weight is unexpected'):
+        MultiLabelInferencer(config, path, 'cpu')
+
+
+def test_scores_that_are_not_finite_are_refused(case, tmp_path):
+    _, model, config, _ = case
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    state['heads.uniform.fc.bias'][2] = float('nan')
+    path = tmp_path / 'nan.pth'
+    torch.save({'state_dict': state, 'meta': {'dataset_meta': META}}, path)
+    inferencer = MultiLabelInferencer(config, path, 'cpu')
+    with pytest.raises(ValueError, match='not finite'):
+        inferencer(save(tmp_path / 'a.png'))
+
+
+def test_unknown_device(case):
+    with pytest.raises(ValueError, match='no device'):
+        MultiLabelInferencer(case[2], case[3], 'toaster')
+
+
+@pytest.mark.parametrize(
+    'kind', ['grey', 'grey16', 'rgb16', 'rgb16.tif', 'alpha', 'exif', 'CMYK']
+)
+def test_kinds_of_pictures_predict_like_their_twins(
+    inferencer, tmp_path, kind
+):
+    rgb = Image.fromarray(pixels(3))
+    path, twin = tmp_path / f'{kind}.png', rgb
+    if kind.startswith('grey'):
+        twin = rgb.convert('L')
+        wide = np.asarray(twin).astype(np.uint16) * 257
+        (twin if kind == 'grey' else Image.fromarray(wide)).save(path)
+    elif kind.startswith('rgb16'):
+        path = tmp_path / kind if '.' in kind else path
+        bgr = pixels(3)[..., ::-1].astype(np.uint16) * 257
+        cv2.imwrite(str(path), bgr)
+    elif kind == 'alpha':
+        layer = Image.linear_gradient('L').resize(rgb.size)
+        Image.merge('RGBA', (*rgb.split(), layer)).save(path)
+    elif kind == 'exif':
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = tmp_path / 'a.jpg'
+        rgb.save(path, exif=exif)
+        twin = ImageOps.exif_transpose(Image.open(path))
+    else:
+        path = tmp_path / 'a.jpg'
+        rgb.convert('CMYK').save(path, quality=95)
+        twin = Image.open(path)
+    bgr = np.asarray(twin.convert('RGB'))[..., ::-1]
+    loaded = inferencer.load(path)['img'].astype(int)
+    assert loaded.shape == bgr.shape
+    # Lossless ones are equal; libraries round CMYK and JPEG differently.
+    lossy = path.suffix == '.jpg'
+    assert np.abs(loaded - bgr).max() <= (2 if lossy else 0)
+    file, memory = inferencer([path, np.ascontiguousarray(bgr)])
+    atol = 0.03 if lossy else 0
+    np.testing.assert_allclose(scores(file), scores(memory), rtol=0, atol=atol)
+
+
+def test_one_pixel(inferencer, tmp_path):
+    path = save(tmp_path / 'a.png', height=1, width=1)
+    assert len(inferencer(path, draw=True)[0]['scores']) == 5
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tif', '.bmp'])
+def test_truncated_files(inferencer, tmp_path, suffix):
+    path = save(tmp_path / f'a{suffix}', height=64, width=64)
+    whole = path.read_bytes()
+    for cut in (0.02, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * cut)])
+        with pytest.raises(UnreadableImageError, match=path.name):
+            inferencer(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (b'', 'the file is empty'),
+        (b'just text', 'not an image'),
+        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image'),
+        (b'II*\0\xff\xff\xff\xff', 'not an image'),
+        (None, 'no such file'),
+    ],
+)
+def test_files_that_are_no_image(inferencer, tmp_path, content, reason):
+    path = tmp_path / 'a\n.jpg'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        inferencer(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_oversized_image(inferencer, tmp_path, monkeypatch):
+    # The header alone: nothing may ask for the memory of the pixels.
+    path = tmp_path / 'a.ppm'
+    path.write_bytes(b'P6 20000 20000 255\n')
+    with pytest.raises(UnreadableImageError, match='more than 178956970 pix'):
+        inferencer(path)
+    small = save(tmp_path / 'b.png', height=10, width=10)
+    monkeypatch.setattr(image_files, 'MAX_PIXELS', 100)
+    inferencer(small)
+    monkeypatch.setattr(image_files, 'MAX_PIXELS', 99)
+    with pytest.raises(UnreadableImageError, match='more than 99 pixels'):
+        inferencer(small)
+
+
+def test_stream_leaves_out_what_cannot_be_read(inferencer, tmp_path):
+    images = [save(tmp_path / f'{i}.png', i) for i in range(5)]
+    images[1].write_bytes(b'')
+    images[4].write_bytes(b'text')
+    errors = []
+    pairs = list(inferencer.stream(images, 2, errors.append))
+    assert [image for image, _ in pairs] == [images[i] for i in (0, 2, 3)]
+    assert [error.path for error in errors] == [str(images[i]) for i in (1, 4)]
+    expected = inferencer([images[0], images[2], images[3]])
+    for (_, sample), record in zip(pairs, expected, strict=True):
+        np.testing.assert_allclose(sample.pred_score, scores(record), 0, 1e-5)
+    with pytest.raises(UnreadableImageError, match=r'1\.png'):
+        list(inferencer.stream(images, 2))
+
+
+def test_folders_are_searched(inferencer, tmp_path):
+    for name in ('b.png', 'sub/a.JPG', 'sub/deep/c.bmp'):
+        save(tmp_path / name)
+    (tmp_path / 'notes.txt').write_text('no image')
+    paths = [record['path'] for record in inferencer(str(tmp_path))]
+    names = ('b.png', 'sub/a.JPG', 'sub/deep/c.bmp')
+    assert paths == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'),
+    [
+        ('Zürich 東京.jpg', 'Zürich 東京.jpg'),
+        ('a\nb', r'a\nb'),
+        ('\x1b[2J', r'\x1b[2J'),
+        ('gpj.\u202etxt', r'gpj.\u202etxt'),
+        ('\udcff', r'\udcff'),
+    ],
+)
+def test_printable(name, shown):
+    assert printable(name) == shown

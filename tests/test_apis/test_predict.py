@@ -1,0 +1,277 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from inference_case import CLASSES, GROUPS, META, pixels, save
+from inference_case import save_case as make
+from PIL import Image
+
+from ltml_mm.apis import MultiLabelInferencer
+from ltml_mm.apis.drawing import MAX_LINES, MAX_SIDE, annotate, picture_name
+from ltml_mm.apis.image_files import FORMATS
+from ltml_mm.apis.predict import main, parse_args
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
+
+
+@pytest.fixture(scope='module')
+def case(tmp_path_factory):
+    config, checkpoint, _ = make(tmp_path_factory.mktemp('model'))
+    return str(config), str(checkpoint)
+
+
+def predict(case, *args):
+    """Runs the tool; returns its exit status."""
+    try:
+        main([*map(str, [*case, *args])])
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def read(out):
+    def refuse(constant):
+        raise AssertionError(f'{constant} is not JSON')
+
+    text = (out / 'predictions.json').read_text(encoding='utf-8')
+    return json.loads(text, parse_constant=refuse)
+
+
+def files(folder):
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()
+    )
+
+
+def test_folder(case, tmp_path, capsys):
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    images = [
+        save(folder / n, i) for i, n in enumerate(('a/x.png', 'b/x.png'))
+    ]
+    assert predict(case, folder, '--out', out, '--threshold', 0.2) == 0
+    report = read(out)
+    expected = MultiLabelInferencer(*case, 'cpu')(images, threshold=0.2)
+    for record, reference in zip(report['predictions'], expected, strict=True):
+        assert record['scores'] == pytest.approx(reference['scores'])
+        for key in ('name', 'group', 'train_images'):
+            assert [label[key] for label in record['labels']] == [
+                label[key] for label in reference['labels']
+            ]
+        picture = np.asarray(Image.open(out / record['picture']))
+        source = np.asarray(Image.open(record['path']))
+        np.testing.assert_array_equal(picture[:48, :80], source)
+    assert files(out) == [
+        'pictures/a/x.png',
+        'pictures/b/x.png',
+        'predictions.json',
+    ]
+    assert report['classes'] == [
+        dict(name=n, group=g, train_images=c)
+        for n, g, c in zip(CLASSES, GROUPS, META['class_counts'], strict=True)
+    ]
+    rows = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in capsys.readouterr().out.splitlines()[2:]
+    ]
+    assert rows == [
+        [
+            os.path.relpath(record['path'], folder),
+            label['name'],
+            f'{label["score"]:.3f}',
+            label['group'],
+            str(label['train_images']),
+        ]
+        for record in report['predictions']
+        for label in record['labels']
+    ]
+
+
+def test_single_image_without_out_writes_nothing(
+    case, tmp_path, capsys, monkeypatch
+):
+    path = save(tmp_path / 'photo.png')
+    monkeypatch.chdir(tmp_path)
+    assert predict(case, path.name, '--topk', 2) == 0
+    assert files(tmp_path) == ['photo.png']
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith('| photo.png ') for line in lines[2:])
+
+
+def test_image_above_no_threshold_has_a_row(case, tmp_path, capsys):
+    path = save(tmp_path / 'a.png')
+    assert predict(case, path, '--threshold', 1, '--out', tmp_path / 'o') == 0
+    assert '| a.png | -' in capsys.readouterr().out
+    assert read(tmp_path / 'o')['predictions'][0]['labels'] == []
+
+
+def test_hostile_folder(case, tmp_path, capsys):
+    outside = save(tmp_path / 'outside' / 'secret.png', 9)
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    good = ['new\nline.png', 'sub.png/ünï [b].png', '\udcff.png']
+    good += ['..png', '.png', '.png.png']
+    good.append('n' * 245 + '.png')
+    for seed, name in enumerate(good):
+        save(folder / name, seed)
+    (folder / 'linked.png').symlink_to(folder / '..png')
+    (folder / 'sub_again').symlink_to(folder / 'sub.png')
+    (folder / 'empty.jpg').touch()
+    (folder / 'text.png').write_text('not an image')
+    whole = (folder / '..png').read_bytes()
+    (folder / 'cut.png').write_bytes(whole[: len(whole) // 2])
+    (folder / 'link.png').symlink_to(outside)
+    (folder / 'folder').symlink_to(outside.parent)
+    (folder / 'nowhere.png').symlink_to(folder / 'missing')
+    (folder / 'loop.png').symlink_to(folder / 'loop.png')
+    os.mkfifo(folder / 'pipe.png')  # reading it would never end
+    before = files(tmp_path)
+    assert predict(case, folder, '--out', out) == 3
+    report = read(out)
+    assert {
+        os.path.relpath(item['path'], folder): item['reason'].split(' (')[0]
+        for item in report['skipped']
+    } == {
+        'empty.jpg': 'the file is empty',
+        'text.png': f'not an image, or not one of {", ".join(FORMATS)}',
+        'cut.png': 'image file is truncated',
+        'link.png': 'a link that points out of the folder',
+        'folder': 'a link that points out of the folder',
+        'nowhere.png': 'not a regular file',
+        'loop.png': 'not a regular file',
+        'pipe.png': 'not a regular file',
+    }
+    shown = capsys.readouterr()
+    assert '8 of 16 files were skipped' in shown.err
+    assert r'new\nline.png' in shown.out
+    assert 'ünï [b].png' in shown.out
+    assert r'\udcff.png' in shown.out
+    expected = sorted([*good, 'linked.png'])
+    assert files(out / 'pictures') == expected
+    assert len(report['predictions']) == len(expected)
+    inside = [n for n in files(tmp_path) if not n.startswith('out/')]
+    assert inside == before
+    assert not any(name.endswith('.tmp') for name in files(out))
+
+
+def test_only_unreadable_image(case, tmp_path, capsys):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(b'nothing')
+    assert predict(case, path) == 3
+    assert '1 of 1 files were skipped' in capsys.readouterr().err
+
+
+def test_own_pictures_are_not_predicted(case, tmp_path):
+    save(tmp_path / 'a.png')
+    for _ in range(2):
+        assert predict(case, tmp_path, '--out', tmp_path) == 0
+        assert len(read(tmp_path)['predictions']) == 1
+
+
+def test_out_that_would_replace_the_images(case, tmp_path):
+    path = save(tmp_path / 'pictures' / 'deep' / 'a.png')
+    content = path.read_bytes()
+    for source in (path, path.parent, path.parent.parent):
+        with pytest.raises(ValueError, match='give another --out'):
+            predict(case, source, '--out', tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_links_in_out_are_not_followed(case, tmp_path):
+    save(tmp_path / 'in' / 'sub' / 'a.png')
+    outside = tmp_path / 'outside'
+    outside.mkdir()
+    (tmp_path / 'out' / 'pictures').mkdir(parents=True)
+    (tmp_path / 'out' / 'pictures' / 'sub').symlink_to(outside)
+    with pytest.raises(ValueError, match='give another --out'):
+        predict(case, tmp_path / 'in', '--out', tmp_path / 'out')
+    assert files(outside) == []
+
+
+@pytest.mark.parametrize(
+    ('source', 'error'),
+    [('missing.jpg', FileNotFoundError), ('empty', ValueError)],
+)
+def test_nothing_to_predict(case, tmp_path, source, error):
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(error, match=source):
+        predict(case, tmp_path / source, '--out', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--threshold', '1.5'], 'got 1.5'),
+        (['--threshold', 'nan'], 'got nan'),
+        (['--topk', '0'], '--topk must be at least 1, got 0'),
+        (['--batch-size', '-1'], '--batch-size must be at least 1, got -1'),
+        (['--topk', '1', '--threshold', '0.5'], 'not allowed with'),
+    ],
+)
+def test_bad_options(options, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(['c.py', 'c.pth', 'a.jpg', *options])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_tool_itself(case, tmp_path):
+    """One process from the shell: statuses, and an ASCII terminal."""
+    save(tmp_path / 'in' / 'ü.png')
+    environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    command = [sys.executable, TOOL, *case, tmp_path / 'in', '--topk', '5']
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert r'\xfc.png' in done.stdout
+    assert r't\xfcv [x]' in done.stdout
+
+
+def test_foreign_pickle_is_refused(case, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / 'ran',))
+
+    path = tmp_path / 'bomb.pth'
+    torch.save({'state_dict': {}, 'meta': Bomb()}, path)
+    with pytest.raises(RuntimeError, match='refused'):
+        predict((case[0], path), save(tmp_path / 'a.png'))
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_picture_names_keep_images_apart():
+    names = [
+        '.png',
+        '.png.png',
+        'a/x.jpg',
+        'b/x.jpg',
+        'a/x.png',
+        'a/x.JPG',
+        'a/x.jpg.png',
+    ]
+    assert [picture_name(name) for name in names] == names
+    assert picture_name('photo') == 'photo.png'
+    assert picture_name('photo.xyz') == 'photo.xyz.png'
+
+
+def test_annotated_picture_is_bounded():
+    labels = [dict(name='c', score=0.5, group=None)] * 1000
+    tall = annotate(np.zeros((9000, 3, 3), np.uint8), labels)
+    assert tall.height < MAX_SIDE + 2 * MAX_LINES * 40
+    few = annotate(np.zeros((9000, 3, 3), np.uint8), labels[:MAX_LINES])
+    assert few.height < tall.height  # "and 980 more" has its line
+    tall.save(io.BytesIO(), 'WEBP')
+
+
+def test_picture_has_a_line_per_class():
+    names = ['one', 'two', 'three']
+    labels = [dict(name=n, score=0.5, group='tail') for n in names]
+    heights = [annotate(pixels(0), labels[:n]).height for n in (1, 2, 3)]
+    assert heights[2] - heights[1] == heights[1] - heights[0] > 10
