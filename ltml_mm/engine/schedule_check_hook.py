@@ -22,8 +22,8 @@ class ScheduleCheckHook(Hook):
 
     A schedule in steps does not shrink with the number of processes: on
     VOC-LT, 8 GPUs leave about 120 steps of a warm-up of 150. Where the run
-    is cut short of its schedule in epochs (``train_cfg.max_epochs`` below
-    the schedule's end), that is taken as meant, and only said.
+    is cut short of the schedule that follows (``train_cfg.max_epochs`` below
+    its end), that is taken as meant, and only said.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -39,7 +39,9 @@ class ScheduleCheckHook(Hook):
         ends = [
             scheduler.end
             for scheduler in schedulers
-            if isinstance(scheduler, WARM_UPS) and not scheduler.by_epoch
+            if isinstance(scheduler, WARM_UPS)
+            and not scheduler.by_epoch
+            and scheduler.end < NO_END
         ]
         steps = runner.max_iters
         if not ends or max(ends) <= steps:
@@ -50,8 +52,11 @@ class ScheduleCheckHook(Hook):
             f'{runner.train_dataloader.batch_size}'
         )
         cut_short = any(
-            scheduler.by_epoch and runner.max_epochs < scheduler.end < NO_END
+            (runner.max_epochs if scheduler.by_epoch else steps)
+            < scheduler.end
+            < NO_END
             for scheduler in schedulers
+            if not isinstance(scheduler, WARM_UPS)
         )
         if not cut_short:
             raise ValueError(

@@ -18,6 +18,7 @@ from ltml_mm.models.fork import (
     BRANCHES,
     ForkedTail,
     fork_backbone,
+    plain_name,
     separate_stream_norms,
     split_branches,
     sync_branches,
@@ -116,12 +117,13 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         )
         self.num_classes = _check_num_classes(num_classes)
         self.fuse = check_fuse(fuse)
+        self.bn_streams = bn_streams
         self.backbone = MODELS.build(backbone)
         shape = feature_shape(self.backbone)
         self.fork_at = fork_backbone(
             self.backbone, fork_at, branch_init, bn_streams
         )
-        self.neck = _build_neck(neck, shape, branch_init, bn_streams)
+        self.neck = _build_neck(neck, shape, branch_init)
         self.heads = self._build_heads(head or DEFAULT_HEAD, shape)
         self.loss_cls = self._build_losses(loss_cls or DEFAULT_LOSS)
         self.loss_consistency = MODELS.build(
@@ -136,6 +138,13 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """Initialises the weights; both branches start from the same."""
         super().init_weights()
         sync_branches(self)
+
+    def train(self, mode: bool = True) -> CollaborativeTwoBranchClassifier:
+        """Sets the mode of training."""
+        if self.bn_streams == 'separate':
+            # Again: ``sync_bn`` of MMEngine has made new layers since.
+            separate_stream_norms(self)
+        return super().train(mode)
 
     def forward(
         self,
@@ -179,7 +188,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         feats = self.backbone(inputs)
         if self.neck is not None:
             feats = self.neck(feats)
-        return split_branches(feats)
+        return split_branches(feats, len(inputs))
 
     def branch_logits(self, inputs: Tensor) -> dict[str, Tensor]:
         """Computes the logits of both branches for every image.
@@ -301,7 +310,8 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Returns the depth of a parameter's layer and the largest depth."""
-        return self.backbone.get_layer_depth(param_name, 'backbone.')
+        name = plain_name(param_name)
+        return self.backbone.get_layer_depth(name, 'backbone.')
 
     def _build_heads(self, config: dict, shape: tuple[int, ...]) -> ModuleDict:
         config = dict(config)
@@ -321,7 +331,6 @@ def _build_neck(
     config: dict | list | str | None,
     shape: tuple[int, ...],
     branch_init: str,
-    bn_streams: str,
 ) -> nn.Module | None:
     if config == 'auto':
         config = dict(type='GlobalAveragePooling') if len(shape) == 4 else None
@@ -330,8 +339,6 @@ def _build_neck(
     neck = MODELS.build(config)
     if not any(True for _ in neck.parameters()):
         return neck
-    if bn_streams == 'separate':
-        separate_stream_norms(neck)
     return ForkedTail(neck, copy.deepcopy(neck), branch_init)
 
 

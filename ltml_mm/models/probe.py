@@ -54,7 +54,10 @@ def feature_shape(backbone: nn.Module) -> tuple[int, ...]:
 
 def _image_size(backbone: nn.Module) -> tuple[int, int]:
     size: Any = getattr(backbone, 'img_size', None)
-    size = size or getattr(backbone, 'img_resolution', None) or PROBE_SIDE
+    size = size or getattr(backbone, 'img_resolution', None)
+    for module in backbone.modules():  # timm keeps it in the patch embedding
+        size = size or getattr(module, 'img_size', None)
+    size = size or PROBE_SIDE
     if isinstance(size, Sequence):
         return int(size[0]), int(size[-1])
     return int(size), int(size)

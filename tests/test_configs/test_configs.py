@@ -49,7 +49,7 @@ def read(name, folder):
     options = {}
     if kind == 'custom':
         options['data_root'] = str(folder / kind)
-    elif kind is not None:
+    elif kind in CLASSES:
         for loader in ('val_dataloader', 'test_dataloader'):
             options[f'{loader}.dataset.data_root'] = str(folder / kind)
         options['train_dataloader.dataset.dataset.data_root'] = str(
@@ -109,14 +109,14 @@ def steps_of(name, folder):
     return len(sampler) / cfg.train_dataloader.batch_size
 
 
-@pytest.mark.parametrize('kind', ['voc', 'coco', 'custom'])
+@pytest.mark.parametrize('kind', ['voc', 'coco', 'demo', 'custom'])
 def test_baselines_see_as_many_images_as_the_method(kind, folder):
     own = steps_of(f'ltml_{kind}.py', folder)
     for row in ('uniform_bce', 'class_aware_bce'):
         assert steps_of(f'baselines/{kind}_{row}.py', folder) == own
 
 
-@pytest.mark.parametrize('kind', ['voc', 'coco', 'custom'])
+@pytest.mark.parametrize('kind', ['voc', 'coco', 'demo', 'custom'])
 def test_baseline_loss_is_bce_as_a_mean_over_classes(kind, folder):
     cfg = read(f'baselines/{kind}_uniform_bce.py', folder)
     head = MODELS.build(cfg.model.head)
