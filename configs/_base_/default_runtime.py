@@ -6,12 +6,13 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     class_statistics=dict(type='ClassStatisticsHook'),
     resume_check=dict(type='ResumeCheckHook'),
     schedule_check=dict(type='ScheduleCheckHook'),
+    exact_resume=dict(type='ExactResumeHook'),
     class_report=dict(type='ClassReportHook'),
 )
 

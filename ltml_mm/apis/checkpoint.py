@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 
 from ltml_mm.engine.checkpoint import checkpoint_classes
+from ltml_mm.engine.whole_files import find_damage
 
 
 class CheckpointError(RuntimeError):
@@ -25,11 +30,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         dict: The checkpoint, with ``state_dict``.
 
     Raises:
-        CheckpointError: The file is missing, truncated, no checkpoint, or
-            holds objects of classes that a checkpoint does not need.
+        CheckpointError: The file is missing, truncated, changed since it
+            was written (see :mod:`ltml_mm.engine.whole_files`), no
+            checkpoint, or holds objects of classes that a checkpoint does
+            not need.
     """
     if not Path(path).is_file():
         raise CheckpointError(f'checkpoint not found: {path}')
+    damage = find_damage(path)
+    if damage is not None:
+        raise CheckpointError(f'{path} {damage}')
     try:
         with torch.serialization.safe_globals(checkpoint_classes()):
             checkpoint = torch.load(
@@ -37,7 +47,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             )
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    # A damaged pickle can raise nearly anything.
+    except Exception as error:
         raise CheckpointError(
             f'{path} is truncated or no checkpoint ({_first_line(error)})'
         ) from error
@@ -48,15 +61,81 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def find_whole_checkpoint(work_dir: str | Path) -> str | None:
+    """Finds the newest checkpoint of a run that can be resumed from.
+
+    That is the one that ``last_checkpoint`` names or, where it is damaged,
+    the one before it; every one that is passed over is named in a warning.
+
+    Args:
+        work_dir: The work directory of the run.
+
+    Returns:
+        str | None: Its path; None where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none of them is whole.
+    """
+    problems = []
+    for path in _candidates(Path(work_dir)):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            print_log(
+                f'{problem}; resuming from {path} in its place',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return str(path)
+    if problems:
+        raise CheckpointError(
+            f'no whole checkpoint in {work_dir}: {"; ".join(problems)}'
+        )
+    return None
+
+
+def _candidates(work_dir: Path) -> list[Path]:
+    """Lists the checkpoints to resume from, the newest first.
+
+    The pointer comes first, then what has its name with a lower number.
+    """
+    pointer = work_dir / 'last_checkpoint'
+    named = pointer.read_text().strip() if pointer.is_file() else ''
+    last = Path(named)
+    if named and not last.is_file():
+        # The work directory may have been moved.
+        last = work_dir / last.name
+    folder = last.parent if named else work_dir
+    numbered = {
+        path: (match[1], int(match[2]))
+        for path in folder.glob('*.pth')
+        if (match := re.fullmatch(r'(?!best_)(.*?)(\d+)\.pth', path.name))
+    }
+    if not numbered:
+        return [last] if named else []
+    newest = max(numbered, key=lambda path: path.stat().st_mtime_ns)
+    kind, number = numbered.get(last, (numbered[newest][0], math.inf))
+    earlier = [
+        path
+        for path, (name, step) in numbered.items()
+        if name == kind and step < number
+    ]
+    earlier.sort(key=lambda path: numbered[path][1], reverse=True)
+    return [last, *earlier] if named else earlier
+
+
 def _refusal(path: str | Path, error: Exception) -> str:
     try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError):
+        with torch.serialization.safe_globals(checkpoint_classes()):
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(
+                path
+            )
+    except Exception:
         return f'{path} is no checkpoint ({_first_line(error)})'
-    allowed = {
-        f'{c.__module__}.{c.__qualname__}' for c in checkpoint_classes()
-    }
-    names = ', '.join(sorted(set(foreign) - allowed)) or _first_line(error)
+    names = ', '.join(sorted(foreign)) or _first_line(error)
     return (
         f'{path} is refused: it holds pickled objects ({names}) that weights '
         'do not need and that could run any code when loaded. If you trust '

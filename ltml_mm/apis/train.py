@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.launch import add_common_arguments, prepare_config
 
@@ -50,17 +50,24 @@ def training_config(args: argparse.Namespace) -> Config:
 
     Returns:
         Config: What ``Runner.from_cfg`` takes.
+
+    Raises:
+        FileNotFoundError: The config or a file of the data does not exist.
+        CheckpointError: The checkpoint to start from cannot be used.
+        ValueError: Config, data and arguments do not fit together.
     """
     cfg = load_config(args.config, args.cfg_options)
     prepare_config(cfg, args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
-        if not torch.cuda.is_available():
-            raise ValueError('--amp needs a GPU, and there is none')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        _use_mixed_precision(cfg)
     if args.auto_scale_lr:
+        if cfg.get('auto_scale_lr') is None:
+            raise ValueError(
+                f'{args.config} has no auto_scale_lr=dict(base_batch_size=...)'
+                ', the pairs of a step that its learning rate is meant for'
+            )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
@@ -75,9 +82,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     Runner.from_cfg(cfg).train()
 
 
+def _use_mixed_precision(cfg: Config) -> None:
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(
+            f'--amp takes the place of OptimWrapper, but the config has {kind}'
+        )
+    if not torch.cuda.is_available():
+        raise ValueError('--amp needs a GPU, and there is none')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
 def _check_checkpoint(cfg: Config) -> None:
     path = cfg.get('load_from')
     if path is None and cfg.get('resume'):
-        path = find_latest_checkpoint(cfg.work_dir)
-    if path is not None and '://' not in path:
+        # Named here, since the Runner would follow the pointer alone.
+        cfg.load_from = find_whole_checkpoint(cfg.work_dir)
+    elif path is not None and '://' not in path:
         read_checkpoint(path)

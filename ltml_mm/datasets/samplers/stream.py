@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from ltml_mm.datasets.labels import LabelTable, read_labels
+from ltml_mm.datasets.labels import read_labels
 
 
 class StreamSampler(Sampler):
@@ -25,15 +25,24 @@ class StreamSampler(Sampler):
         dataset (Sized): The dataset to draw from.
         seed (int, optional): Seed of the order, the same on all ranks. None
             takes one that the ranks agree on. Defaults to None.
+
+    Raises:
+        ValueError: ``seed`` is negative or not an int.
     """
 
     def __init__(self, dataset: Sized, seed: int | None = None) -> None:
+        if seed is not None and (not isinstance(seed, int) or seed < 0):
+            raise ValueError(f'seed must be an int from 0 on, got {seed!r}')
         self.dataset = dataset
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
+        #: Positions that training counts for one pass of this rank; None is
+        #: all of them. A dataloader counts whole batches: fewer where it
+        #: drops the last one, more where it trains on an incomplete one.
+        self.pass_length: int | None = None
         self._first_epoch = 0
-        self._skip = 0
+        self._start = 0
 
     @property
     @abstractmethod
@@ -47,10 +56,10 @@ class StreamSampler(Sampler):
     def own_positions(self) -> np.ndarray:
         """Returns where this rank's draws stand in the global sequence.
 
-        Positions that :meth:`skip` left out are missing; the next call has
-        them all.
+        Positions before the one that :meth:`start_at` or :meth:`skip` chose
+        are missing; the next call has them all.
         """
-        start, self._skip = self._skip, 0
+        start, self._start = self._start, 0
         own = self.rank + np.arange(start, len(self)) * self.world_size
         return own % self.epoch_length
 
@@ -66,15 +75,32 @@ class StreamSampler(Sampler):
         """Chooses the epoch that the next iteration runs through."""
         self.epoch = self._first_epoch + epoch
 
+    def set_seed(self, seed: int) -> None:
+        """Replaces the seed of the order, as a resumed run needs it."""
+        self.seed = seed
+
+    def start_at(self, position: int) -> None:
+        """Lets the next iteration begin inside its epoch.
+
+        Args:
+            position: Positions of this rank to leave out, at most all.
+
+        Raises:
+            ValueError: The number is negative.
+        """
+        if position < 0:
+            raise ValueError(f'position must not be negative, got {position}')
+        self._start = position
+
     def skip(self, num_samples: int) -> None:
-        """Starts the next iteration that many positions later.
+        """Lets the next iteration begin that many positions later.
 
         Args:
             num_samples (int): Positions of this rank that were trained
                 already, counted from the start of the first epoch (the
                 contract of OneDL's ``InfiniteSampler.skip``). Whole passes
-                among them advance the epoch, and :meth:`set_epoch` counts
-                from there.
+                among them, of ``pass_length`` positions, advance the epoch,
+                and :meth:`set_epoch` counts from there.
 
         Raises:
             ValueError: The number is negative.
@@ -83,7 +109,8 @@ class StreamSampler(Sampler):
             raise ValueError(
                 f'num_samples must not be negative, got {num_samples}'
             )
-        self._first_epoch, self._skip = divmod(num_samples, len(self))
+        length = self.pass_length or len(self)
+        self._first_epoch, self._start = divmod(num_samples, length)
         self.epoch = self._first_epoch
 
 
@@ -118,9 +145,10 @@ class ImageStreamSampler(StreamSampler):
             raise ValueError(
                 f'{type(self).__name__}: the dataset has no image to draw'
             )
+        self.labels = read_labels(dataset)
         self._num_samples = num_samples
         self._reduce = reduce
-        self._length = self._resolve_length(read_labels(dataset))
+        self._length = self._resolve_length()
 
     @property
     def epoch_length(self) -> int:
@@ -133,19 +161,22 @@ class ImageStreamSampler(StreamSampler):
 
     @abstractmethod
     def order(self, epoch: int, length: int) -> np.ndarray:
-        """Returns the first image indices of an epoch, int64 (length,)."""
+        """Returns the image indices of an epoch, int64 (length,).
+
+        A pure function of seed, epoch and length.
+        """
 
     def _generator(self, epoch: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64((self.seed, epoch)))
 
-    def _resolve_length(self, table: LabelTable) -> int:
+    def _resolve_length(self) -> int:
         value = self._num_samples
         if isinstance(value, int) and not isinstance(value, bool):
             length = value
         elif value == 'dataset':
-            length = table.num_images
+            length = self.labels.num_images
         elif value == 'class_max':
-            length = self._class_max(table)
+            length = self._class_max()
         else:
             raise ValueError(
                 "num_samples must be an int, 'dataset' or 'class_max', got "
@@ -158,12 +189,12 @@ class ImageStreamSampler(StreamSampler):
             )
         return length
 
-    def _class_max(self, table: LabelTable) -> int:
+    def _class_max(self) -> int:
         if not isinstance(self._reduce, int) or self._reduce < 1:
             raise ValueError(
                 f'reduce must be a positive int, got {self._reduce!r}'
             )
-        counts = table.counts(0)
+        counts = self.labels.counts(0)
         largest = int(counts.max()) if len(counts) else 0
         present = int(np.count_nonzero(counts))
         return largest * present // self._reduce

@@ -94,6 +94,12 @@ class TwoStreamSampler(StreamSampler):
             draw[DRAW] = (self.seed, epoch, position)
             yield draw
 
+    def set_seed(self, seed: int) -> None:
+        """Replaces the seed of the order and of every stream."""
+        super().set_seed(seed)
+        for name, stream in self.streams.items():
+            stream.set_seed(stream_seed(seed, name))
+
     def _build_stream(
         self, name: str, config: Mapping[str, Any]
     ) -> ImageStreamSampler:

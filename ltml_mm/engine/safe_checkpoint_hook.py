@@ -1,0 +1,126 @@
+"""Saves checkpoints such that a kill at any moment loses none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ltml_mm.engine.whole_files import WholeFileBackend
+from ltml_mm.utils import write_text
+
+
+class RemoveLater(WholeFileBackend):
+    """A backend that collects what it is asked to remove."""
+
+    def __init__(self) -> None:
+        self.pending: list[str] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remembers a file that is to be removed."""
+        self.pending.append(str(filepath))
+
+    def remove_pending(self, keep: set[str | None]) -> None:
+        """Removes the files, but those written anew since."""
+        for path in self.pending:
+            if path not in keep and self.isfile(path):
+                super().remove(path)
+        self.pending.clear()
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """A ``CheckpointHook`` that never leaves a run without a checkpoint.
+
+    The stock hook removes the old checkpoint first and writes the new one
+    in place. This one writes under a temporary name, flushes it to the disk,
+    renames it, records its SHA-256 in ``epoch_3.pth.sha256``, moves the
+    pointer ``last_checkpoint`` in the same way, and removes what is no
+    longer wanted last; the best checkpoints too. Names and arguments are
+    those of the stock hook. Temporary files that a killed run left are
+    removed when the next one starts.
+
+    Args:
+        **kwargs: Those of MMEngine's ``CheckpointHook``. ``out_dir`` must be
+            a folder of this machine.
+
+    Raises:
+        ValueError: ``out_dir`` is remote, or ``backend_args`` or
+            ``file_client_args`` are given.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        given = {
+            name: kwargs.pop(name, None)
+            for name in ('backend_args', 'file_client_args')
+        }
+        if '://' in str(kwargs.get('out_dir')):
+            given['out_dir'] = kwargs['out_dir']
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    'SafeCheckpointHook writes to local folders only, got '
+                    f'{name}={value!r}; for other storage use '
+                    "default_hooks.checkpoint.type='CheckpointHook'"
+                )
+        super().__init__(**kwargs, backend_args={'backend': 'whole_files'})
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the folder, and removes what a killed run left in it."""
+        super().before_train(runner)
+        self.file_backend = RemoveLater()
+        if is_main_process():
+            for pattern in ('.*.pth*.tmp', '.last_checkpoint.*.tmp'):
+                for path in Path(self.out_dir).glob(pattern):
+                    path.unlink(missing_ok=True)
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        self._keep(runner, step)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = str(Path(self.out_dir) / name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            pointer = Path(runner.work_dir) / 'last_checkpoint'
+            write_text(pointer, self.last_ckpt)
+            self._remove_pending()
+
+    def _keep(self, runner: Runner, step: int) -> None:
+        """Notes a new checkpoint, and the one that it makes superfluous."""
+        if self.max_keep_ckpts < 1:
+            return
+        kept = self.keep_ckpt_ids
+        if not kept or kept[-1] != step:
+            if len(kept) == self.max_keep_ckpts:
+                name = self.filename_tmpl.format(kept.popleft())
+                self.file_backend.remove(Path(self.out_dir) / name)
+            kept.append(step)
+        runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+
+    def _save_best_checkpoint(
+        self, runner: Runner, metrics: Mapping[str, Any]
+    ) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        if is_main_process():
+            self._remove_pending()
+
+    def _remove_pending(self) -> None:
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        keep = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
+        self.file_backend.remove_pending(keep)

@@ -1,0 +1,61 @@
+"""Runs trainings in processes of their own that start quickly.
+
+A server process imports the packages once; every training is a fork of it.
+"""
+
+import multiprocessing
+import os
+import socket
+
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['ltml_mm.apis.train', 'tiny_training'])
+
+
+def start(target, *args):
+    """Starts target(*args) in a process of its own."""
+    process = CONTEXT.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def train(config_file, options=(), environ=None):
+    """What a process does: the main function of tools/train.py."""
+    os.environ.update(environ or {})
+    # Its own group, so that its workers can be ended with it.
+    os.setpgid(0, 0)
+    import torch
+
+    torch.set_num_threads(1)
+    from ltml_mm.apis.launch import run_tool
+    from ltml_mm.apis.train import main
+
+    run_tool(lambda: main([str(config_file), *options]))
+
+
+def train_ranks(config_file, options=(), world_size=2):
+    """Trains with several processes, as torchrun would start them.
+
+    Returns:
+        list[int]: Their exit codes.
+    """
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    shared = {
+        'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': str(port),
+        'WORLD_SIZE': str(world_size),
+    }
+    options = [*options, '--launcher', 'pytorch']
+    processes = [
+        start(
+            train,
+            config_file,
+            options,
+            {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]

@@ -1,0 +1,198 @@
+"""Checkpoints that survive kills, full disks and rot."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from tiny_training import make_config, write_data
+
+from ltml_mm.apis.checkpoint import (
+    CheckpointError,
+    find_whole_checkpoint,
+    read_checkpoint,
+)
+from ltml_mm.engine import SafeCheckpointHook
+from ltml_mm.engine.whole_files import WholeFileBackend
+
+
+def save(path, value=0.0):
+    """Saves a small checkpoint as the hook does."""
+    content = {'state_dict': {'w': torch.full((500,), value)}, 'meta': {}}
+    plain = path.with_suffix('.plain')
+    torch.save(content, plain)
+    WholeFileBackend().put(plain.read_bytes(), path)
+    plain.unlink()
+
+
+@pytest.fixture
+def work_dir(tmp_path):
+    """Four checkpoints; the pointer names the fourth."""
+    for step in (8, 9, 10, 11):
+        save(tmp_path / f'iter_{step}.pth', step)
+    save(tmp_path / 'best_mAP_iter_12.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_11.pth'))
+    return tmp_path
+
+
+def flip_bit(path, position=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * position)] ^= 4
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_checksum_is_the_one_sha256sum_reads(work_dir):
+    done = subprocess.run(
+        ['sha256sum', '--check', 'iter_9.pth.sha256'],
+        cwd=work_dir,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b'iter_9.pth: OK\n'
+
+
+@pytest.mark.parametrize('damage', [flip_bit, truncate, os.remove])
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    work_dir, damage, capsys
+):
+    damage(work_dir / 'iter_11.pth')
+    # By name alone, "iter_9" would count as newer than "iter_10".
+    assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_10.pth')
+    said = capsys.readouterr()
+    assert 'iter_11.pth' in said.out + said.err
+    truncate(work_dir / 'iter_10.pth')
+    assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_9.pth')
+
+
+@pytest.mark.parametrize('position', [0.1, 0.3, 0.5, 0.7])
+def test_flipped_bit_is_found_with_and_without_checksum(work_dir, position):
+    path = work_dir / 'iter_11.pth'
+    flip_bit(path, position)
+    with pytest.raises(CheckpointError, match=r'iter_11\.pth\.sha256'):
+        read_checkpoint(path)
+    # A checkpoint of the stock hook has the checksums of its ZIP records.
+    save(path)
+    Path(f'{path}.sha256').unlink()
+    read_checkpoint(path)
+    # Half of the file is the tensor.
+    flip_bit(path, 0.5)
+    with pytest.raises(CheckpointError, match='is damaged'):
+        read_checkpoint(path)
+
+
+def test_no_whole_checkpoint_is_an_error(work_dir):
+    for path in work_dir.glob('iter_*.pth'):
+        truncate(path)
+    with pytest.raises(CheckpointError, match='no whole checkpoint') as caught:
+        find_whole_checkpoint(work_dir)
+    for step in (8, 9, 10, 11):
+        assert f'iter_{step}.pth' in str(caught.value)
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    assert find_whole_checkpoint(tmp_path) is None
+
+
+def test_pointer_that_was_cut_off(work_dir):
+    (work_dir / 'last_checkpoint').write_text('')
+    assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_11.pth')
+
+
+def test_work_directory_that_was_moved(work_dir):
+    (work_dir / 'last_checkpoint').write_text('/elsewhere/iter_10.pth')
+    assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_10.pth')
+
+
+def test_full_disk_leaves_the_old_checkpoint(work_dir, monkeypatch):
+    path = work_dir / 'iter_11.pth'
+    before = path.read_bytes()
+
+    def fail(descriptor):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='not written') as caught:
+        save(path, 99)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert not list(work_dir.glob('.*'))
+    assert find_whole_checkpoint(work_dir) == str(path)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'out_dir': 's3://bucket'},
+        {'backend_args': {'backend': 'local'}},
+        {'file_client_args': {'backend': 'disk'}},
+    ],
+)
+def test_remote_storage_is_refused(options):
+    with pytest.raises(ValueError, match='local folders only'):
+        SafeCheckpointHook(**options)
+
+
+def test_new_files_come_before_old_ones_go(tmp_path, monkeypatch):
+    """Follows what happens to the files of a whole run, in order."""
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    leftover = work_dir / '.iter_3.pth.77.tmp'
+    leftover.write_bytes(b'of a run that was killed')
+    config = make_config(write_data(tmp_path / 'data'), work_dir, steps=0)
+    config.default_hooks.checkpoint.update(
+        max_keep_ckpts=1, save_best='multi-label/mAP'
+    )
+    events = []
+    replace, remove = os.replace, os.remove
+
+    def note_replace(source, target):
+        replace(source, target)
+        events.append(('new', Path(target).name))
+
+    def note_remove(path):
+        events.append(('gone', Path(path).name))
+        remove(path)
+
+    monkeypatch.setattr(os, 'replace', note_replace)
+    monkeypatch.setattr(os, 'remove', note_remove)
+    # Every validation is better than the one before.
+    scores = iter((0.1, 0.2, 0.3))
+    monkeypatch.setattr(
+        'ltml_mm.evaluation.GroupedAveragePrecision.evaluate',
+        lambda self, size: {'multi-label/mAP': next(scores)},
+    )
+    Runner.from_cfg(config).train()
+
+    for epoch in (2, 3):
+        for new, old in (
+            (f'epoch_{epoch}.pth', f'epoch_{epoch - 1}.pth'),
+            (
+                f'best_multi-label_mAP_epoch_{epoch}.pth',
+                f'best_multi-label_mAP_epoch_{epoch - 1}.pth',
+            ),
+        ):
+            gone = events.index(('gone', old))
+            assert events.index(('new', new)) < gone
+            assert events.index(('new', f'{new}.sha256')) < gone
+        # The pointer moves between the two.
+        between = events[
+            events.index(('new', f'epoch_{epoch}.pth')) : events.index(
+                ('gone', f'epoch_{epoch - 1}.pth')
+            )
+        ]
+        assert ('new', 'last_checkpoint') in between
+    assert {path.name for path in work_dir.glob('*.pth*')} == {
+        'epoch_3.pth',
+        'epoch_3.pth.sha256',
+        'best_multi-label_mAP_epoch_3.pth',
+        'best_multi-label_mAP_epoch_3.pth.sha256',
+    }
+    assert not leftover.exists()
+    for path in work_dir.glob('*.pth'):
+        read_checkpoint(path)

@@ -1,0 +1,155 @@
+"""A tiny two-stream training for tests that run the whole machinery."""
+
+import itertools
+import json
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+CLASSES = ('common', 'medium', 'rare')
+# One image has no label; the rare class one image.
+LABELS = [[0], [0, 1], [0], [], [1], [0, 2], [0], [1], [0], [0, 1]]
+NUMBERS = itertools.count()
+
+
+def write_data(folder, labels=None):
+    """Writes small PNG images and their annotations."""
+    labels = LABELS if labels is None else labels
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for number, label in enumerate(labels):
+        pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{number}.png')
+        images.append({'img_path': f'{number}.png', 'gt_label': label})
+    content = {'metainfo': {'classes': CLASSES}, 'data_list': images}
+    (folder / 'train.json').write_text(json.dumps(content))
+    return folder
+
+
+def loader(dataset, sampler, num_workers, batch_size, **options):
+    return dict(
+        batch_size=batch_size,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=dict(type='default_collate'),
+        sampler=sampler,
+        dataset=dataset,
+        **options,
+    )
+
+
+def make_config(data, work_dir, num_workers=0, by_epoch=True, steps=3):
+    """Returns a config: 3 epochs of 3 steps, or as many steps alone.
+
+    Args:
+        data: The folder that write_data made.
+        work_dir: Where logs and checkpoints go.
+        num_workers: Workers of each dataloader.
+        by_epoch: Whether to train by epochs.
+        steps: Checkpoints are saved every so many steps, 0 for epochs.
+    """
+    source = dict(
+        type='LongTailMultiLabelDataset',
+        data_root=str(data),
+        ann_file='train.json',
+    )
+    load = dict(type='LoadImageFromFile')
+    resize = dict(type='Resize', scale=(32, 32))
+    pack = dict(type='PackInputs')
+    augment = [
+        dict(type='RandomRatioCrop', min_ratio=0.6),
+        resize,
+        dict(type='PhotoMetricDistortion'),
+        dict(type='RandomFlip', prob=0.5),
+    ]
+    sampler = dict(
+        type='TwoStreamSampler',
+        streams=dict(
+            uniform=dict(type='UniformSampler'),
+            rebalanced=dict(type='ClassAwareMultiLabelSampler'),
+        ),
+        # Three steps of four, and two that drop_last leaves out.
+        epoch_length=14,
+        seed=3,
+    )
+    train = dict(
+        type='TwoStreamDataset',
+        dataset={**source, 'pipeline': [load, *augment, pack]},
+    )
+    val = {
+        **source,
+        'test_mode': True,
+        'pipeline': [load, resize, pack],
+        'metainfo': dict(class_counts=[7, 4, 1], num_train_images=10),
+    }
+    if by_epoch:
+        train_cfg = dict(by_epoch=True, max_epochs=3, val_interval=1)
+    else:
+        train_cfg = dict(by_epoch=False, max_iters=8, val_interval=4)
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            custom_imports=dict(imports=['ltml_mm']),
+            experiment_name=f'tiny_{next(NUMBERS)}',
+            work_dir=str(work_dir),
+            model=dict(
+                type='CollaborativeTwoBranchClassifier',
+                backbone=dict(
+                    type='ResNet',
+                    depth=18,
+                    stem_channels=4,
+                    base_channels=4,
+                    drop_path_rate=0.3,
+                ),
+                num_classes=3,
+                data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+            ),
+            train_dataloader=loader(
+                train, sampler, num_workers, 4, drop_last=True
+            ),
+            val_dataloader=loader(
+                val, dict(type='DefaultSampler', shuffle=False), num_workers, 5
+            ),
+            train_cfg=train_cfg,
+            val_cfg=dict(),
+            val_evaluator=dict(type='GroupedAveragePrecision'),
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.05, momentum=0.9)
+            ),
+            param_scheduler=[
+                dict(type='LinearLR', by_epoch=False, begin=0, end=5),
+                dict(type='MultiStepLR', by_epoch=True, milestones=[2]),
+            ],
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=2),
+                checkpoint=dict(
+                    type='SafeCheckpointHook',
+                    interval=steps or 1,
+                    by_epoch=not steps,
+                ),
+                class_statistics=dict(type='ClassStatisticsHook'),
+                exact_resume=dict(type='ExactResumeHook'),
+            ),
+            custom_hooks=[],
+            log_processor=dict(by_epoch=by_epoch),
+            log_level='WARNING',
+            randomness=dict(seed=1),
+            env_cfg=dict(mp_cfg=dict(mp_start_method='fork')),
+        )
+    )
+
+
+def read_scalars(work_dir):
+    """Reads what was logged: {(kind, step): values}, times aside."""
+    scalars = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            values = json.loads(line)
+            kind = 'train' if 'lr' in values else 'val'
+            key = kind, values['step']
+            for name in ('time', 'data_time', 'memory'):
+                values.pop(name, None)
+            scalars[key] = values
+    return scalars
