@@ -84,7 +84,7 @@ def test_numpy_counts_become_plain_ints():
 
 
 def test_a_count_above_the_images_is_refused():
-    with pytest.raises(ValueError, match='class 1 has 6 .* more than the 5'):
+    with pytest.raises(ValueError, match=r'class 1 has 6 .* more than the 5'):
         ClassStatistics((5, 6), 5)
 
 

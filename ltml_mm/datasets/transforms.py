@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -85,7 +87,7 @@ class PhotoMetricDistortion(BaseTransform):
         img = results['img'].astype(np.float32)
         if _coin():
             delta = self.brightness_delta
-            img += np.float32(np.random.uniform(-delta, delta))
+            img += np.random.uniform(-delta, delta)
         contrast_first = _coin()
         if contrast_first:
             self._contrast(img)
@@ -97,18 +99,16 @@ class PhotoMetricDistortion(BaseTransform):
 
     def _contrast(self, img: np.ndarray) -> None:
         if _coin():
-            img *= np.float32(np.random.uniform(*self.contrast_range))
+            img *= np.random.uniform(*self.contrast_range)
 
     def _colour(self, img: np.ndarray) -> np.ndarray:
-        hsv = cv2.cvtColor(img.clip(0, 255), cv2.COLOR_BGR2HSV)
+        hsv: Any = cv2.cvtColor(img.clip(0, 255), cv2.COLOR_BGR2HSV)
         if _coin():
-            hsv[..., 1] *= np.float32(
-                np.random.uniform(*self.saturation_range)
-            )
+            hsv[..., 1] *= np.random.uniform(*self.saturation_range)
             np.clip(hsv[..., 1], 0, 1, out=hsv[..., 1])
         if _coin():
             delta = self.hue_delta
-            hsv[..., 0] += np.float32(np.random.uniform(-delta, delta))
+            hsv[..., 0] += np.random.uniform(-delta, delta)
             hsv[..., 0] %= 360
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 

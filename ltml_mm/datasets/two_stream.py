@@ -41,7 +41,8 @@ class TwoStreamDataset:
 
     Args:
         dataset (dict | Dataset): The dataset, or its config: any of
-            MMPretrain's multi-label datasets, or a wrapper of one.
+            MMPretrain's multi-label datasets, or a wrapper of one that has
+            ``get_cat_ids``.
         lazy_init (bool): Whether to leave the annotations unread until they
             are needed. Defaults to False.
 
@@ -59,7 +60,7 @@ class TwoStreamDataset:
                 'dataset must be a config or a multi-label dataset with '
                 f'get_cat_ids(index), got {type(dataset).__name__}'
             )
-        self.dataset = dataset
+        self.dataset: Any = dataset
         if not lazy_init:
             self.full_init()
 

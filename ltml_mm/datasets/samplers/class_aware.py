@@ -8,7 +8,6 @@ import numpy as np
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 
-from ltml_mm.datasets.labels import read_labels
 from ltml_mm.datasets.samplers.stream import ImageStreamSampler
 
 
@@ -29,8 +28,8 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
         dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
         num_samples (int | str): Draws per epoch over all ranks: an int,
             ``'dataset'`` (the number of images) or ``'class_max'`` (the
-            count of the largest class times the number of classes, over
-            ``reduce``). Defaults to ``'class_max'``.
+            count of the largest class times the number of classes that have
+            an image, over ``reduce``). Defaults to ``'class_max'``.
         reduce (int): The divisor of ``'class_max'``. Defaults to 4.
         seed (int, optional): Seed of the order, the same on all ranks.
             Defaults to None: one that the ranks agree on.
@@ -59,11 +58,10 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
         seed: int | None = None,
     ) -> None:
         super().__init__(dataset, num_samples, reduce, seed)
-        table = read_labels(dataset)
         names = getattr(dataset, 'metainfo', {}).get('classes')
-        known = len(table.counts(0))
+        known = len(self.labels.counts(0))
         num_classes = known if names is None else max(len(names), known)
-        self._images, self._offsets = table.images_by_class(num_classes)
+        self._images, self._offsets = self.labels.images_by_class(num_classes)
         counts = np.diff(self._offsets)
         self._classes = np.flatnonzero(counts)
         if not len(self._classes):
@@ -81,7 +79,7 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
             )
 
     def order(self, epoch: int, length: int) -> np.ndarray:
-        """Returns the first image indices of an epoch.
+        """Returns the image indices of an epoch of some length.
 
         Args:
             epoch: Index of the epoch.

@@ -26,7 +26,7 @@ class UniformSampler(ImageStreamSampler):
     """
 
     def order(self, epoch: int, length: int) -> np.ndarray:
-        """Returns the first image indices of an epoch.
+        """Returns the image indices of an epoch of some length.
 
         Args:
             epoch: Index of the epoch.
