@@ -14,6 +14,10 @@ from mmengine.runner import Runner
 from ltml_mm.engine.whole_files import WholeFileBackend
 from ltml_mm.utils import write_text
 
+#: Under this name the message hub in a checkpoint lists what is removed once
+#: the checkpoint is written: a run that is killed before does it on resume.
+OUTDATED = 'outdated_ckpts'
+
 
 class RemoveLater(WholeFileBackend):
     """A backend that collects what it is asked to remove."""
@@ -28,7 +32,7 @@ class RemoveLater(WholeFileBackend):
     def remove_pending(self, keep: set[str | None]) -> None:
         """Removes the files, but those written anew since."""
         for path in self.pending:
-            if path not in keep and self.isfile(path):
+            if is_main_process() and path not in keep and self.isfile(path):
                 super().remove(path)
         self.pending.clear()
 
@@ -74,9 +78,13 @@ class SafeCheckpointHook(CheckpointHook):
         """Finds the folder, and removes what a killed run left in it."""
         super().before_train(runner)
         self.file_backend = RemoveLater()
+        folder = Path(self.out_dir)
+        for name in runner.message_hub.runtime_info.get(OUTDATED, ()):
+            self.file_backend.remove(folder / name)
+        self._remove_pending(runner)
         if is_main_process():
             for pattern in ('.*.pth*.tmp', '.last_checkpoint.*.tmp'):
-                for path in Path(self.out_dir).glob(pattern):
+                for path in folder.glob(pattern):
                     path.unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(
@@ -86,6 +94,8 @@ class SafeCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        outdated = [Path(path).name for path in self.file_backend.pending]
+        runner.message_hub.update_info(OUTDATED, outdated)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -99,7 +109,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
             write_text(pointer, self.last_ckpt)
-            self._remove_pending()
+        self._remove_pending(runner)
 
     def _keep(self, runner: Runner, step: int) -> None:
         """Notes a new checkpoint, and the one that it makes superfluous."""
@@ -117,10 +127,14 @@ class SafeCheckpointHook(CheckpointHook):
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
         super()._save_best_checkpoint(runner, metrics)
-        if is_main_process():
-            self._remove_pending()
+        self._remove_pending(runner)
 
-    def _remove_pending(self) -> None:
-        best = getattr(self, 'best_ckpt_path_dict', {}).values()
-        keep = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
-        self.file_backend.remove_pending(keep)
+    def _remove_pending(self, runner: Runner) -> None:
+        info = runner.message_hub.runtime_info
+        folder = Path(self.out_dir)
+        kept = (
+            str(folder / self.filename_tmpl.format(step))
+            for step in info.get('keep_ckpt_ids', ())
+        )
+        best = (v for k, v in info.items() if k.startswith('best_ckpt'))
+        self.file_backend.remove_pending({self.last_ckpt, *kept, *best})
