@@ -222,6 +222,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             ``rebalanced.loss_cls`` and ``loss_consistency``, scalars.
         """
         _check_streams(inputs)
+        targets = self.targets(data_samples, inputs[BRANCHES[0]].device)
         images = torch.cat([inputs[name] for name in BRANCHES])
         sizes = [len(inputs[name]) for name in BRANCHES]
         by_stream: dict[str, dict[str, Tensor]] = {n: {} for n in BRANCHES}
@@ -234,8 +235,8 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         consistency = []
         for name, other in zip(BRANCHES, reversed(BRANCHES), strict=True):
             own, crossed = by_stream[name][name], by_stream[name][other]
-            target = self.targets(data_samples[name], own.device)
-            losses[f'{name}.loss_cls'] = self.loss_cls[name](own, target)
+            loss = self.loss_cls[name](own, targets[name])
+            losses[f'{name}.loss_cls'] = loss
             consistency.append(self.loss_consistency(own, crossed))
         losses['loss_consistency'] = torch.stack(consistency).sum()
         return losses
@@ -287,26 +288,35 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         )
         sample.set_field(branch_logits, 'branch_logits')
 
+    @torch.compiler.disable
     def targets(
-        self, data_samples: list[DataSample], device: torch.device
-    ) -> Tensor:
+        self,
+        data_samples: dict[str, list[DataSample]],
+        device: torch.device,
+    ) -> dict[str, Tensor]:
         """Gathers the labels of a batch.
 
+        Kept out of compiled graphs: the number of labels differs from image
+        to image, and each would be compiled anew.
+
         Args:
-            data_samples (list[DataSample]): Samples with ``gt_score``
-                (K,) or ``gt_label``, class indices.
+            data_samples (dict[str, list[DataSample]]): Samples by stream,
+                with ``gt_score`` (K,) or ``gt_label``, class indices.
             device (torch.device): Where the result shall be.
 
         Returns:
-            Tensor: float32 of shape (N, K), in [0, 1].
+            dict[str, Tensor]: float32 of shape (N, K), in [0, 1], by stream.
         """
-        rows = [
-            sample.gt_score
-            if 'gt_score' in sample
-            else label_to_onehot(sample.gt_label, self.num_classes)
-            for sample in data_samples
-        ]
-        return torch.stack(rows).to(device=device, dtype=torch.float32)
+        targets = {}
+        for name, samples in data_samples.items():
+            rows = [
+                sample.gt_score
+                if 'gt_score' in sample
+                else label_to_onehot(sample.gt_label, self.num_classes)
+                for sample in samples
+            ]
+            targets[name] = torch.stack(rows).to(device, torch.float32)
+        return targets
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Returns the depth of a parameter's layer and the largest depth."""

@@ -46,12 +46,15 @@ class ClassStatisticsLoss(nn.Module):
             )
         self.num_classes = num_classes
         self.loss_weight = loss_weight
+        # Noted here and not read from the buffer at each step, which would
+        # wait for the GPU and break a compiled graph.
         self._statistics_known = False
         if num_classes is not None:
             counts = torch.zeros(num_classes, dtype=torch.int64)
             self.register_buffer('class_counts', counts)
             images = torch.zeros((), dtype=torch.int64)
             self.register_buffer('num_train_images', images)
+            self.register_load_state_dict_post_hook(_note_statistics)
 
     def forward(
         self,
@@ -73,9 +76,8 @@ class ClassStatisticsLoss(nn.Module):
             Tensor: A scalar, the mean over the batch and the classes.
 
         Raises:
-            ValueError: A shape does not fit.
-            RuntimeError: The loss needs the class counts of the training
-                set, and they are not known.
+            ValueError: A shape does not fit, or the loss needs the class
+                counts of the training set and they are not known.
         """
         logits, target = prepare(logits, target, self.num_classes)
         return self.loss_weight * mean_over_batch_and_classes(
@@ -115,24 +117,21 @@ class ClassStatisticsLoss(nn.Module):
         counts = torch.tensor(statistics.counts, dtype=torch.int64)
         self.class_counts.copy_(counts)
         self.num_train_images.fill_(statistics.num_images)
+        self._statistics_known = True
 
     def class_statistics(self) -> tuple[Tensor, Tensor]:
         """Returns the counts (K,) and N, both int64.
 
         Raises:
-            RuntimeError: They have not been set.
+            ValueError: They have not been set.
         """
-        # Reading N waits for the GPU: once is enough, they never become
-        # unknown again.
         if not self._statistics_known:
-            if self.num_classes is None or int(self.num_train_images) == 0:
-                raise RuntimeError(
-                    f'{type(self).__name__} does not know the class counts '
-                    'of the training set; add dict(type='
-                    "'ClassStatisticsHook') to custom_hooks in the config, "
-                    'or call set_class_statistics() yourself'
-                )
-            self._statistics_known = True
+            raise ValueError(
+                f'{type(self).__name__} does not know the class counts of '
+                "the training set; add dict(type='ClassStatisticsHook') to "
+                'custom_hooks in the config, or call set_class_statistics() '
+                'yourself'
+            )
         return self.class_counts, self.num_train_images
 
     def _check_statistics(self, statistics: ClassStatistics) -> None:
@@ -145,3 +144,7 @@ class ClassStatisticsLoss(nn.Module):
                 f'training image shows the classes with the indices {empty}; '
                 'leave these classes out or take another loss'
             )
+
+
+def _note_statistics(module: ClassStatisticsLoss, _: object) -> None:
+    module._statistics_known = bool(module.num_train_images > 0)

@@ -286,7 +286,7 @@ def test_counts_travel_in_the_state_dict():
 
 def test_missing_counts_name_the_hook():
     loss = LogitCompensatedBCELoss(num_classes=K)
-    with pytest.raises(RuntimeError, match='ClassStatisticsHook'):
+    with pytest.raises(ValueError, match='ClassStatisticsHook'):
         loss(*make_inputs())
     loss.set_class_statistics(STATISTICS)
     assert loss(*make_inputs()).isfinite()
