@@ -6,6 +6,7 @@ from ltml_mm.models.losses import (
     CrossBranchConsistencyLoss,
     LogitCompensatedBCELoss,
 )
+from ltml_mm.models.token_pooling import TokenPooling
 from ltml_mm.models.tta import CollaborativeTTA
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'CollaborativeTwoBranchClassifier',
     'CrossBranchConsistencyLoss',
     'LogitCompensatedBCELoss',
+    'TokenPooling',
     'TwoStreamDataPreprocessor',
 ]

@@ -24,7 +24,8 @@ from ltml_mm.models.fork import (
     sync_branches,
 )
 from ltml_mm.models.fusion import check_fuse, fuse_logits, fuse_scores
-from ltml_mm.models.probe import feature_shape
+from ltml_mm.models.probe import last_shape, probe_features
+from ltml_mm.models.token_pooling import TokenPooling
 
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
 DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
@@ -59,9 +60,9 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         backbone (dict): Config of any MMPretrain backbone.
         num_classes (int): K, the number of classes.
         neck (dict | list[dict] | None | str): Config of the neck, None for
-            no neck, or ``'auto'``: global average pooling where the
-            backbone gives feature maps. A neck with parameters is copied
-            for each branch. Defaults to ``'auto'``.
+            no neck, or ``'auto'``: global average pooling of feature maps,
+            :class:`TokenPooling` of tokens, none for vectors. A neck with
+            parameters is copied for each branch. Defaults to ``'auto'``.
         head (dict, optional): Config of one branch's head. ``num_classes``
             and ``in_channels`` are filled in where missing. Defaults to one
             linear layer, MMPretrain's ``MultiLabelLinearClsHead``.
@@ -119,12 +120,12 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self.fuse = check_fuse(fuse)
         self.bn_streams = bn_streams
         self.backbone = MODELS.build(backbone)
-        shape = feature_shape(self.backbone)
+        plain_neck = _build_neck(neck, self.backbone)
+        self.heads = self._build_heads(head or DEFAULT_HEAD, plain_neck)
         self.fork_at = fork_backbone(
             self.backbone, fork_at, branch_init, bn_streams
         )
-        self.neck = _build_neck(neck, shape, branch_init)
-        self.heads = self._build_heads(head or DEFAULT_HEAD, shape)
+        self.neck = _fork_neck(plain_neck, branch_init)
         self.loss_cls = self._build_losses(loss_cls or DEFAULT_LOSS)
         self.loss_consistency = MODELS.build(
             loss_consistency or DEFAULT_CONSISTENCY
@@ -323,10 +324,12 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         name = plain_name(param_name)
         return self.backbone.get_layer_depth(name, 'backbone.')
 
-    def _build_heads(self, config: dict, shape: tuple[int, ...]) -> ModuleDict:
+    def _build_heads(self, config: dict, neck: nn.Module | None) -> ModuleDict:
         config = dict(config)
         config.setdefault('num_classes', self.num_classes)
-        config.setdefault('in_channels', shape[1])
+        if 'in_channels' not in config:
+            shape = last_shape(probe_features(self.backbone, neck))
+            config['in_channels'] = shape[1]
         return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
     def _build_losses(self, config: dict) -> ModuleDict:
@@ -338,16 +341,23 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
 
 def _build_neck(
-    config: dict | list | str | None,
-    shape: tuple[int, ...],
-    branch_init: str,
+    config: dict | list | str | None, backbone: nn.Module
 ) -> nn.Module | None:
-    if config == 'auto':
-        config = dict(type='GlobalAveragePooling') if len(shape) == 4 else None
     if config is None:
         return None
-    neck = MODELS.build(config)
-    if not any(True for _ in neck.parameters()):
+    if config != 'auto':
+        return MODELS.build(config)
+    axes = len(last_shape(probe_features(backbone)))
+    if axes == 4:
+        return MODELS.build(dict(type='GlobalAveragePooling'))
+    if axes == 3:
+        model = getattr(backbone, 'timm_model', backbone)
+        return TokenPooling(getattr(model, 'num_prefix_tokens', 0))
+    return None
+
+
+def _fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
+    if neck is None or not any(True for _ in neck.parameters()):
         return neck
     return ForkedTail(neck, copy.deepcopy(neck), branch_init)
 

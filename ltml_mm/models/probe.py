@@ -1,8 +1,9 @@
-"""Finds out what features a backbone gives, by running it once."""
+"""Finds out what features a network gives, by running it once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,43 +14,56 @@ PROBE_SIDE = 224
 
 
 @torch.no_grad()
-def feature_shape(backbone: nn.Module) -> tuple[int, ...]:
-    """Runs the backbone on one blank image.
+def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
+    """Runs a backbone, and a neck behind it, on one blank image.
 
     Args:
         backbone: A backbone of MMPretrain.
+        neck: A neck for its features.
 
     Returns:
-        tuple: The shape of its last feature for a batch of one: (1, C) or
-        (1, C, H, W).
+        Any: The features for a batch of one, a tensor or a tuple of them.
 
     Raises:
-        ValueError: The backbone does not run on an image of its size, or its
-            last feature has another number of axes.
+        ValueError: They do not run on an image of the backbone's size.
     """
     height, width = _image_size(backbone)
-    training = {m: m.training for m in backbone.modules()}
-    backbone.eval()
+    image = torch.zeros(1, 3, height, width)
+    network = nn.Sequential(backbone, *([] if neck is None else [neck]))
+    with _eval_mode(network):
+        try:
+            return network(image)
+        except (RuntimeError, AssertionError) as error:
+            kinds = ' and '.join(type(module).__name__ for module in network)
+            raise ValueError(
+                f'{kinds} do not run on a blank image of {height} x {width}: '
+                f'{error}'
+            ) from error
+
+
+def last_shape(features: Any) -> tuple[int, ...]:
+    """Returns the shape of the last feature.
+
+    Args:
+        features: A tensor, or a list or tuple of them.
+
+    Returns:
+        tuple: Its shape, the batch first.
+    """
+    while not isinstance(features, Tensor):
+        features = features[-1]
+    return tuple(features.shape)
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
     try:
-        output = backbone(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f'{type(backbone).__name__} does not run on a blank image of '
-            f'{height} x {width}: {error}'
-        ) from error
+        yield
     finally:
-        for module, mode in training.items():
+        for module, mode in modes.items():
             module.training = mode
-    feature = output
-    while not isinstance(feature, Tensor):
-        feature = feature[-1]
-    if feature.ndim not in (2, 4):
-        raise ValueError(
-            f'{type(backbone).__name__} gives a feature of shape '
-            f'{tuple(feature.shape)}; it must be (N, C) or (N, C, H, W), set '
-            'out_type of a transformer accordingly'
-        )
-    return tuple(feature.shape)
 
 
 def _image_size(backbone: nn.Module) -> tuple[int, int]:

@@ -287,14 +287,70 @@ def test_parametric_neck_is_copied_for_each_branch():
     model = build(
         neck=[
             dict(type='LinearNeck', in_channels=64, out_channels=5, gap_dim=2)
-        ],
-        head=dict(type='MultiLabelLinearClsHead', in_channels=5),
+        ]
     )
+    assert model.heads['uniform'].fc.in_features == 5
     logits = model.branch_logits(batch()['inputs']['uniform'])
     logits['uniform'].sum().backward()
     for name, parameter in model.neck.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.any())
         assert moved == name.startswith('uniform'), name
+
+
+WIDTHS = (8, 16, 32, 64)
+HRNET = {
+    f'stage{i}': dict(
+        num_modules=1,
+        num_branches=i,
+        block='BOTTLENECK' if i == 1 else 'BASIC',
+        num_blocks=(1,) * i,
+        num_channels=(64,) if i == 1 else WIDTHS[:i],
+    )
+    for i in range(1, 5)
+}
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'neck', 'width'),
+    [
+        (
+            dict(type='HRNet', extra=HRNET),
+            [
+                dict(type='HRFuseScales', in_channels=WIDTHS),
+                dict(type='GlobalAveragePooling'),
+            ],
+            2048,
+        ),
+        (
+            dict(
+                type='TIMMBackbone',
+                model_name='vit_tiny_patch16_224',
+                img_size=32,
+                depth=6,
+            ),
+            'auto',
+            192,
+        ),
+        (
+            dict(
+                type='VisionTransformer',
+                arch='deit-tiny',
+                img_size=32,
+                out_type='cls_token',
+            ),
+            'auto',
+            192,
+        ),
+    ],
+    ids=['hrnet', 'timm-vit', 'vit'],
+)
+def test_widths_are_found_behind_the_neck(backbone, neck, width):
+    model = build(backbone=backbone, neck=neck)
+    assert model.heads['uniform'].fc.in_features == width
+    losses = model(**batch(), mode='loss')
+    sum(losses.values()).backward()
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.grad is not None, name
 
 
 def test_plain_checkpoint_loads_into_both_copies():

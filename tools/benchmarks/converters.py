@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from timing import medians, report, time_in_turns
 
 from ltml_mm.datasets.categories import COCO_CLASSES
 from ltml_mm.datasets.splits import COCO_LT
+from timing import medians, report, time_in_turns
 
 TOOL = Path(__file__).parents[1] / 'dataset_converters' / 'coco_lt.py'
 # Images, and objects, of the parts of COCO 2017.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import medians, report, time_in_turns
 
 from ltml_mm.datasets import COCOLTDataset, VOCLTDataset
+from timing import medians, report, time_in_turns
 
 # Images and mean labels per image of the published training and test sets.
 SETS: dict[str, tuple[type, dict[str, tuple[int, float]]]] = {

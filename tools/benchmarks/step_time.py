@@ -24,6 +24,7 @@ from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltml_mm.models.fork import BRANCHES
+from ltml_mm.models.probe import last_shape, probe_features
 from ltml_mm.statistics import ClassStatistics
 from timing import medians, report, time_in_turns
 
@@ -78,9 +79,7 @@ def build(kind: str, backbone: dict, device: str) -> torch.nn.Module:
 
 
 def _feature_width(backbone: dict) -> int:
-    from ltml_mm.models.probe import feature_shape
-
-    return feature_shape(MODELS.build(backbone))[1]
+    return last_shape(probe_features(MODELS.build(backbone)))[1]
 
 
 def make_batch(kind: str, images: torch.Tensor) -> dict[str, Any]:
