@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -119,11 +120,13 @@ def convert_custom(
     name = os.path.basename(os.path.abspath(output.out))
     summary = finish(train, test, name, split, output)
     prefix = os.path.relpath(train.root, output.out).replace(os.sep, '/')
-    where = '' if prefix == '.' else f' data_prefix={prefix}'
+    overrides = [f'data_root={output.out}']
+    if prefix != '.':
+        overrides.append(f'data_prefix={prefix}')
     return (
         f'{summary}\n'
         'python tools/train.py configs/ltml_custom.py --cfg-options '
-        f'data_root={output.out}{where}'
+        f'{shlex.join(overrides)}'
     )
 
 

@@ -1,7 +1,6 @@
-"""VOC-LT and COCO-LT from trees of annotations made here."""
+"""VOC-LT from a tree of annotations made here."""
 
 import hashlib
-import json
 import pickle
 import runpy
 import sys
@@ -9,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from published_trees import (
+    load,
+    out_of,
+    some_labels,
+    split_file,
+    write_voc,
+)
 
-from ltml_mm.datasets import COCOLTDataset, VOCLTDataset
-from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.datasets import VOCLTDataset
+from ltml_mm.datasets.categories import VOC_CLASSES
 from ltml_mm.datasets.converters import (
     ConversionError,
     OutputOptions,
-    convert_coco_lt,
     convert_voc_lt,
 )
 from ltml_mm.datasets.splits import VOC_LT
@@ -23,69 +28,6 @@ from ltml_mm.datasets.splits import VOC_LT
 REPO = Path(__file__).parents[2]
 DATA = REPO.parent / 'shared' / 'data'
 TOOLS = REPO / 'tools' / 'dataset_converters'
-
-
-def write_voc(root, year, part, labels):
-    """Writes the part of a VOCdevkit; every second object is difficult."""
-    base = root / year
-    for folder in ('ImageSets/Main', 'Annotations', 'JPEGImages'):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    listing = base / 'ImageSets' / 'Main' / f'{part}.txt'
-    listing.write_text(''.join(f'{i}\n' for i in labels))
-    for image_id, classes in labels.items():
-        objects = ''.join(
-            f'<object><name>{VOC_CLASSES[k]}</name><difficult>{n % 2}'
-            '</difficult><part><name>head</name></part></object>'
-            for n, k in enumerate(classes)
-        )
-        (base / 'Annotations' / f'{image_id}.xml').write_text(
-            f'<annotation><filename>{image_id}.jpg</filename>{objects}'
-            '</annotation>'
-        )
-        (base / 'JPEGImages' / f'{image_id}.jpg').touch()
-
-
-def write_coco(root, part, labels, start=7):
-    """Writes instances JSON; category ids have gaps, as COCO's have."""
-    ids = [k * 2 + 1 for k in range(80)]
-    (root / 'annotations').mkdir(parents=True, exist_ok=True)
-    (root / part).mkdir()
-    images = []
-    annotations = []
-    for n, classes in enumerate(labels):
-        image_id = start + 3 * n
-        name = f'{image_id:012d}.jpg'
-        (root / part / name).touch()
-        images.append({'id': image_id, 'file_name': name, 'height': 2})
-        for k in classes:
-            annotations.append(
-                {
-                    'id': len(annotations),
-                    'image_id': image_id,
-                    'category_id': ids[k],
-                    'iscrowd': len(annotations) % 2,
-                    'segmentation': [[0.5, 1.5, 2.5]],
-                }
-            )
-    categories = [
-        {'id': i, 'name': n} for i, n in zip(ids, COCO_CLASSES, strict=True)
-    ]
-    text = json.dumps(
-        {
-            'images': images,
-            'annotations': annotations,
-            'categories': categories[::-1],
-        }
-    )
-    (root / 'annotations' / f'instances_{part}.json').write_text(text)
-    return [str(image['id']) for image in images]
-
-
-def some_labels(num_images, num_classes, seed=0):
-    rng = np.random.default_rng(seed)
-    shares = np.geomspace(0.6, 0.05, num_classes)
-    rows = rng.random((num_images, num_classes)) < shares
-    return [np.flatnonzero(row).tolist() for row in rows]
 
 
 @pytest.fixture
@@ -97,20 +39,6 @@ def devkit(tmp_path):
     write_voc(root, 'VOC2012', 'trainval', train)
     write_voc(root, 'VOC2007', 'test', test)
     return root
-
-
-def split_file(tmp_path, ids):
-    path = tmp_path / 'img_id.pkl'
-    path.write_text('\n'.join(ids) + '\n')
-    return str(path)
-
-
-def out_of(tmp_path, name='voc_lt'):
-    return OutputOptions(str(tmp_path / 'data' / name))
-
-
-def load(path):
-    return json.loads(Path(path).read_text())
 
 
 @pytest.mark.filterwarnings('ignore:pareto_split')
@@ -229,95 +157,6 @@ def test_missing_image_is_named(devkit, tmp_path):
         convert_voc_lt(str(devkit), out_of(tmp_path))
 
 
-@pytest.fixture
-def coco(tmp_path):
-    root = tmp_path / 'data' / 'coco'
-    ids = write_coco(root, 'train2017', some_labels(150, 80))
-    write_coco(root, 'val2017', [[0, 5], [], [79]], start=100000)
-    return root, ids
-
-
-@pytest.mark.filterwarnings('ignore:pareto_split')
-def test_coco_lt_end_to_end(coco, tmp_path):
-    root, ids = coco
-    options = out_of(tmp_path, 'coco_lt')
-    summary = convert_coco_lt(str(root), options)
-    assert 'differ from the published list of 1909' in summary
-    train = load(Path(options.out) / 'train.json')
-    by_path = {
-        f'train2017/{int(i):012d}.jpg': row
-        for i, row in zip(ids, some_labels(150, 80), strict=True)
-    }
-    for entry in train['data_list']:
-        assert entry['gt_label'] == by_path[entry['img_path']]
-    assert train['metainfo']['classes'] == list(COCO_CLASSES)
-    test = load(Path(options.out) / 'test.json')
-    assert [e['gt_label'] for e in test['data_list']] == [[0, 5], [], [79]]
-    split = load(Path(options.out) / 'split.json')
-    assert split['recipe']['max_count'] == 1200
-    dataset = COCOLTDataset('test.json', options.out, test_mode=True)
-    assert all(Path(info['img_path']).is_file() for info in dataset)
-
-
-def test_coco_lt_takes_ids_without_padding(coco, tmp_path):
-    root, ids = coco
-    options = out_of(tmp_path, 'coco_lt')
-    with pytest.warns(UserWarning, match='without a training image'):
-        convert_coco_lt(str(root), options, split_file(tmp_path, ids[4:6]))
-    train = load(Path(options.out) / 'train.json')
-    stems = [int(Path(e['img_path']).stem) for e in train['data_list']]
-    assert stems == [int(i) for i in ids[4:6]]
-
-
-@pytest.mark.parametrize(
-    ('change', 'words'),
-    [
-        ({'id': 7, 'file_name': 'x.jpg'}, 'the id 7 repeats'),
-        (
-            {'id': '8', 'file_name': 'x.jpg'},
-            '"id" is missing or not of type int',
-        ),
-        ({'id': 8}, '"file_name" is missing'),
-        ({'id': 8, 'file_name': '../../0009.jpg'}, 'lies outside'),
-        ({'id': 8, 'file_name': 'cat.jpg'}, 'not a file name of COCO'),
-    ],
-)
-def test_bad_coco_images_are_named(coco, tmp_path, change, words):
-    root, _ = coco
-    path = root / 'annotations' / 'instances_train2017.json'
-    value = load(path)
-    images = [json.dumps(i) for i in [*value.pop('images'), change]]
-    path.write_text(
-        json.dumps(value)[:-1] + ',\n"images": [\n' + ',\n'.join(images) + ']}'
-    )
-    # Image 0 stands on line 3.
-    with pytest.raises(ConversionError, match=words) as caught:
-        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
-    assert 'instances_train2017.json:153: images[150]' in str(caught.value)
-
-
-@pytest.mark.parametrize('field', ['image_id', 'category_id'])
-def test_unknown_coco_ids_are_named(coco, tmp_path, field):
-    root, _ = coco
-    path = root / 'annotations' / 'instances_val2017.json'
-    value = load(path)
-    value['annotations'][1][field] = 12345
-    path.write_text(json.dumps(value))
-    words = rf'annotations\[1\]: {field} 12345'
-    with pytest.raises(ConversionError, match=words):
-        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
-
-
-def test_other_categories_are_refused(coco, tmp_path):
-    root, _ = coco
-    path = root / 'annotations' / 'instances_val2017.json'
-    value = load(path)
-    value['categories'][0]['name'] = 'toothpick'
-    path.write_text(json.dumps(value))
-    with pytest.raises(ConversionError, match='not the 80 of COCO'):
-        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
-
-
 def run_tool(monkeypatch, name, *args):
     monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
     with pytest.raises(SystemExit) as caught:
@@ -326,7 +165,7 @@ def run_tool(monkeypatch, name, *args):
 
 
 def test_the_tools_report_by_exit_status(
-    devkit, coco, tmp_path, monkeypatch, capsys
+    devkit, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / 'data' / 'voc_lt'
     arguments = ('voc_lt.py', devkit, '--out', out)
@@ -343,9 +182,6 @@ def test_the_tools_report_by_exit_status(
     assert run_tool(monkeypatch, *arguments, '--force', '--check-images') == 1
     assert 'images that do not decode' in capsys.readouterr().err
     assert (out / 'train.json').read_bytes() == before
-    coco_out = tmp_path / 'data' / 'coco_lt'
-    args = ('coco_lt.py', coco[0], '--out', coco_out)
-    assert run_tool(monkeypatch, *args) == 0
     assert run_tool(monkeypatch, 'voc_lt.py') == 2
 
 

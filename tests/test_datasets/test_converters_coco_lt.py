@@ -1,0 +1,115 @@
+"""COCO-LT from annotations made here."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from published_trees import load, out_of, some_labels, split_file, write_coco
+
+from ltml_mm.datasets import COCOLTDataset
+from ltml_mm.datasets.categories import COCO_CLASSES
+from ltml_mm.datasets.converters import ConversionError, convert_coco_lt
+
+REPO = Path(__file__).parents[2]
+TOOL = REPO / 'tools' / 'dataset_converters' / 'coco_lt.py'
+
+
+@pytest.fixture
+def coco(tmp_path):
+    root = tmp_path / 'data' / 'coco'
+    ids = write_coco(root, 'train2017', some_labels(150, 80))
+    write_coco(root, 'val2017', [[0, 5], [], [79]], start=100000)
+    return root, ids
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_coco_lt_end_to_end(coco, tmp_path):
+    root, ids = coco
+    options = out_of(tmp_path, 'coco_lt')
+    summary = convert_coco_lt(str(root), options)
+    assert 'differ from the published list of 1909' in summary
+    train = load(Path(options.out) / 'train.json')
+    by_path = {
+        f'train2017/{int(i):012d}.jpg': row
+        for i, row in zip(ids, some_labels(150, 80), strict=True)
+    }
+    for entry in train['data_list']:
+        assert entry['gt_label'] == by_path[entry['img_path']]
+    assert train['metainfo']['classes'] == list(COCO_CLASSES)
+    test = load(Path(options.out) / 'test.json')
+    assert [e['gt_label'] for e in test['data_list']] == [[0, 5], [], [79]]
+    split = load(Path(options.out) / 'split.json')
+    assert split['recipe']['max_count'] == 1200
+    dataset = COCOLTDataset('test.json', options.out, test_mode=True)
+    assert all(Path(info['img_path']).is_file() for info in dataset)
+
+
+def test_coco_lt_takes_ids_without_padding(coco, tmp_path):
+    root, ids = coco
+    options = out_of(tmp_path, 'coco_lt')
+    with pytest.warns(UserWarning, match='without a training image'):
+        convert_coco_lt(str(root), options, split_file(tmp_path, ids[4:6]))
+    train = load(Path(options.out) / 'train.json')
+    stems = [int(Path(e['img_path']).stem) for e in train['data_list']]
+    assert stems == [int(i) for i in ids[4:6]]
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'id': 7, 'file_name': 'x.jpg'}, 'the id 7 repeats'),
+        (
+            {'id': '8', 'file_name': 'x.jpg'},
+            '"id" is missing or not of type int',
+        ),
+        ({'id': 8}, '"file_name" is missing'),
+        ({'id': 8, 'file_name': '../../0009.jpg'}, 'lies outside'),
+        ({'id': 8, 'file_name': 'cat.jpg'}, 'not a file name of COCO'),
+    ],
+)
+def test_bad_coco_images_are_named(coco, tmp_path, change, words):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_train2017.json'
+    value = load(path)
+    images = [json.dumps(i) for i in [*value.pop('images'), change]]
+    path.write_text(
+        json.dumps(value)[:-1] + ',\n"images": [\n' + ',\n'.join(images) + ']}'
+    )
+    # Image 0 stands on line 3.
+    with pytest.raises(ConversionError, match=words) as caught:
+        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
+    assert 'instances_train2017.json:153: images[150]' in str(caught.value)
+
+
+@pytest.mark.parametrize('field', ['image_id', 'category_id'])
+def test_unknown_coco_ids_are_named(coco, tmp_path, field):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_val2017.json'
+    value = load(path)
+    value['annotations'][1][field] = 12345
+    path.write_text(json.dumps(value))
+    words = rf'annotations\[1\]: {field} 12345'
+    with pytest.raises(ConversionError, match=words):
+        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
+
+
+def test_other_categories_are_refused(coco, tmp_path):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_val2017.json'
+    value = load(path)
+    value['categories'][0]['name'] = 'toothpick'
+    path.write_text(json.dumps(value))
+    with pytest.raises(ConversionError, match='not the 80 of COCO'):
+        convert_coco_lt(str(root), out_of(tmp_path, 'coco_lt'))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_the_tool(coco, tmp_path, monkeypatch, capsys):
+    args = ['coco_lt.py', str(coco[0]), '--out', str(tmp_path / 'out')]
+    monkeypatch.setattr(sys, 'argv', args)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    assert caught.value.code == 0
+    assert '3 to test' in capsys.readouterr().out

@@ -1,0 +1,187 @@
+"""What is wrong with a source is named, with file and line."""
+
+import pytest
+from own_data import convert, draw, load, make_csv, make_folders, make_images
+
+from ltml_mm.datasets.converters import (
+    ConversionError,
+    CustomOptions,
+    OutputOptions,
+    convert_custom,
+)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_images(tmp_path / 'src')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('', 'is empty'),
+        ('a.jpg,cat', r'x\.csv:1: the header'),
+        ('path;labels\na.jpg;cat', 'separated by commas'),
+        ('path,labels\na.jpg', r'x\.csv:2: 1 columns where .* has 2'),
+        ('path,cat,dog\n"a\n.jpg",1,0,0', r'x\.csv:2: 4 columns'),
+        ('path,labels\n\na.jpg,cat;;dog', r'empty labels: 1\n.*csv:3'),
+        ('path,labels\na.jpg,cat;cat', r'labels that repeat: 1\n.*csv:2'),
+        ('path,cat,dog\na.jpg,1,yes', r"csv:2: 'yes' in the column 'dog'"),
+        ('path,cat,cat\na.jpg,1,0', "class names that repeat: 1\n  'cat'"),
+        ('path,labels\n"a.jpg,cat', 'not valid CSV'),
+        ('path,labels\n,cat', r'csv:2: empty image path'),
+        ('path,labels\na.jpg,cat\n./a.jpg,dog', r'csv:3: a.jpg stands at .*2'),
+        ('path,labels\nz.jpg,cat', r'missing images: 1\n.*csv:2: .*z\.jpg'),
+        ('path,labels\n../x.jpg,cat', r'csv:2: \.\./x\.jpg lies outside'),
+        ('path,labels\n/etc/passwd,cat', r'csv:2: /etc/passwd lies outside'),
+        ('path,labels\na.jpg,', 'names no class'),
+        ('path,labels\n', 'no images'),
+        ('path,labels\na\0.jpg,cat', 'csv:'),
+    ],
+)
+def test_bad_csv_is_named_and_nothing_written(root, tmp_path, text, words):
+    (root / 'x.csv').write_text(text)
+    with pytest.raises(ConversionError, match=words):
+        convert(root / 'x.csv', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_not_utf8_names_the_line(root, tmp_path):
+    (root / 'x.csv').write_bytes(b'path,labels\na.jpg,caf\xe9')
+    with pytest.raises(ConversionError, match=r'x\.csv:2: not UTF-8'):
+        convert(root / 'x.csv', tmp_path / 'out')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('{"metainfo":\n{"classes": ["a"]},\n]', r'x\.json:3: not valid JSON'),
+        ('[1]', '"metainfo" must hold "classes"'),
+        ('{"metainfo": {"classes": ["a"]}}', '"data_list" must be a list'),
+        ('{"a": [NaN,\n"a NaN"]}', r'x\.json:1: NaN is not'),
+        ('{"a": "NaN",\n"b": -Infinity}', r'x\.json:2: -Infinity'),
+        ('{"a": {"b": 1},\n"b": 1, "c": "b",\n"a": 2}', r"x\.json:3: .*'a' r"),
+        ('{"a": [{"\\u0062": 1,\n"b": 2}]}', r"x\.json:2: the key 'b' repe"),
+        ('[' * 100000, 'nested too deeply'),
+        ('9' * 5000, 'not valid JSON'),
+    ],
+)
+def test_bad_json_names_the_line(root, tmp_path, text, words):
+    (root / 'x.json').write_text(text)
+    with pytest.raises(ConversionError, match=words):
+        convert(root / 'x.json', tmp_path / 'out', 'mmpretrain')
+
+
+@pytest.mark.parametrize(
+    ('entry', 'words'),
+    [
+        ('7', 'must be an object'),
+        ('{"gt_label": [0]}', '"img_path" must be'),
+        ('{"img_path": "a.jpg", "gt_label": 0}', '"gt_label" must be a list'),
+        ('{"img_path": "a.jpg", "gt_label": [3]}', 'label 3 .* 0 to 2'),
+        ('{"img_path": "a.jpg", "gt_label": [-1]}', 'label -1 '),
+        ('{"img_path": "a.jpg", "gt_label": [true]}', 'label True '),
+        ('{"img_path": "a.jpg", "gt_label": [1, 1]}', 'a label repeats'),
+    ],
+)
+def test_bad_entries_name_the_line(root, tmp_path, entry, words):
+    (root / 'x.json').write_text(
+        '{"data_list": [{"img_path": "b.jpg",\n"gt_label": []}\n,\n'
+        + entry
+        + '], "metainfo": {"classes": ["a", "b", "c"]}}'
+    )
+    words = rf'x\.json:4: data_list\[1\]: {words}'
+    with pytest.raises(ConversionError, match=words):
+        convert(root / 'x.json', tmp_path / 'out', 'mmpretrain')
+
+
+def test_entity_bombs_are_refused(root, tmp_path):
+    (root / 'x.xml').write_text(
+        '<?xml version="1.0"?>\n<!DOCTYPE annotation [<!ENTITY a "b">]>\n'
+        '<annotation><filename>&a;</filename></annotation>'
+    )
+    with pytest.raises(ConversionError, match=r'x\.xml:2: declares a docu'):
+        convert(root, tmp_path / 'out', 'voc')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('<annotation></annotation>', 'name no image'),
+        ('<svg/>', r'x\.xml:1: the root element is "svg"'),
+        ('<annotation>\n<object></object></annotation>', r'xml:2: an obj'),
+        (
+            '<annotation><object><name>a</name>\n<name>b</name></object>'
+            '</annotation>',
+            r'xml:2: an object needs one',
+        ),
+        ('<annotation>', r'xml:1: not valid XML'),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', 'not valid'),
+    ],
+)
+def test_bad_xml_names_the_line(root, tmp_path, text, words):
+    (root / 'x.xml').write_text(text)
+    with pytest.raises(ConversionError, match=words):
+        convert(root, tmp_path / 'out', 'voc')
+
+
+@pytest.mark.parametrize(
+    ('path', 'words'),
+    [
+        ('loose.jpg', 'outside the label folders: 1'),
+        ('cat/notes.txt', r'not images: 1\n.*notes\.txt'),
+        ('cat++dog/a.jpg', 'no label set: 1'),
+        ('cat+cat/a.jpg', 'no label set: 1'),
+        ('cat/deep/a.jpg', 'not images: 1'),
+    ],
+)
+def test_bad_folders_are_named(root, tmp_path, path, words):
+    source, _ = make_folders(root)
+    (source / path).parent.mkdir(parents=True, exist_ok=True)
+    (source / path).touch()
+    with pytest.raises(ConversionError, match=words):
+        convert(source, tmp_path / 'out', 'folders')
+
+
+def test_paths_and_links_may_leave_only_if_allowed(root, tmp_path):
+    draw(tmp_path / 'elsewhere' / 'x.jpg')
+    (root / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (root / 'link.jpg').symlink_to(tmp_path / 'elsewhere' / 'x.jpg')
+    for path in ('linked/x.jpg', 'link.jpg', '../elsewhere/x.jpg'):
+        (root / 'x.csv').write_text(f'path,labels\n{path},cat')
+        with pytest.raises(ConversionError, match=r'x\.csv:2: .*outside'):
+            convert(root / 'x.csv', tmp_path / 'out', force=True)
+        convert(root / 'x.csv', tmp_path / 'out', force=True, outside=True)
+        entry = load(tmp_path / 'out' / 'train.json')['data_list'][0]
+        assert entry['img_path'] == path
+    # A link that stays inside is fine.
+    (root / 'inner.jpg').symlink_to(root / 'a.jpg')
+    (root / 'x.csv').write_text('path,labels\ninner.jpg,cat')
+    convert(root / 'x.csv', tmp_path / 'in')
+
+
+def test_first_ten_of_a_kind_and_the_total(root, tmp_path):
+    rows = [f'{i}.jpg,cat' for i in range(25)] + ['../o.jpg,cat']
+    (root / 'x.csv').write_text('\n'.join(['path,labels', *rows[:-1]]))
+    with pytest.raises(ConversionError) as caught:
+        convert(root / 'x.csv', tmp_path / 'out')
+    lines = str(caught.value).splitlines()
+    assert lines[0] == 'missing images: 25, the first 10'
+    assert len(lines) == 11
+
+
+def test_check_images_lists_what_does_not_decode(root, tmp_path):
+    source, _ = make_csv(root)
+    whole = (root / 'b.jpg').read_bytes()
+    (root / 'b.jpg').write_bytes(whole[: len(whole) // 2])
+    (root / 'd.jpg').write_text('no image')
+    output = OutputOptions(str(tmp_path / 'out'), check_images=True)
+    with pytest.raises(ConversionError) as caught:
+        convert_custom('csv', str(source), output, CustomOptions())
+    lines = str(caught.value).splitlines()
+    assert lines[0] == 'images that do not decode: 2'
+    assert 'l.csv:3' in lines[1]
+    assert 'l.csv:5' in lines[2]
+    (root / 'b.jpg').write_bytes(whole)
+    (root / 'd.jpg').write_bytes(whole)
+    convert_custom('csv', str(source), output, CustomOptions())
