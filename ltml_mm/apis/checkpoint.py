@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 
-from ltml_mm.engine.checkpoint import checkpoint_classes
+from ltml_mm.engine.checkpoint import allow_mmengine_checkpoints
 from ltml_mm.engine.whole_files import find_damage
 
 
@@ -41,10 +41,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if damage is not None:
         raise CheckpointError(f'{path} {damage}')
     try:
-        with torch.serialization.safe_globals(checkpoint_classes()):
-            checkpoint = torch.load(
-                path, map_location='cpu', weights_only=True
-            )
+        # Not torch's context manager: leaving it would forbid the classes
+        # to the loaders that come after.
+        allow_mmengine_checkpoints()
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from error
     except OSError:
@@ -128,18 +128,20 @@ def _candidates(work_dir: Path) -> list[Path]:
 
 
 def _refusal(path: str | Path, error: Exception) -> str:
+    # What torch says besides is how to load the file all the same.
+    reason = str(error).split('WeightsUnpickler error: ')[-1].strip()
+    reason = reason.split(' Please use ')[0].split('\n')[0]
     try:
-        with torch.serialization.safe_globals(checkpoint_classes()):
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(
-                path
-            )
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
-        return f'{path} is no checkpoint ({_first_line(error)})'
-    names = ', '.join(sorted(foreign)) or _first_line(error)
+        foreign = re.findall(r'GLOBAL (\S+) was not', reason)
+    if not foreign:
+        return f'{path} is no checkpoint ({reason})'
     return (
-        f'{path} is refused: it holds pickled objects ({names}) that weights '
-        'do not need and that could run any code when loaded. If you trust '
-        'its source, save its state_dict alone to a new file first'
+        f'{path} is refused: it holds pickled objects '
+        f'({", ".join(sorted(foreign))}) that weights do not need and that '
+        'could run any code when loaded. If you trust its source, save its '
+        'state_dict alone to a new file first'
     )
 
 

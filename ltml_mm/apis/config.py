@@ -39,17 +39,34 @@ def load_config(
 
     Raises:
         FileNotFoundError: The config or an annotation file does not exist.
-        ValueError: The config or an annotation file is broken, or training
-            and test set name different classes.
+        ValueError: The config, an override or an annotation file is broken,
+            or training and test set name different classes.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config not found: {path}')
-    cfg = Config.fromfile(str(path))
-    if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+    cfg = _read(path)
+    for key, value in (cfg_options or {}).items():
+        _override(cfg, key, value)
     if any(d.get('type') == GENERIC_DATASET for d in dataset_configs(cfg)):
         complete_config(cfg, dataset_meta)
     return cfg
+
+
+def _read(path: str | Path) -> Config:
+    try:
+        return Config.fromfile(str(path))
+    except SyntaxError as error:
+        raise ValueError(f'{path} is not a config: {error}') from error
+
+
+def _override(cfg: Config, key: str, value: Any) -> None:
+    try:
+        cfg.merge_from_dict({key: value})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'--cfg-options {key}={value!r} does not fit the config: '
+            f'{error.args[0]}'
+        ) from error
 
 
 def complete_config(

@@ -5,15 +5,55 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
+from ltml_mm.apis.processes import prepare_processes
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+class OverrideAction(DictAction):
+    """MMEngine's ``KEY=VALUE`` overrides, with two differences.
+
+    An override without "=" is an error of the command line, and a value
+    that is no list keeps its blanks: a path may have some.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Reads the overrides into the namespace."""
+        overrides = [values] if isinstance(values, str) else values or []
+        options = dict(getattr(namespace, self.dest) or {})
+        for override in overrides:
+            key, separator, value = override.partition('=')
+            if not separator or not key:
+                raise argparse.ArgumentError(
+                    self, f'{override!r} is not of the form KEY=VALUE'
+                )
+            options[key] = self._parse_value(override, value)
+        setattr(namespace, self.dest, options)
+
+    def _parse_value(self, override: str, value: str) -> Any:
+        try:
+            parsed = self._parse_iterable(value)
+        except AssertionError as error:
+            raise argparse.ArgumentError(
+                self, f'{override!r} has brackets that do not match'
+            ) from error
+        if isinstance(parsed, str):
+            return value.strip('\'"')
+        return parsed
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +62,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OverrideAction,
         metavar='KEY=VALUE',
         help='overrides of the config: key.subkey=value, lists as '
         '"[a,b]" or a,b',
@@ -56,10 +96,17 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except (CheckpointError, OSError, ValueError) as error:
-        if os.environ.get('LTML_TRACEBACK'):
-            raise
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), error)
+    except torch.distributed.DistError as error:
+        # The further lines are a stack of C++.
+        _fail(str(error).split('\n')[0], error)
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    if os.environ.get('LTML_TRACEBACK'):
+        raise error
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(1)
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
@@ -77,31 +124,9 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     if args.launcher != 'none':
-        _prepare_processes(cfg)
+        prepare_processes(cfg, args.launcher)
     if not torch.cuda.is_available():
         _forget_pinned_memory(cfg)
-
-
-def _prepare_processes(cfg: Config) -> None:
-    """Checks the devices, or lets processes meet on CPUs.
-
-    MMEngine's ``init_dist`` needs a GPU for each process; on machines
-    without one the group is made here, with gloo.
-    """
-    if torch.cuda.is_available():
-        wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        found = torch.cuda.device_count()
-        if wanted > found:
-            raise ValueError(
-                f'{wanted} processes on this machine need {wanted} GPUs, but '
-                f'it has {found}'
-            )
-        return
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel', device_ids=None
-    )
 
 
 def _forget_pinned_memory(cfg: Config) -> None:

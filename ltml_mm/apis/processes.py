@@ -1,0 +1,119 @@
+"""Lets the processes of a launcher meet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+import torch
+from mmengine.config import Config
+
+#: Where a launcher says rank, number of processes and rank on the machine.
+RANK_VARIABLES = {
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+STARTERS = {
+    'pytorch': 'tools/dist_train.sh, tools/dist_test.sh or torchrun',
+    'slurm': 'tools/slurm_train.sh, tools/slurm_test.sh or srun',
+    'mpi': 'mpirun',
+}
+
+
+def prepare_processes(cfg: Config, launcher: str) -> None:
+    """Checks the devices, or lets processes meet on CPUs.
+
+    With GPUs MMEngine's Runner does the rest. Its ``init_dist`` needs a GPU
+    for each process; on machines without one the group is made here, with
+    gloo.
+
+    Args:
+        cfg: The config; on CPUs, its ``model_wrapper_cfg`` is completed in
+            place.
+        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ValueError: The process was not started by the launcher, or the
+            machine has fewer GPUs than processes.
+        torch.distributed.DistNetworkError: The port is in use.
+    """
+    ranks = read_ranks(launcher, os.environ)
+    if torch.cuda.is_available():
+        _check_gpus()
+        return
+    os.environ.update(ranks)
+    if not torch.distributed.is_initialized():
+        os.environ.setdefault('MASTER_PORT', '29500')
+        if 'MASTER_ADDR' not in os.environ:
+            os.environ['MASTER_ADDR'] = _first_machine(launcher)
+        torch.distributed.init_process_group('gloo')
+    # As MMEngine wraps on GPUs, but for the device.
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **(cfg.get('model_wrapper_cfg') or {}),
+        'device_ids': None,
+    }
+
+
+def read_ranks(launcher: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Reads what the launcher says of this process.
+
+    Args:
+        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        environ: The environment.
+
+    Returns:
+        dict: ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``, as torch reads
+        them.
+
+    Raises:
+        ValueError: The launcher did not start this process.
+
+    Examples:
+        >>> environ = dict(
+        ...     SLURM_PROCID='5', SLURM_NTASKS='8', SLURM_LOCALID='1')
+        >>> read_ranks('slurm', environ)
+        {'RANK': '5', 'WORLD_SIZE': '8', 'LOCAL_RANK': '1'}
+    """
+    sources = RANK_VARIABLES[launcher]
+    missing = [name for name in sources if name not in environ]
+    if missing:
+        raise ValueError(
+            f'--launcher {launcher} needs {", ".join(missing)} in the '
+            f'environment; start it with {STARTERS[launcher]}'
+        )
+    values = (environ[name] for name in sources)
+    return dict(zip(RANK_VARIABLES['pytorch'], values, strict=True))
+
+
+def _check_gpus() -> None:
+    wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    found = torch.cuda.device_count()
+    if wanted > found:
+        raise ValueError(
+            f'{wanted} processes on this machine need {wanted} GPUs, but it '
+            f'has {found}'
+        )
+
+
+def _first_machine(launcher: str) -> str:
+    nodes = os.environ.get('SLURM_JOB_NODELIST')
+    if launcher != 'slurm' or nodes is None:
+        raise ValueError(
+            'set MASTER_ADDR to the address of the machine with process 0'
+        )
+    names = subprocess.run(
+        ['scontrol', 'show', 'hostnames', nodes],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    return names[0]

@@ -1,0 +1,100 @@
+"""How the processes of a launcher meet."""
+
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from ltml_mm.apis.processes import prepare_processes
+
+ENVIRONMENTS = {
+    'pytorch': dict(RANK='5', WORLD_SIZE='8', LOCAL_RANK='1'),
+    'slurm': dict(SLURM_PROCID='5', SLURM_NTASKS='8', SLURM_LOCALID='1'),
+    'mpi': dict(
+        OMPI_COMM_WORLD_RANK='5',
+        OMPI_COMM_WORLD_SIZE='8',
+        OMPI_COMM_WORLD_LOCAL_RANK='1',
+    ),
+}
+OTHERS = ('MASTER_ADDR', 'MASTER_PORT', 'SLURM_JOB_NODELIST')
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """No launcher and no GPU; holds the backends of the groups made."""
+    names = [name for environ in ENVIRONMENTS.values() for name in environ]
+    for name in (*names, *OTHERS):
+        monkeypatch.setenv(name, '')  # so that it is put back after the test
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    made = []
+    monkeypatch.setattr(torch.distributed, 'init_process_group', made.append)
+    return made
+
+
+@pytest.mark.parametrize('launcher', ENVIRONMENTS)
+def test_cpus_meet_with_gloo(groups, launcher):
+    os.environ.update(ENVIRONMENTS[launcher], MASTER_ADDR='a', MASTER_PORT='7')
+    prepare_processes(Config(), launcher)
+    assert groups == ['gloo']
+    for name, value in ENVIRONMENTS['pytorch'].items():
+        assert os.environ[name] == value
+    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('a', '7')
+
+
+def test_slurm_names_the_first_machine(groups, tmp_path, monkeypatch):
+    program = tmp_path / 'scontrol'
+    program.write_text(
+        '#!/bin/sh\n[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    os.environ.update(ENVIRONMENTS['slurm'], SLURM_JOB_NODELIST='n[1-2]')
+    prepare_processes(Config(), 'slurm')
+    found = (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT'])
+    assert found == ('n1', '29500')
+
+
+def test_mpi_needs_an_address(groups):
+    os.environ.update(ENVIRONMENTS['mpi'])
+    with pytest.raises(ValueError, match='set MASTER_ADDR'):
+        prepare_processes(Config(), 'mpi')
+
+
+def test_a_launcher_that_did_not_start_this(groups):
+    with pytest.raises(ValueError, match=r'RANK, WORLD_SIZE.*dist_train\.sh'):
+        prepare_processes(Config(), 'pytorch')
+    assert not groups
+
+
+def test_the_wrapper_keeps_what_the_config_says(groups):
+    os.environ.update(ENVIRONMENTS['pytorch'], MASTER_ADDR='a')
+    cfg = Config(dict(find_unused_parameters=True))
+    prepare_processes(cfg, 'pytorch')
+    # MMEngine's own arguments on GPUs, but for the device.
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        device_ids=None,
+    )
+    cfg = Config(dict(model_wrapper_cfg=dict(static_graph=True)))
+    prepare_processes(cfg, 'pytorch')
+    assert cfg.model_wrapper_cfg.static_graph
+    assert cfg.model_wrapper_cfg.device_ids is None
+
+
+def test_fewer_gpus_than_processes(groups, monkeypatch):
+    os.environ.update(ENVIRONMENTS['pytorch'], MASTER_ADDR='a')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    with pytest.raises(ValueError, match=r'3 processes.* need 3 GPUs.* has 2'):
+        prepare_processes(Config(), 'pytorch')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
+    cfg = Config()
+    prepare_processes(cfg, 'pytorch')
+    # With GPUs, group and wrapper are MMEngine's.
+    assert not groups
+    assert 'model_wrapper_cfg' not in cfg

@@ -1,0 +1,283 @@
+"""The launch scripts, with programs in place of Python and Slurm."""
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+from tiny_run import REPO, TOOLS, environment
+
+# Records its arguments and a few variables, one JSON line a call.
+RECORDER = """#!{python}
+import json, os, sys
+names = ('OMP_NUM_THREADS', 'MASTER_PORT', 'PYTHONPATH')
+record = dict(argv=sys.argv[1:], cwd=os.getcwd(),
+              **{{name: os.environ.get(name) for name in names}})
+with open({log!r}, 'a') as file:
+    file.write(json.dumps(record) + '\\n')
+"""
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Runs a script whose ``python`` and ``srun`` only record."""
+    log = tmp_path / 'calls.jsonl'
+    bins = tmp_path / 'bin'
+    bins.mkdir()
+    for name in ('python', 'srun'):
+        program = bins / name
+        program.write_text(
+            RECORDER.format(python=sys.executable, log=str(log))
+        )
+        program.chmod(0o755)
+
+    def run(script, *args, cwd=tmp_path, **variables):
+        log.unlink(missing_ok=True)
+        environ = environment(**variables)
+        environ['PATH'] = f'{bins}:{environ["PATH"]}'
+        for name in [name for name, value in variables.items() if not value]:
+            del environ[name]
+        subprocess.run(
+            ['bash', os.path.relpath(TOOLS / script, cwd), *map(str, args)],
+            check=True,
+            env=environ,
+            cwd=cwd,
+        )
+        return [json.loads(line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+def run_script(script, *args, cwd, **variables):
+    return subprocess.run(
+        ['bash', str(TOOLS / script), *map(str, args)],
+        env=environment(**variables),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def check_launch():
+    path = TOOLS / 'check_launch.py'
+    spec = importlib.util.spec_from_file_location('check_launch', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def options_of(argv, end):
+    """The options before a program's name, as a dict."""
+    options = argv[: argv.index(end)]
+    return dict(o.split('=', 1) for o in options if o.startswith('--'))
+
+
+ODD = ['--cfg-options', 'data_root=my data/"a"', 'x=$HOME *', '']
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_dist_scripts_pass_everything_on(record, name):
+    files = ['my config.py', 'a b.pth'][: 1 + (name == 'test')]
+    check, launched = record(
+        f'dist_{name}.sh', *files, 3, *ODD, OMP_NUM_THREADS='', PORT=''
+    )
+    tool = str(TOOLS / f'{name}.py')
+    assert check['argv'][1:] == ['3', '1', '0', '29500', *files]
+    argv = launched['argv']
+    assert argv[:2] == ['-m', 'torch.distributed.run']
+    assert argv[argv.index(tool) :] == [
+        tool,
+        *files,
+        '--launcher',
+        'pytorch',
+        *ODD,
+    ]
+    assert options_of(argv, tool) == {
+        '--nnodes': '1',
+        '--node-rank': '0',
+        '--master-addr': '127.0.0.1',
+        '--master-port': '29500',
+        '--nproc-per-node': '3',
+    }
+    assert launched['OMP_NUM_THREADS'] == '1'
+    assert os.path.realpath(launched['PYTHONPATH'].split(':')[0]) == str(REPO)
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_dist_scripts_read_the_environment(record, name):
+    files = ['c.py', 'x.pth'][: 1 + (name == 'test')]
+    check, launched = record(
+        f'dist_{name}.sh',
+        *files,
+        8,
+        NNODES=4,
+        NODE_RANK=2,
+        PORT=1234,
+        MASTER_ADDR='node-a',
+        OMP_NUM_THREADS=5,
+    )
+    assert check['argv'][1:] == ['8', '4', '2', '1234', *files]
+    assert options_of(launched['argv'], str(TOOLS / f'{name}.py')) == {
+        '--nnodes': '4',
+        '--node-rank': '2',
+        '--master-addr': 'node-a',
+        '--master-port': '1234',
+        '--nproc-per-node': '8',
+    }
+    assert launched['OMP_NUM_THREADS'] == '5'
+
+
+def test_slurm_train(record):
+    (call,) = record(
+        'slurm_train.sh',
+        'gpu',
+        'my job',
+        'c.py',
+        'work dir',
+        *ODD,
+        GPUS=16,
+        GPUS_PER_NODE=4,
+        CPUS_PER_TASK=6,
+        PORT=1234,
+        SRUN_ARGS='--quotatype=auto --time=1:00',
+    )
+    assert options_of(call['argv'], 'python') == {
+        '--partition': 'gpu',
+        '--job-name': 'my job',
+        '--gres': 'gpu:4',
+        '--ntasks': '16',
+        '--ntasks-per-node': '4',
+        '--cpus-per-task': '6',
+        '--kill-on-bad-exit': '1',
+        '--quotatype': 'auto',
+        '--time': '1:00',
+    }
+    assert call['argv'][call['argv'].index('python') :] == [
+        'python',
+        '-u',
+        str(TOOLS / 'train.py'),
+        'c.py',
+        '--launcher',
+        'slurm',
+        '--work-dir',
+        'work dir',
+        *ODD,
+    ]
+    assert call['MASTER_PORT'] == '1234'
+
+
+def test_slurm_train_without_work_dir(record):
+    (call,) = record('slurm_train.sh', 'p', 'j', 'c.py', '--amp', GPUS=2)
+    argv = call['argv']
+    assert argv[-4:] == ['c.py', '--launcher', 'slurm', '--amp']
+    options = options_of(argv, 'python')
+    # A job of two GPUs does not ask for a machine with eight.
+    assert (options['--ntasks'], options['--ntasks-per-node']) == ('2', '2')
+    assert options['--gres'] == 'gpu:2'
+
+
+def test_slurm_test(record):
+    (call,) = record('slurm_test.sh', 'p', 'j', 'c.py', 'a b.pth', *ODD)
+    assert call['argv'][call['argv'].index('python') :] == [
+        'python',
+        '-u',
+        str(TOOLS / 'test.py'),
+        'c.py',
+        'a b.pth',
+        '--launcher',
+        'slurm',
+        *ODD,
+    ]
+    options = options_of(call['argv'], 'python')
+    assert (options['--ntasks'], options['--cpus-per-task']) == ('8', '5')
+
+
+@pytest.mark.parametrize(
+    ('script', 'args'),
+    [
+        ('dist_train.sh', 1),
+        ('dist_test.sh', 2),
+        ('slurm_train.sh', 2),
+        ('slurm_test.sh', 3),
+    ],
+)
+def test_too_few_arguments(tmp_path, script, args):
+    done = run_script(script, *range(args), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith('usage: ')
+    assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    'address', [('0.0.0.0', 4), ('127.0.0.1', 4), ('::', 6)]
+)
+def test_port_in_use_is_one_line(tmp_path, address):
+    host, version = address
+    if version == 6 and not socket.has_dualstack_ipv6():
+        pytest.skip('this machine has no IPv6')
+    (tmp_path / 'c.py').touch()
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    dual = dict(dualstack_ipv6=True) if version == 6 else {}
+    with socket.create_server((host, 0), family=family, **dual) as server:
+        port = server.getsockname()[1]
+        done = run_script('dist_train.sh', 'c.py', 2, cwd=tmp_path, PORT=port)
+    assert done.returncode == 1
+    assert done.stdout == ''
+    assert done.stderr.count('\n') == 1
+    assert f'port {port} ' in done.stderr
+    assert 'PORT=' in done.stderr
+
+
+def test_port_matters_to_the_first_machine_alone(check_launch):
+    with socket.create_server(('', 0)) as server:
+        port = str(server.getsockname()[1])
+        assert check_launch.find_problem('1', '2', '0', port) is not None
+        assert check_launch.find_problem('1', '2', '1', port) is None
+    # Closed just now: no one listens any more.
+    assert check_launch.find_problem('1', '2', '0', port) is None
+
+
+def test_too_few_gpus_is_one_line(check_launch, monkeypatch):
+    monkeypatch.setattr(check_launch, 'count_gpus', lambda: 2)
+    monkeypatch.setattr(check_launch, 'torch_uses_gpus', lambda: True)
+    problem = check_launch.find_gpu_problem(3)
+    assert '3 processes need 3 GPUs, but 2 ' in problem
+    assert '\n' not in problem
+    assert check_launch.find_gpu_problem(2) is None
+
+
+@pytest.mark.parametrize(('gpus', 'usable'), [(0, True), (2, False)])
+def test_processes_on_cpus_are_not_counted(
+    check_launch, monkeypatch, gpus, usable
+):
+    monkeypatch.setattr(check_launch, 'count_gpus', lambda: gpus)
+    monkeypatch.setattr(check_launch, 'torch_uses_gpus', lambda: usable)
+    assert check_launch.find_gpu_problem(3) is None
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('two', '1', '0', '29500'), 'number of processes .* got .two.'),
+        (('0', '1', '0', '29500'), 'number of processes .* 1 or more'),
+        (('2', '1', '1', '29500'), 'NODE_RANK=1 .* NNODES=1'),
+        (('2', '1', '0', '65536'), 'PORT .* 1 to 65535'),
+        (('2', '1', '0', '-1'), 'PORT .* got .-1.'),
+    ],
+)
+def test_bad_numbers(check_launch, arguments, message):
+    assert re.search(message, check_launch.find_problem(*arguments))
+
+
+def test_missing_files(check_launch, tmp_path):
+    config = tmp_path / 'c.py'
+    config.touch()
+    files = [str(config), str(tmp_path / 'x.pth')]
+    problem = check_launch.find_problem('1', '2', '1', '29500', files)
+    assert problem == f'file not found: {files[1]}'
+    assert not check_launch.find_problem('1', '2', '1', '29500', files[:1])

@@ -1,0 +1,210 @@
+"""The command line of tools/train.py."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from tiny_run import BATCH, TOOLS, write_run
+
+from ltml_mm.apis.checkpoint import CheckpointError
+from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.train import main, parse_args, training_config
+
+CONFIG = """
+model = dict(type='ToyModel')
+train_dataloader = dict(batch_size=8, dataset=dict(type='ToyData'))
+val_cfg = dict()
+val_dataloader = dict(dataset=dict(type='ToyData'))
+val_evaluator = dict(type='GroupedAveragePrecision')
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'toy.py').write_text(CONFIG)
+    return tmp_path
+
+
+def config_of(*args):
+    """The complete config of a command line."""
+    return training_config(parse_args(['toy.py', *args]))
+
+
+def save_checkpoint(path):
+    torch.save({'state_dict': {}, 'meta': {}}, path)
+
+
+def test_plain(folder):
+    cfg = config_of()
+    assert cfg.work_dir == 'work_dirs/toy'
+    assert cfg.launcher == 'none'
+    assert cfg.val_cfg is not None
+    assert 'type' not in cfg.optim_wrapper
+    assert not cfg.get('resume')
+
+
+def test_work_dir_comes_from_the_command_line_first(folder):
+    option = ('--cfg-options', 'work_dir=of the config')
+    assert config_of(*option).work_dir == 'of the config'
+    assert config_of(*option, '--work-dir', 'mine').work_dir == 'mine'
+
+
+def test_no_validate(folder):
+    cfg = config_of('--no-validate')
+    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
+
+
+def test_amp(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = config_of('--amp')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    fixed = config_of('--amp', '--cfg-options', 'optim_wrapper.loss_scale=64.')
+    assert fixed.optim_wrapper.loss_scale == 64
+
+
+def test_amp_where_it_cannot_be(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    other = 'optim_wrapper.type=ApexOptimWrapper'
+    with pytest.raises(ValueError, match='ApexOptimWrapper'):
+        config_of('--amp', '--cfg-options', other)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ValueError, match='--amp needs a GPU'):
+        config_of('--amp')
+
+
+def test_auto_scale_lr_counts_pairs(folder, monkeypatch):
+    """Not images: a step of 8 pairs has 16 of them."""
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')
+    arguments = [str(write_run(folder)), '--auto-scale-lr', '--no-validate']
+    options = (
+        'optim_wrapper.optimizer.lr=0.01',
+        'train_dataloader.sampler.epoch_length=8',
+        'train_cfg.max_epochs=1',
+        'custom_hooks=[]',
+    )
+    cfg = training_config(parse_args([*arguments, '--cfg-options', *options]))
+    assert cfg.auto_scale_lr.base_batch_size == 32
+    assert cfg.train_dataloader.batch_size == BATCH == 8
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1
+    assert runner.optim_wrapper.get_lr()['lr'] == [
+        pytest.approx(0.01 * 8 / 32)
+    ]
+
+
+def test_auto_scale_lr_needs_its_base(folder):
+    with pytest.raises(ValueError, match=r'toy\.py has no auto_scale_lr'):
+        config_of('--auto-scale-lr')
+
+
+def test_resume_from_the_latest(folder):
+    for words in (['--resume'], ['--resume', 'auto']):
+        cfg = config_of(*words, '--cfg-options', 'load_from=other.pth')
+        assert cfg.resume
+        assert cfg.load_from is None
+
+
+def test_resume_from_a_checkpoint(folder):
+    save_checkpoint('a b.pth')
+    cfg = config_of('--resume', 'a b.pth')
+    assert cfg.resume
+    assert cfg.load_from == 'a b.pth'
+
+
+def test_resume_reads_the_checkpoint_first(folder):
+    words = ('--resume', 'x.pth')
+    with pytest.raises(CheckpointError, match=r'not found: x\.pth'):
+        config_of(*words)
+    save_checkpoint('x.pth')
+    config_of(*words)
+    whole = (folder / 'x.pth').read_bytes()
+    (folder / 'x.pth').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r'x\.pth is truncated'):
+        config_of(*words)
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', str(TOOLS / 'train.py'), 'no.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == 'error: config not found: no.py'
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('foo', "'foo' is not of the form KEY=VALUE"),
+        ('=3', "'=3' is not of the form KEY=VALUE"),
+        ('foo=[1,(2]', 'brackets that do not match'),
+    ],
+)
+def test_an_override_that_is_none(folder, capsys, override, message):
+    with pytest.raises(SystemExit) as error:
+        config_of('--cfg-options', 'a=1', override)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_overrides(folder):
+    cfg = config_of(
+        '--cfg-options',
+        'data_root=/my data/a=b',
+        'x.y=[1, 2]',
+        'x.z=a,b',
+        'optim_wrapper.optimizer.lr=1e-3',
+        'load_from=None',
+        '--cfg-options',
+        "name='a b'",
+    )
+    assert cfg.data_root == '/my data/a=b'
+    assert cfg.x == dict(y=[1, 2], z=['a', 'b'])
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.001)
+    assert cfg.load_from is None
+    assert cfg.name == 'a b'
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('optim_wrapper.optimizer.lr.x=3', r'optimizer\.lr\.x=3 does not fit'),
+        ('hooks.7.end=3', r'hooks\.7\.end=3 does not fit'),
+    ],
+)
+def test_an_override_that_does_not_fit(folder, override, message):
+    (folder / 'toy.py').write_text(CONFIG + 'hooks = [dict(end=1)]\n')
+    with pytest.raises(ValueError, match=message):
+        config_of('--cfg-options', override)
+
+
+def test_a_config_that_is_none(folder):
+    (folder / 'toy.py').write_text('model = dict(')
+    with pytest.raises(ValueError, match=r'toy\.py is not a config'):
+        config_of()
+
+
+def test_expected_errors_become_one_line(capsys, monkeypatch):
+    monkeypatch.delenv('LTML_TRACEBACK', raising=False)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+
+    def tool():
+        raise torch.distributed.DistNetworkError('port: 1, in use\nstack')
+
+    for broken, line in (
+        (tool, 'error: port: 1, in use\n'),
+        (lambda: main(['no.py']), 'error: config not found: no.py\n'),
+    ):
+        with pytest.raises(SystemExit) as error:
+            run_tool(broken)
+        assert error.value.code == 1
+        assert capsys.readouterr().err == line

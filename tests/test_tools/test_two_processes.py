@@ -1,0 +1,210 @@
+"""Two gloo processes, as the launch scripts start them, against one."""
+
+import json
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from rank_probe import COMPENSATIONS, STREAMS
+from tiny_run import (
+    BATCH,
+    EPOCHS,
+    NUM_TEST,
+    NUM_TRAIN,
+    PAIRS,
+    finish,
+    free_port,
+    start,
+    write_run,
+)
+
+from ltml_mm.apis import test, train
+
+HALF = f'train_dataloader.batch_size={BATCH // 2}'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('two processes')
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def on_cpu():
+    """Computes as the launched processes do: no GPU, one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.device.utils.DEVICE', 'cpu')
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def one(folder, on_cpu):
+    """What one process did with whole batches."""
+    argv = [str(folder / 'tiny.py'), '--work-dir', str(folder / 'one')]
+    cfg = train.training_config(train.parse_args(argv))
+    cfg.experiment_name = 'one process'
+    Runner.from_cfg(cfg).train()
+    return read(folder, 0, 1)
+
+
+@pytest.fixture(scope='module')
+def two(folder):
+    """What each of two processes did with half of every batch."""
+    options = ('--work-dir', 'two', '--cfg-options', HALF)
+    process = start('dist_train.sh', 'tiny.py', 2, *options, cwd=folder)
+    output = finish(process)
+    assert 'OMP_NUM_THREADS' not in output
+    return [read(folder, rank, 2) for rank in range(2)]
+
+
+def read(folder, rank, world_size):
+    path = folder / f'rank{rank}of{world_size}.pt'
+    return torch.load(path, weights_only=True)
+
+
+def is_norm(name):
+    return name.endswith(('running_mean', 'running_var'))
+
+
+def test_shards_together_are_the_order_of_one_process(one, two):
+    for stream in STREAMS:
+        order = one['draws'][stream]
+        assert len(order) == EPOCHS * PAIRS
+        # Names and pixels: the augmentation belongs to the draw as well.
+        for rank in range(2):
+            assert two[rank]['draws'][stream] == order[rank::2]
+
+
+def test_uniform_shards_of_an_epoch_are_disjoint(two):
+    for epoch in range(EPOCHS):
+        own = slice(epoch * PAIRS // 2, (epoch + 1) * PAIRS // 2)
+        first, second = (
+            {name for name, _ in rank['draws']['uniform'][own]} for rank in two
+        )
+        assert PAIRS <= NUM_TRAIN
+        assert len(first) == len(second) == PAIRS // 2
+        assert not first & second
+
+
+def test_epochs_and_streams_differ(one):
+    uniform, rebalanced = (one['draws'][name] for name in STREAMS)
+    assert uniform[:PAIRS] != uniform[PAIRS:]
+    assert rebalanced[:PAIRS] != rebalanced[PAIRS:]
+    assert uniform != rebalanced
+
+
+def test_both_processes_hold_the_same_model(two):
+    first, second = (rank['state'] for rank in two)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert first['loss_cls.uniform.num_train_images'] == NUM_TRAIN
+    # They did learn, and each branch its own.
+    scales = [first[f'loss_cls.{name}.pos_scale'] for name in STREAMS]
+    assert not torch.equal(*scales)
+    assert all((scale != 1).any() for scale in scales)
+
+
+def test_two_processes_train_the_model_of_one(one, two):
+    for name, value in one['state'].items():
+        found = two[0]['state'][name]
+        torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_agree(one, two):
+    assert len(one['metrics']) == EPOCHS
+    assert two[0]['metrics'] == two[1]['metrics']
+    for found, expected in zip(two[0]['metrics'], one['metrics'], strict=True):
+        assert 'multi-label/rebalanced/mAP' in expected
+        assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize('compensation', COMPENSATIONS)
+def test_half_batches_give_the_gradients_of_the_whole(one, two, compensation):
+    expected, statistics = one['steps'][compensation]
+    assert any(gradient.abs().max() > 1e-3 for gradient in expected.values())
+    for rank in two:
+        gradients, buffers = rank['steps'][compensation]
+        torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(buffers, statistics, rtol=0, atol=1e-12)
+    moved = 'uniform.pos_scale' in statistics
+    assert moved == (compensation == 'statistics')
+
+
+def test_the_evaluation_of_two_processes_is_that_of_one(folder, two, on_cpu):
+    checkpoint = folder / 'two' / f'epoch_{EPOCHS}.pth'
+    process = start(
+        'dist_test.sh',
+        'tiny.py',
+        checkpoint,
+        2,
+        '--out',
+        'two.json',
+        '--work-dir',
+        'tested by two',
+        cwd=folder,
+    )
+    test.main(
+        [
+            str(folder / 'tiny.py'),
+            str(checkpoint),
+            '--out',
+            str(folder / 'one.json'),
+            '--work-dir',
+            str(folder / 'tested by one'),
+            '--cfg-options',
+            'experiment_name=test of one',
+        ]
+    )
+    finish(process)
+    expected, found = (
+        json.loads((folder / name).read_text())
+        for name in ('one.json', 'two.json')
+    )
+    assert found['metrics'] == expected['metrics']
+    assert len(expected['predictions']) == NUM_TEST
+    assert found == expected
+
+
+def test_two_machines(folder):
+    options = (
+        '--work-dir',
+        'machines',
+        '--no-validate',
+        '--cfg-options',
+        HALF,
+        'train_cfg.max_epochs=1',
+        'model.backbone.norm_eval=False',
+        'custom_hooks.0.out_dir=machines',
+    )
+    (folder / 'machines').mkdir()
+    port = free_port()
+    machines = [
+        start(
+            'dist_train.sh',
+            'tiny.py',
+            1,
+            *options,
+            cwd=folder,
+            NNODES=2,
+            NODE_RANK=rank,
+            PORT=port,
+        )
+        for rank in range(2)
+    ]
+    for machine in machines:
+        finish(machine)
+    ranks = [read(folder / 'machines', rank, 2) for rank in range(2)]
+    for stream in STREAMS:
+        draws = [rank['draws'][stream] for rank in ranks]
+        assert [len(d) for d in draws] == [PAIRS // 2] * 2
+        assert draws[0] != draws[1]
+    for name, value in ranks[0]['state'].items():
+        # BatchNorm's running statistics are each process's own, as in any
+        # run of MMEngine; the checkpoint holds those of process 0.
+        if not is_norm(name):
+            assert torch.equal(value, ranks[1]['state'][name]), name

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Evaluates with several processes: one for each GPU, or on CPUs (gloo) where
+# there is no GPU. The figures are those of one process.
+#
+#   bash tools/dist_test.sh CONFIG CHECKPOINT NUM_PROCESSES \
+#       [arguments of test.py]
+#
+# On several machines, run it on each with the same NNODES, MASTER_ADDR (the
+# address of machine 0) and PORT, and with NODE_RANK=0, 1, ...;
+# NUM_PROCESSES counts those of one machine. OMP_NUM_THREADS, the threads of
+# one process, is 1 unless set.
+set -euo pipefail
+
+if (($# < 3)); then
+    echo "usage: bash $0 CONFIG CHECKPOINT NUM_PROCESSES" \
+        "[arguments of test.py]" >&2
+    exit 2
+fi
+config=$1
+checkpoint=$2
+processes=$3
+tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+nnodes=${NNODES:-1}
+node_rank=${NODE_RANK:-0}
+port=${PORT:-29500}
+
+python "$tools/check_launch.py" \
+    "$processes" "$nnodes" "$node_rank" "$port" "$config" "$checkpoint"
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+exec python -m torch.distributed.run \
+    --nnodes="$nnodes" \
+    --node-rank="$node_rank" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master-port="$port" \
+    --nproc-per-node="$processes" \
+    "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Evaluates on a Slurm cluster.
+#
+#   [GPUS=8] bash tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT \
+#       [arguments of test.py]
+#
+# GPUS counts the processes, one for each GPU, over all machines;
+# GPUS_PER_NODE those of one machine, CPUS_PER_TASK the cores of one process.
+# SRUN_ARGS goes to srun as it is: SRUN_ARGS=--gres=none for processes on
+# CPUs. PORT is where the processes meet; jobs that share a machine need
+# different ones.
+set -euo pipefail
+
+if (($# < 4)); then
+    echo "usage: bash $0 PARTITION JOB_NAME CONFIG CHECKPOINT" \
+        "[arguments of test.py]" >&2
+    exit 2
+fi
+tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+gpus=${GPUS:-8}
+gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+read -ra srun_args <<<"${SRUN_ARGS:-}"
+
+export MASTER_PORT=${PORT:-29500}
+export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+exec srun \
+    --partition="$1" \
+    --job-name="$2" \
+    --gres="gpu:$gpus_per_node" \
+    --ntasks="$gpus" \
+    --ntasks-per-node="$gpus_per_node" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 \
+    "${srun_args[@]}" \
+    python -u "$tools/test.py" "$3" "$4" --launcher slurm "${@:5}"
