@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -44,7 +46,7 @@ class ClassStatisticsHook(Hook):
             module.set_class_statistics(statistics)
 
 
-def statistics_modules(model: nn.Module) -> dict[str, nn.Module]:
+def statistics_modules(model: nn.Module) -> dict[str, Any]:
     """Returns the modules that take class statistics, by name."""
     return {
         name: module
@@ -54,12 +56,15 @@ def statistics_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _check_resumed(
-    name: str, module: nn.Module, statistics: ClassStatistics
+    name: str, module: Any, statistics: ClassStatistics
 ) -> None:
     if getattr(module, 'num_classes', None) is None:
         return
     counts = tuple(module.class_counts.tolist())
     num_images = int(module.num_train_images)
+    # Zero images: --resume found no checkpoint and the training starts.
+    if num_images == 0:
+        return
     if (counts, num_images) == (statistics.counts, statistics.num_images):
         return
     raise ValueError(

@@ -38,7 +38,7 @@ class ResumeCheckHook(Hook):
         """
         if not runner._resume:
             return
-        model = runner.model
+        model: Any = runner.model
         model = model.module if is_model_wrapper(model) else model
         expected = {k: v.shape for k, v in model.state_dict().items()}
         found = {k: v.shape for k, v in checkpoint['state_dict'].items()}

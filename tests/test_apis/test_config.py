@@ -1,0 +1,179 @@
+"""What a config learns from the data before a Runner is built."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mmengine.registry import DATASETS
+
+import ltml_mm.apis.config as module
+from ltml_mm.apis.config import dataset_configs, load_config
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+CUSTOM = CONFIGS / 'ltml_custom.py'
+CLASSES = ['cat', 'cow', 'dog']
+TRAIN = [[0], [0, 1], [0], []]
+TEST = [[2], [1]]
+
+
+def write(folder, name, labels, classes=CLASSES):
+    data = [
+        {'img_path': f'{name}_{i}.jpg', 'gt_label': row}
+        for i, row in enumerate(labels)
+    ]
+    content = {'metainfo': {'classes': classes}, 'data_list': data}
+    (folder / f'{name}.json').write_text(json.dumps(content))
+
+
+@pytest.fixture
+def data(tmp_path):
+    write(tmp_path, 'train', TRAIN)
+    write(tmp_path, 'test', TEST)
+    return tmp_path
+
+
+def load(data, meta=None, config=CUSTOM, **options):
+    return load_config(config, {'data_root': str(data), **options}, meta)
+
+
+def build(config):
+    return DATASETS.build({**config, 'pipeline': []})
+
+
+# -- the custom config -------------------------------------------------------
+
+
+def test_the_number_of_classes_comes_from_the_data(data):
+    assert load(data).model.num_classes == 3
+
+
+@pytest.mark.parametrize('loader', ['val_dataloader', 'test_dataloader'])
+def test_test_sets_receive_names_and_training_counts(data, loader):
+    dataset = build(load(data)[loader].dataset)
+    assert len(dataset) == 2
+    # Not its own counts, [0, 1, 1].
+    assert dataset.metainfo['class_counts'] == [3, 1, 0]
+    assert dataset.metainfo['num_train_images'] == 4
+    assert dataset.metainfo['classes'] == CLASSES
+
+
+def test_the_training_set_is_found_inside_its_wrapper(data):
+    cfg = load(data, data_prefix='images')
+    info = build(cfg.train_dataloader.dataset.dataset).get_data_info(0)
+    assert info['img_path'] == f'{data}/images/train_0.jpg'
+    assert 'data_root' not in cfg.train_dataloader.dataset
+
+
+def test_a_dataset_keeps_a_root_of_its_own(data, tmp_path):
+    other = tmp_path / 'other'
+    other.mkdir()
+    write(other, 'test', [[0]])
+    cfg = load(data, **{'test_dataloader.dataset.data_root': str(other)})
+    assert len(build(cfg.test_dataloader.dataset)) == 1
+    assert len(build(cfg.val_dataloader.dataset)) == 2
+
+
+def test_a_number_of_classes_that_is_given_stays(data):
+    # The mismatch is the metric's and the loss's to report, by name.
+    assert load(data, **{'model.num_classes': 7}).model.num_classes == 7
+
+
+def test_a_head_inside_a_list_is_filled_in():
+    node = {'heads': [{'num_classes': None}, {'num_classes': 5}], 'a': (1,)}
+    module._fill_num_classes(node, 9)
+    assert node['heads'] == [{'num_classes': 9}, {'num_classes': 5}]
+
+
+def test_the_original_file_is_not_touched(data):
+    load(data)
+    assert 'num_classes=None' in CUSTOM.read_text()
+    assert load(data).model.num_classes == 3
+
+
+# -- from a checkpoint -------------------------------------------------------
+
+
+def test_a_checkpoint_makes_training_annotations_needless(data):
+    meta = {
+        'classes': CLASSES,
+        'class_counts': [30, 20, 10],
+        'num_train_images': 50,
+    }
+    (data / 'train.json').unlink()
+    cfg = load(data, meta)
+    assert cfg.model.num_classes == 3
+    metainfo = build(cfg.test_dataloader.dataset).metainfo
+    assert metainfo['class_counts'] == [30, 20, 10]
+    assert metainfo['num_train_images'] == 50
+
+
+def test_a_checkpoint_without_counts_leaves_them_to_the_data(data):
+    cfg = load(data, {'classes': CLASSES})
+    metainfo = build(cfg.test_dataloader.dataset).metainfo
+    assert metainfo['class_counts'] == [3, 1, 0]
+
+
+def test_a_test_set_of_other_classes_is_refused(data):
+    write(data, 'test', TEST, classes=['cat', 'dog', 'cow'])
+    cfg = load(data)
+    with pytest.raises(ValueError, match=r'test\.json: its classes'):
+        build(cfg.test_dataloader.dataset)
+
+
+# -- other configs -----------------------------------------------------------
+
+
+def test_other_configs_need_no_data():
+    cfg = load_config(CONFIGS / 'ltml_voc.py')
+    assert cfg.model.num_classes == 20
+    assert 'metainfo' not in cfg.test_dataloader.dataset
+
+
+def test_every_dataset_of_a_config_is_visited():
+    cfg = load_config(CONFIGS / 'ltml_voc.py')
+    assert [d.type for d in dataset_configs(cfg)] == [
+        'TwoStreamDataset',
+        'VOCLTDataset',
+        'VOCLTDataset',
+        'VOCLTDataset',
+    ]
+
+
+def test_options_override():
+    options = {'train_cfg.max_epochs': 1, 'optim_wrapper.optimizer.lr': 0.5}
+    cfg = load_config(CONFIGS / 'ltml_voc.py', options)
+    assert cfg.train_cfg.max_epochs == 1
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+
+
+# -- what is refused ---------------------------------------------------------
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'config not found: .*x\.py'):
+        load_config(tmp_path / 'x.py')
+
+
+def test_a_broken_config_is_named(tmp_path):
+    (tmp_path / 'x.py').write_text('model = dict(\n')
+    with pytest.raises(ValueError, match=r'x\.py is not a config'):
+        load_config(tmp_path / 'x.py')
+
+
+def test_an_option_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r'--cfg-options train_cfg\.a\.b=1'):
+        load_config(
+            CONFIGS / 'ltml_voc.py',
+            {'train_cfg.a': 5, 'train_cfg.a.b': 1},
+        )
+
+
+def test_missing_annotations_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'train\.json'):
+        load(tmp_path)
+
+
+def test_broken_annotations_are_named(data):
+    (data / 'train.json').write_text('{')
+    with pytest.raises(ValueError, match=r'train\.json: not valid JSON'):
+        load(data)

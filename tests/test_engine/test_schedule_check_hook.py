@@ -1,0 +1,82 @@
+"""A run must outlast its own warm-up."""
+
+import pytest
+from engine_runner import make_runner
+
+HOOKS = ['ClassStatisticsHook', 'ScheduleCheckHook']
+
+
+def warm_up(end, kind='LinearLR', **kwargs):
+    kwargs = {'by_epoch': False, 'begin': 0, **kwargs}
+    end = {} if end is None else {'end': end}
+    return dict(type=kind, **kwargs, **end)
+
+
+def drops(end):
+    return dict(type='MultiStepLR', by_epoch=True, milestones=[1], end=end)
+
+
+def train(work_dir, schedulers, epochs=3):
+    """Two steps an epoch."""
+    runner = make_runner(
+        work_dir,
+        hooks=HOOKS,
+        param_scheduler=schedulers,
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+    )
+    runner.train()
+
+
+@pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
+def test_a_warm_up_as_long_as_the_run_is_fine(tmp_path, kind):
+    train(tmp_path, [warm_up(6, kind), drops(3)])
+
+
+@pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
+def test_a_longer_one_is_refused(tmp_path, kind):
+    with pytest.raises(ValueError, match=r'takes 7 steps, .* only 6: 1 pro'):
+        train(tmp_path, [warm_up(7, kind), drops(3)])
+
+
+def test_the_message_names_the_option(tmp_path):
+    with pytest.raises(ValueError, match=r'param_scheduler\.0\.end=1') as e:
+        train(tmp_path, [warm_up(150), drops(3)])
+    assert 'batch of 4' in str(e.value)
+
+
+def test_a_run_cut_short_on_purpose_is_told(tmp_path):
+    train(tmp_path, [warm_up(7), drops(8)])
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'takes 7 steps, but the run has only 6' in log
+    assert 'does not come to its end' in log
+
+
+@pytest.mark.parametrize(
+    'scheduler',
+    [
+        # In epochs, it cannot outlast the run by a change of processes.
+        warm_up(5, by_epoch=True),
+        # No end at all: a constant factor, not a warm-up.
+        warm_up(None, 'ConstantLR', factor=0.5),
+        # Not a warm-up but the schedule itself.
+        dict(type='CosineAnnealingLR', T_max=100, by_epoch=False),
+    ],
+)
+def test_other_schedules_are_left_alone(tmp_path, scheduler):
+    train(tmp_path, [scheduler])
+
+
+def test_no_schedule_at_all(tmp_path):
+    train(tmp_path, None)
+
+
+def test_warm_ups_of_several_optimizers_are_seen(tmp_path):
+    runner = make_runner(tmp_path, hooks=HOOKS)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    built = [
+        runner.build_param_scheduler([warm_up(end)])[0] for end in (1, 99)
+    ]
+    runner.param_schedulers = {'a': built[:1], 'b': built[1:]}
+    with pytest.raises(ValueError, match='takes 99 steps'):
+        runner.call_hook('before_train')
