@@ -6,9 +6,7 @@ _base_ = ['./_base_/datasets/demo.py', './_base_/default_runtime.py']
 
 model = dict(
     type='CollaborativeTwoBranchClassifier',
-    backbone=dict(
-        type='ResNet', depth=18, stem_channels=32, base_channels=32
-    ),
+    backbone=dict(type='ResNet', depth=18, stem_channels=32, base_channels=32),
     num_classes=20,
 )
 tta_model = dict(type='CollaborativeTTA')

@@ -53,7 +53,7 @@ def train(work_dir, *options, config='ltml_demo.py', flags=()):
     )
 
 
-def test_model(work_dir, *flags, config='ltml_demo.py', options=()):
+def evaluate(work_dir, *flags, config='ltml_demo.py', options=()):
     testing.main(
         [
             str(CONFIGS / config),
@@ -66,9 +66,6 @@ def test_model(work_dir, *flags, config='ltml_demo.py', options=()):
             *options,
         ]
     )
-
-
-test_model.__test__ = False
 
 
 def read_json(path):
@@ -123,7 +120,7 @@ def test_statistics_travel_with_the_checkpoint(trained):
 
 def test_out_holds_scores_that_give_the_metric(trained, tmp_path):
     out = tmp_path / 'result.json'
-    test_model(trained, '--out', str(out))
+    evaluate(trained, '--out', str(out))
     result = read_json(out)
     predictions = result['predictions']
     assert len(predictions) == 120
@@ -150,9 +147,9 @@ def test_flip_test_averages_the_mirror_image(trained, tmp_path):
         "test_dataloader = dict(dataset=dict(pipeline=[dict(type='RandomFlip',"
         " prob=1.0), dict(type='PackInputs')]))",
     )
-    test_model(trained, '--out', str(plain))
-    test_model(trained, '--out', str(mirrored), config=flip)
-    test_model(trained, '--tta', '--out', str(both))
+    evaluate(trained, '--out', str(plain))
+    evaluate(trained, '--out', str(mirrored), config=flip)
+    evaluate(trained, '--tta', '--out', str(both))
     logits = []
     for path in (plain, mirrored):
         scores = [p['scores'] for p in read_json(path)['predictions']]
@@ -165,7 +162,7 @@ def test_flip_test_averages_the_mirror_image(trained, tmp_path):
 
 
 def test_pictures_are_drawn(trained, tmp_path):
-    test_model(
+    evaluate(
         trained,
         *('--show-dir', str(tmp_path)),
         options=['default_hooks.visualization.interval=40'],

@@ -1,5 +1,6 @@
-# Plain BCE on uniform samples of any multi-label set: a stock ImageClassifier with the
-# data, schedule and number of images of ltml_custom, 64 images a step.
+# Plain BCE on uniform samples of any multi-label set: a stock
+# ImageClassifier with the data, schedule and number of images of
+# ltml_custom, 64 images a step.
 _base_ = '../ltml_custom.py'
 
 model = dict(

@@ -1,5 +1,6 @@
-# Plain BCE on class-aware samples of the demo set: a stock ImageClassifier with the
-# data, schedule and number of images of ltml_demo, 64 images a step.
+# Plain BCE on class-aware samples of the demo set: a stock ImageClassifier
+# with the data, schedule and number of images of ltml_demo, 64 images a
+# step.
 _base_ = '../ltml_demo.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# Plain BCE on class-aware samples of VOC-LT: a stock ImageClassifier with the
-# data, schedule and number of images of ltml_voc, 64 images a step.
+# Plain BCE on class-aware samples of VOC-LT: a stock ImageClassifier with
+# the data, schedule and number of images of ltml_voc, 64 images a step.
 _base_ = '../ltml_voc.py'
 
 model = dict(

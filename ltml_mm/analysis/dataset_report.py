@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import DictAction
 
 from ltml_mm.analysis import figures
 from ltml_mm.analysis.facts import DatasetFacts, read_facts
 from ltml_mm.analysis.markdown import markdown, summary
 from ltml_mm.analysis.sampling import StreamDraws
+from ltml_mm.apis.launch import OverrideAction
 from ltml_mm.utils import write_bytes, write_json, write_text
 
 
@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OverrideAction,
         metavar='KEY=VALUE',
         help='overrides of the config: key.subkey=value',
     )

@@ -10,7 +10,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from ltml_mm.apis.image_files import (
     find_images,
     printable,
 )
+from ltml_mm.apis.launch import OverrideAction
 from ltml_mm.apis.multi_label_inferencer import MultiLabelInferencer
 from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
 from ltml_mm.utils import write_bytes, write_json
@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OverrideAction,
         metavar='KEY=VALUE',
         help='overrides of the config',
     )

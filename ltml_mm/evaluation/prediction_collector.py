@@ -19,6 +19,8 @@ class PredictionCollector(BaseMetric):
             ``gt_label`` (lists of class indices) of each image.
     """
 
+    default_prefix = 'predictions'
+
     def __init__(self, collect_device: str = 'cpu') -> None:
         super().__init__(collect_device=collect_device)
         self.predictions: list[dict[str, Any]] = []

@@ -28,7 +28,7 @@ def folder(tmp_path):
     """Annotation files for each kind of config; no image is read."""
     for name, classes in CLASSES.items():
         labels = [[k] for k in range(len(classes))] + [[0, 1], [0]]
-        counts = np.bincount(sum(labels, [])).tolist()
+        counts = np.bincount(np.concatenate(labels)).tolist()
         metainfo = {'classes': list(classes), 'class_counts': counts}
         for split in ('train', 'test'):
             data = [

@@ -108,9 +108,7 @@ def draw(ax: Axes) -> None:
         ax.text(12.45, y, text, color=colour, fontsize=14, va='center')
     box(ax, 13.6, up - 0.4, 3.7, 0.8, r'$L_{cls}(u,\,y^u)$', UNIFORM)
     box(ax, 13.6, low - 0.4, 3.7, 0.8, r'$L_{cls}(r,\,y^r)$', REBALANCED)
-    consistency = (
-        r'$\lambda\,[L_{con}(u,\hat u) + L_{con}(r,\hat r)]$'
-    )
+    consistency = r'$\lambda\,[L_{con}(u,\hat u) + L_{con}(r,\hat r)]$'
     box(ax, 13.6, middle - 0.4, 3.7, 0.8, consistency, SHARED)
     arrow(ax, (12.85, up + 0.2), (13.6, up + 0.05), UNIFORM)
     arrow(ax, (12.85, low - 0.2), (13.6, low - 0.05), REBALANCED)

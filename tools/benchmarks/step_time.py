@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import DictAction
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
+from ltml_mm.apis.launch import OverrideAction
 from ltml_mm.models.fork import BRANCHES
 from ltml_mm.models.probe import last_shape, probe_features
 from ltml_mm.statistics import ClassStatistics
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--backbone',
         nargs='+',
-        action=DictAction,
+        action=OverrideAction,
         default=dict(type='ResNet', depth=50),
         help='config of the backbone as key=value',
     )
