@@ -14,5 +14,23 @@ _base_ = [
 data_root = 'data/custom'
 data_prefix = ''
 model = dict(num_classes=None)
+param_scheduler = [
+    # One epoch of warm-up, however long that is.
+    dict(
+        type='LinearLR',
+        start_factor=1 / 3,
+        begin=0,
+        end=1,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type='MultiStepLR',
+        by_epoch=True,
+        begin=0,
+        end=8,
+        milestones=[5, 7],
+        gamma=0.1,
+    ),
+]
 val_evaluator = dict(branches=True)
 test_evaluator = dict(branches=True)
