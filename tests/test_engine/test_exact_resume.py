@@ -4,11 +4,16 @@ import pytest
 import torch
 from forked import train_ranks
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from tiny_training import make_config, read_scalars, write_data
+from mmengine.runner import Runner, loops
+from tiny_training import LABELS, make_config, read_scalars, write_data
+from torch.utils.data import DataLoader
 
 from ltml_mm._stack import find_stack
 from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.datasets.samplers import UniformSampler
+from ltml_mm.engine import ExactResumeHook, exact_resume_hook
+from ltml_mm.engine.checkpoint_steps import check_accumulation
+from ltml_mm.engine.run_facts import compare_facts
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -43,17 +48,12 @@ def train(config, checkpoint=None):
     runner = Runner.from_cfg(config)
     runner.register_hook(recorder)
     runner.train()
+    for loop in (runner.train_loop, runner.val_loop):
+        workers = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
+        if workers is not None:
+            # The garbage collector would take 5 seconds for each of them.
+            workers._shutdown_workers()
     return recorder
-
-
-def without_times(content):
-    if isinstance(content, dict):
-        return {
-            key: without_times(value)
-            for key, value in content.items()
-            if not str(key).endswith('time') and key not in ('cfg', 'eta')
-        }
-    return content
 
 
 def assert_same(a, b, path=''):
@@ -75,9 +75,9 @@ def assert_same(a, b, path=''):
 
 def assert_same_runs(whole, resumed, last, step):
     """Compares weights, optimizer, random states, schedules and logs."""
-    parts = ('state_dict', 'optimizer', 'param_schedulers', 'exact_resume')
     a, b = (read_checkpoint(path / last) for path in (whole, resumed))
-    for part in parts:
+    assert a.keys() == b.keys()
+    for part in a.keys() - {'meta', 'message_hub'}:
         assert_same(a[part], b[part], part)
     names = a['message_hub']['log_scalars'].keys()
     assert names == b['message_hub']['log_scalars'].keys()
@@ -95,12 +95,17 @@ def assert_same_runs(whole, resumed, last, step):
         assert expected[key]['step'] <= step, key
 
 
-def check(data, tmp_path, stops, last, **options):
+def check(data, tmp_path, stops, last, change=lambda config: None, **options):
+    def config(work_dir):
+        result = make_config(data, work_dir, **options)
+        change(result)
+        return result
+
     whole = tmp_path / 'whole'
-    recorder = train(make_config(data, whole, **options))
+    recorder = train(config(whole))
     for stop, step in stops.items():
         resumed = tmp_path / stop
-        again = train(make_config(data, resumed, **options), whole / stop)
+        again = train(config(resumed), whole / stop)
         assert again.seen == {
             k: v for k, v in recorder.seen.items() if k >= step
         }
@@ -118,6 +123,17 @@ def _no_pause(monkeypatch):
 
 @pytest.mark.parametrize('num_workers', [0, 4])
 def test_after_any_epoch(data, tmp_path, num_workers):
+    def lower_rate_after_validation(config):
+        # Checkpoints are written before the validation of their epoch.
+        plateau = dict(
+            type='ReduceOnPlateauLR',
+            monitor='multi-label/mAP',
+            rule='greater',
+            threshold=1000,
+            patience=0,
+        )
+        config.param_scheduler.append(plateau)
+
     stops = {'epoch_1.pth': 3, 'epoch_2.pth': 6}
     if num_workers:
         del stops['epoch_2.pth']
@@ -126,6 +142,7 @@ def test_after_any_epoch(data, tmp_path, num_workers):
         tmp_path,
         stops,
         'epoch_3.pth',
+        lower_rate_after_validation,
         num_workers=num_workers,
         steps=0,
     )
@@ -134,11 +151,20 @@ def test_after_any_epoch(data, tmp_path, num_workers):
 @onedl_only
 @pytest.mark.parametrize('num_workers', [0, 4])
 def test_inside_an_epoch(data, tmp_path, num_workers):
+    def average_weights(config):
+        config.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+
     stops = {'iter_2.pth': 2, 'iter_3.pth': 3, 'iter_7.pth': 7}
     if num_workers:
         stops = {'iter_4.pth': 4}
     check(
-        data, tmp_path, stops, 'iter_9.pth', num_workers=num_workers, steps=1
+        data,
+        tmp_path,
+        stops,
+        'iter_9.pth',
+        average_weights,
+        num_workers=num_workers,
+        steps=1,
     )
 
 
@@ -176,3 +202,194 @@ def test_two_processes(data, tmp_path):
     ranks = read_checkpoint(whole / 'iter_8.pth')['exact_resume']['ranks']
     assert len(ranks) == 2
     assert any('running_mean' in name for name in ranks[1]['buffers'])
+
+
+@pytest.fixture(scope='module')
+def stopped(data, tmp_path_factory):
+    """A run with a checkpoint after each of its 9 steps."""
+    work_dir = tmp_path_factory.mktemp('stopped')
+    train(make_config(data, work_dir, steps=1))
+    return work_dir
+
+
+def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
+    config = make_config(data, tmp_path, steps=0)
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    train(config)
+    expected = read_checkpoint(stopped / 'iter_9.pth')
+    found = read_checkpoint(tmp_path / 'epoch_3.pth')
+    assert_same(expected['state_dict'], found['state_dict'])
+    assert_same(
+        expected['exact_resume']['ranks'], found['exact_resume']['ranks']
+    )
+
+
+def batch_of_two(config):
+    config.train_dataloader.batch_size = 2
+
+
+def shorter_epoch(config):
+    config.train_dataloader.sampler.epoch_length = 12
+
+
+def accumulation(config):
+    config.optim_wrapper.accumulative_counts = 3
+    config.default_hooks.checkpoint.interval = 3
+
+
+def by_iterations(config):
+    config.train_cfg = dict(by_epoch=False, max_iters=9)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (batch_of_two, 'batch size of a process: 4 -> 2'),
+        (shorter_epoch, 'positions of an epoch: 14 -> 12'),
+        (accumulation, 'accumulated steps: 1 -> 3'),
+        (by_iterations, 'EpochBasedTrainLoop -> IterBasedTrainLoop'),
+    ],
+)
+def test_another_run_is_refused(data, tmp_path, stopped, change, message):
+    config = make_config(data, tmp_path, steps=1)
+    change(config)
+    with pytest.raises(ValueError, match=message) as caught:
+        train(config, stopped / 'iter_6.pth')
+    assert 'on_change=warn' in str(caught.value)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_other_images_of_the_same_counts_are_refused(tmp_path, stopped):
+    # Two images change places: no count notices.
+    other = write_data(tmp_path / 'data', [[0, 1], [0], *LABELS[2:]])
+    with pytest.raises(ValueError, match='digest of the image list'):
+        train(make_config(other, tmp_path / 'work'), stopped / 'iter_6.pth')
+
+
+def test_moved_images_are_the_same(tmp_path, stopped):
+    moved = write_data(tmp_path / 'elsewhere')
+    config = make_config(moved, tmp_path / 'work')
+    train(config, stopped / 'iter_9.pth')
+
+
+def test_another_number_of_processes_is_a_change():
+    facts = {'processes': 1, 'batch size of a process': 4}
+    other = {'processes': 2, 'batch size of a process': 4}
+    (change,) = compare_facts(facts, other)
+    assert change.startswith('processes: 1 -> 2 (')
+
+
+def test_going_on_deliberately(data, tmp_path, stopped, capsys):
+    config = make_config(data, tmp_path, steps=1)
+    batch_of_two(config)
+    config.default_hooks.exact_resume.on_change = 'warn'
+    recorder = train(config, stopped / 'iter_4.pth')
+    said = capsys.readouterr().out
+    assert 'batch size of a process: 4 -> 2' in said
+    # 7 steps an epoch now: the first one is cut short by nothing.
+    assert min(recorder.seen) == 4
+    assert 'saved inside epoch 2, which starts anew' in said
+
+
+def test_unknown_on_change():
+    with pytest.raises(ValueError, match="'error' or 'warn', got 'no'"):
+        ExactResumeHook(on_change='no')
+
+
+def test_the_seed_is_that_of_the_checkpoint(data, tmp_path, stopped, capsys):
+    config = make_config(data, tmp_path, steps=1)
+    config.train_dataloader.sampler.seed = 99
+    train(config, stopped / 'iter_6.pth')
+    assert_same_runs(stopped, tmp_path, 'iter_9.pth', 6)
+    assert 'goes on with seed 3 of the checkpoint' in capsys.readouterr().out
+
+
+def test_checkpoint_without_random_states(data, tmp_path, stopped, capsys):
+    checkpoint = read_checkpoint(stopped / 'iter_6.pth')
+    del checkpoint['exact_resume']
+    torch.save(checkpoint, tmp_path / 'stock.pth')
+    work_dir = tmp_path / 'work'
+    train(make_config(data, work_dir), tmp_path / 'stock.pth')
+    assert 'holds no random states' in capsys.readouterr().out
+
+
+def test_inside_an_epoch_on_the_original_stack(
+    data, tmp_path, stopped, monkeypatch, capsys
+):
+    monkeypatch.setattr(exact_resume_hook, 'find_stack', lambda: 'openmmlab')
+    train(make_config(data, tmp_path), stopped / 'iter_8.pth')
+    assert 'is not promised to be exact' in capsys.readouterr().out
+
+
+def test_a_sampler_that_cannot_continue(
+    data, tmp_path, stopped, monkeypatch, capsys
+):
+    monkeypatch.setattr(exact_resume_hook, 'stream_sampler', lambda _: None)
+    recorder = train(make_config(data, tmp_path), stopped / 'iter_8.pth')
+    assert 'epoch 3, which starts anew' in capsys.readouterr().out
+    assert recorder.indices == {8: 0, 9: 1, 10: 2}
+
+
+@pytest.mark.parametrize(
+    ('by_epoch', 'checkpoint', 'refused'),
+    [
+        (True, dict(interval=2, by_epoch=False), True),
+        (True, dict(interval=4, by_epoch=False), False),
+        (True, dict(interval=4, by_epoch=False, save_begin=3), True),
+        # An epoch has three steps.
+        (True, dict(interval=1), True),
+        (True, dict(interval=4), False),
+        (False, dict(interval=6, by_epoch=False), True),
+        (False, dict(interval=-1, by_epoch=False), False),
+    ],
+)
+def test_checkpoints_between_optimizer_steps(
+    data, tmp_path, by_epoch, checkpoint, refused
+):
+    config = make_config(data, tmp_path, by_epoch=by_epoch)
+    config.default_hooks.checkpoint = dict(
+        type='SafeCheckpointHook', **checkpoint
+    )
+    config.optim_wrapper.accumulative_counts = 4
+    runner = Runner.from_cfg(config)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    if refused:
+        with pytest.raises(ValueError, match='accumulative_counts=4'):
+            check_accumulation(runner)
+    else:
+        check_accumulation(runner)
+
+
+@onedl_only
+@pytest.mark.parametrize('drop_last', [True, False])
+@pytest.mark.parametrize('length', [12, 14])
+def test_skip_counts_what_a_pass_consumes(drop_last, length):
+    """OneDL's own iterator, from every position of three passes."""
+    images = Images()
+
+    def batches(skipped, count):
+        sampler = UniformSampler(images, num_samples=length, seed=5)
+        data = DataLoader(
+            images, 4, sampler=sampler, drop_last=drop_last, num_workers=0
+        )
+        sampler.pass_length = len(data) * 4
+        iterator = loops._InfiniteDataloaderIterator(data)
+        iterator.skip_iter(skipped)
+        return [next(iterator).tolist() for _ in range(count)]
+
+    expected = batches(0, 12)
+    for skipped in range(1, 11):
+        assert batches(skipped, 12 - skipped) == expected[skipped:]
+
+
+class Images:
+    metainfo = {}  # noqa: RUF012
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return index
+
+    def get_cat_ids(self, index):
+        return [0]

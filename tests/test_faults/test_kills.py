@@ -34,6 +34,7 @@ class Killed:
         )
         self.work_dir = work_dir
         self.file = work_dir.with_suffix('.py')
+        work_dir.parent.mkdir(exist_ok=True)
         config.dump(self.file)
         self.progress = 0
 
@@ -120,7 +121,7 @@ def test_fifty_kills(data, tmp_path, reference):
     rng = random.Random(0)
     kills = runs = 0
     while kills < 50:
-        run = Killed(data, tmp_path / f'work_{runs}')
+        run = Killed(data, tmp_path / str(runs) / 'work')
         runs += 1
         finished = False
         while not finished and kills < 50:
