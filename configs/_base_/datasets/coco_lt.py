@@ -19,7 +19,6 @@ train_dataloader = dict(
             ),
         ),
         epoch_length='rebalanced',
-        seed=0,
     ),
     dataset=dict(
         type='TwoStreamDataset',
