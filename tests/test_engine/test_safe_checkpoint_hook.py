@@ -59,13 +59,19 @@ def test_checksum_is_the_one_sha256sum_reads(work_dir):
 
 @pytest.mark.parametrize('damage', [flip_bit, truncate, os.remove])
 def test_damaged_checkpoint_gives_way_to_the_one_before(
-    work_dir, damage, capsys
+    work_dir, damage, monkeypatch
 ):
+    said = []
+    monkeypatch.setattr(
+        'ltml_mm.apis.checkpoint.print_log',
+        lambda text, **_: said.append(text),
+    )
     damage(work_dir / 'iter_11.pth')
     # By name alone, "iter_9" would count as newer than "iter_10".
     assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_10.pth')
-    said = capsys.readouterr()
-    assert 'iter_11.pth' in said.out + said.err
+    (message,) = said
+    assert 'iter_11.pth' in message
+    assert f'resuming from {work_dir}/iter_10.pth' in message
     truncate(work_dir / 'iter_10.pth')
     assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_9.pth')
 
