@@ -12,8 +12,11 @@ Example:
 from __future__ import annotations
 
 import argparse
+import resource
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from ltml_mm.models.probe import last_shape, probe_features
 from ltml_mm.statistics import ClassStatistics
 from timing import medians, report, time_in_turns
 
+KINDS = ('stock', 'two_branch')
 NUM_CLASSES = 20
 STATISTICS = ClassStatistics((50,) * NUM_CLASSES, num_images=1000)
 
@@ -142,72 +146,71 @@ def flops(function: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def peak_memory(function: Callable[[], None], device: str) -> int | None:
-    """Returns how far a call raises the memory in use, in bytes.
+def peak_memory(task: str, kind: str, options: dict[str, Any]) -> int:
+    """Returns the peak memory of one network by itself, in bytes.
 
-    On a GPU as PyTorch counts it; on a CPU the resident set of the process,
-    where the system lets its peak be reset (Linux), else None.
+    To be run in a new process: on a CPU the figure is the peak of the
+    resident set over what the process held before; on a GPU it is what
+    PyTorch allocated there.
     """
-    if device != 'cpu':
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        Path('/proc/self/clear_refs').write_text('5')
-    except OSError:
-        return None
-    before = _resident('VmRSS')
-    function()
-    return _resident('VmHWM') - before
+    before = _peak_resident()
+    make_task(task, kind, options)()
+    if options['device'] == 'cpu':
+        return _peak_resident() - before
+    return torch.cuda.max_memory_allocated()
 
 
-def _resident(key: str) -> int:
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(f'{key}:'):
-            return int(line.split()[1]) * 1024
-    raise OSError(f'/proc/self/status has no {key}')
+def _peak_resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main() -> None:
-    """Measures, prints and writes the figures."""
-    args = parse_args()
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+def make_task(
+    task: str, kind: str, options: dict[str, Any]
+) -> Callable[[], None]:
+    """Returns a function that trains or predicts one batch.
+
+    Args:
+        task: ``'training'`` or ``'prediction'``.
+        kind: ``'stock'`` or ``'two_branch'``.
+        options: ``images``, ``side``, ``backbone`` and ``device``.
+    """
+    device = options['device']
     torch.manual_seed(0)
-    images = torch.rand(args.images, 3, args.side, args.side, device=device)
+    side = options['side']
+    images = torch.rand(options['images'], 3, side, side, device=device)
+    model = build(kind, dict(options['backbone']), device)
 
     def autocast() -> AbstractContextManager:
         if device == 'cpu':
             return nullcontext()
         return torch.autocast(device, dtype=torch.float16)
 
-    wait = torch.cuda.synchronize if device != 'cpu' else lambda: None
-    result: dict[str, Any] = {
+    if task == 'training':
+        return training_step(model, make_batch(kind, images), autocast)
+    return prediction(model, images, autocast)
+
+
+def main() -> None:
+    """Measures, prints and writes the figures."""
+    args = parse_args()
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    options: dict[str, Any] = {
         'device': device,
         'images': args.images,
         'side': args.side,
         'backbone': args.backbone,
-        'threads': torch.get_num_threads(),
     }
-    models = {
-        kind: build(kind, dict(args.backbone), device)
-        for kind in ('stock', 'two_branch')
-    }
-    tasks = {
-        'training': {
-            kind: training_step(model, make_batch(kind, images), autocast)
-            for kind, model in models.items()
-        },
-        'prediction': {
-            kind: prediction(model, images, autocast)
-            for kind, model in models.items()
-        },
-    }
-    for task, functions in tasks.items():
+    wait = torch.cuda.synchronize if device != 'cpu' else lambda: None
+    result = {**options, 'threads': torch.get_num_threads()}
+    for task in ('training', 'prediction'):
+        memory = {}
+        for kind in KINDS:
+            with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+                memory[kind] = pool.submit(
+                    peak_memory, task, kind, options
+                ).result()
+        functions = {kind: make_task(task, kind, options) for kind in KINDS}
         operations = {kind: flops(f) for kind, f in functions.items()}
-        memory = {
-            kind: peak_memory(f, device) for kind, f in functions.items()
-        }
         times = time_in_turns(functions, args.repeats, wait)
         median = medians(times)
         result[task] = {
@@ -217,6 +220,7 @@ def main() -> None:
             'flops': operations,
             'flops_ratio': operations['two_branch'] / operations['stock'],
             'peak_bytes': memory,
+            'peak_ratio': memory['two_branch'] / memory['stock'],
         }
     report(result, args.out)
 
