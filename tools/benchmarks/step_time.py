@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -161,7 +160,11 @@ def peak_memory(task: str, kind: str, options: dict[str, Any]) -> int:
 
 
 def _peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a new process inherits from the one that made it.
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('VmHWM:'):
+            return int(line.split()[1]) * 1024
+    raise OSError('/proc/self/status does not tell the peak memory')
 
 
 def make_task(
