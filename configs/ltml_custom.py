@@ -6,7 +6,7 @@
 # None here is filled in by the tools.
 _base_ = [
     './_base_/models/ltml_resnet50.py',
-    './_base_/datasets/custom.py',
+    './_base_/datasets/multi_label_224.py',
     './_base_/schedules/ltml_8e.py',
     './_base_/default_runtime.py',
 ]

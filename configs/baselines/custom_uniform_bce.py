@@ -1,29 +1,8 @@
-# Plain BCE on uniform samples of any multi-label set: a stock
-# ImageClassifier with the data, schedule and number of images of
-# ltml_custom, 64 images a step.
-_base_ = '../ltml_custom.py'
+# Plain BCE on uniform samples of any multi-label set; all but the samples
+# as in custom_class_aware_bce.
+_base_ = './custom_class_aware_bce.py'
 
-model = dict(
-    _delete_=True,
-    type='ImageClassifier',
-    backbone={{_base_.model.backbone}},
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='MultiLabelLinearClsHead',
-        num_classes=None,
-        in_channels=2048,
-        loss=dict(
-            # Plain BCE as a mean over the classes, however many there are.
-            type='LogitCompensatedBCELoss',
-            num_classes=None,
-            compensation='none',
-            weighting=False,
-        ),
-    ),
-)
-tta_model = dict(_delete_=True, type='AverageClsScoreTTA')
 train_dataloader = dict(
-    batch_size=64,
     sampler=dict(
         streams=dict(
             _delete_=True,
@@ -36,6 +15,3 @@ train_dataloader = dict(
         epoch_length='uniform',
     ),
 )
-val_evaluator = dict(branches=False)
-test_evaluator = dict(branches=False)
-auto_scale_lr = dict(base_batch_size=64)

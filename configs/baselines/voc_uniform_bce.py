@@ -1,26 +1,8 @@
-# Plain BCE on uniform samples of VOC-LT: a stock ImageClassifier with the
-# data, schedule and number of images of ltml_voc, 64 images a step.
-_base_ = '../ltml_voc.py'
+# Plain BCE on uniform samples of VOC-LT; all but the samples
+# as in voc_class_aware_bce.
+_base_ = './voc_class_aware_bce.py'
 
-model = dict(
-    _delete_=True,
-    type='ImageClassifier',
-    backbone={{_base_.model.backbone}},
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='MultiLabelLinearClsHead',
-        num_classes=20,
-        in_channels=2048,
-        loss=dict(
-            type='CrossEntropyLoss',
-            use_sigmoid=True,
-            loss_weight=1 / 20,  # a mean over the classes, not a sum
-        ),
-    ),
-)
-tta_model = dict(_delete_=True, type='AverageClsScoreTTA')
 train_dataloader = dict(
-    batch_size=64,
     sampler=dict(
         streams=dict(
             _delete_=True,
@@ -33,6 +15,3 @@ train_dataloader = dict(
         epoch_length='uniform',
     ),
 )
-val_evaluator = dict(branches=False)
-test_evaluator = dict(branches=False)
-auto_scale_lr = dict(base_batch_size=64)

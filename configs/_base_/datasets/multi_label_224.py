@@ -1,6 +1,30 @@
-# Any multi-label set in MMPretrain's JSON format. The tools fill in
-# data_root, data_prefix and what follows from the data.
-_base_ = './pipelines_224.py'
+# Any multi-label set in MMPretrain's JSON format, two streams of 224 x 224
+# without keeping the ratio: the pipelines and loaders of VOC-LT and COCO-LT
+# (protocol of the Distribution-Balanced Loss).
+data_preprocessor = dict(
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomRatioCrop', min_ratio=0.8),
+    dict(type='Resize', scale=(224, 224), keep_ratio=False),
+    dict(
+        type='PhotoMetricDistortion',
+        brightness_delta=32,
+        contrast_range=(0.5, 1.5),
+        saturation_range=(0.5, 1.5),
+        hue_delta=18,
+    ),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(224, 224), keep_ratio=False),
+    dict(type='PackInputs'),
+]
 
 train_dataloader = dict(
     batch_size=32,  # pairs of a uniform and a re-balanced image
@@ -26,7 +50,7 @@ train_dataloader = dict(
         dataset=dict(
             type='LongTailMultiLabelDataset',
             ann_file='train.json',
-            pipeline={{_base_.train_pipeline}},
+            pipeline=train_pipeline,
         ),
     ),
 )
@@ -41,7 +65,7 @@ val_dataloader = dict(
         type='LongTailMultiLabelDataset',
         ann_file='test.json',
         test_mode=True,
-        pipeline={{_base_.test_pipeline}},
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader
