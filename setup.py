@@ -36,6 +36,7 @@ setup(
     install_requires=[
         'matplotlib',
         'numpy>=1.26',
+        'opencv-python',
         'packaging',
         'pillow',
         'pycocotools>=2.0.7',

@@ -25,6 +25,9 @@ OPENMMLAB = {
 # Distributions that provide the module ``mmcv`` of the original releases.
 MMCV_NAMES = ('mmcv', 'mmcv-lite', 'mmcv-full')
 
+# OpenCV's wheels expect these of the machine; images of small containers lack
+# them.
+SYSTEM_LIBRARIES = 'apt-get install -y libgl1 libglib2.0-0'
 INSTALL = {
     'onedl': 'pip install "ltml_mm[onedl]"',
     'openmmlab': 'pip install "ltml_mm[openmmlab]"',
@@ -102,9 +105,11 @@ def import_stack(stack: str) -> None:
         import mmpretrain  # noqa: F401
     except (ImportError, AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
+        of_system = 'cannot open shared object file' in reason
+        mend = SYSTEM_LIBRARIES if of_system else INSTALL[stack]
         raise ImportError(
             f'ltml_mm found the {stack} builds of the mm stack, but they do '
-            f'not import ({reason}). Run: {INSTALL[stack]}'
+            f'not import ({reason}). Run: {mend}'
         ) from error
 
 

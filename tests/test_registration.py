@@ -15,6 +15,7 @@ PROMISED = {
         'CrossBranchConsistencyLoss',
         'TwoStreamDataPreprocessor',
         'CollaborativeTTA',
+        'TokenPooling',
         'ReweightedBCELoss',
         'ClassBalancedFocalLoss',
         'MultiLabelLDAMLoss',
@@ -33,12 +34,14 @@ PROMISED = {
         'TwoStreamSampler',
     ],
     'TRANSFORMS': ['RandomRatioCrop', 'PhotoMetricDistortion'],
-    'METRICS': ['GroupedAveragePrecision'],
+    'METRICS': ['GroupedAveragePrecision', 'PredictionCollector'],
     'HOOKS': [
         'ClassStatisticsHook',
         'ResumeCheckHook',
         'ScheduleCheckHook',
         'ClassReportHook',
+        'ExactResumeHook',
+        'SafeCheckpointHook',
     ],
 }
 

@@ -108,3 +108,19 @@ def test_an_import_that_fails_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmpretrain', None)
     with pytest.raises(ImportError, match=r'do not import .*mmpretrain'):
         import_stack('openmmlab')
+
+
+def test_a_library_that_the_machine_lacks_is_explained(monkeypatch):
+    reason = 'libGL.so.1: cannot open shared object file: No such file'
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == 'mmcv':
+                raise ImportError(reason)
+
+    monkeypatch.delitem(sys.modules, 'mmcv', raising=False)
+    monkeypatch.setattr(sys, 'meta_path', [Finder, *sys.meta_path])
+    with pytest.raises(ImportError, match=r'libGL.*apt-get install') as error:
+        import_stack('onedl')
+    assert 'pip' not in str(error.value)

@@ -53,6 +53,11 @@ def test_config(args: argparse.Namespace) -> Config:
 
     Returns:
         Config: What ``Runner.from_cfg`` takes.
+
+    Raises:
+        FileNotFoundError: The config or a file of the data does not exist.
+        CheckpointError: The checkpoint cannot be used.
+        ValueError: Config, data and arguments do not fit together.
     """
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
@@ -60,12 +65,30 @@ def test_config(args: argparse.Namespace) -> Config:
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.show_dir is not None:
-        cfg.default_hooks.visualization.update(
-            enable=True, out_dir=args.show_dir
-        )
+        draw_into(cfg, args.show_dir)
     if args.tta:
         add_flip_tta(cfg)
     return cfg
+
+
+def draw_into(cfg: Config, folder: str) -> None:
+    """Lets the test draw its predictions on the images, in place.
+
+    Args:
+        cfg: A config with MMPretrain's visualization hook.
+        folder: Where the pictures go.
+
+    Raises:
+        ValueError: It has no such hook.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise ValueError(
+            "--show-dir needs visualization=dict(type='VisualizationHook') "
+            "in the config's default_hooks, and "
+            "visualizer=dict(type='UniversalVisualizer')"
+        )
+    hook.update(enable=True, out_dir=folder)
 
 
 def add_flip_tta(cfg: Config) -> None:
@@ -74,7 +97,15 @@ def add_flip_tta(cfg: Config) -> None:
     Args:
         cfg: A config whose test pipeline ends with the packing transform;
             its ``tta_model`` merges the views.
+
+    Raises:
+        ValueError: It has no ``tta_model``.
     """
+    if cfg.get('tta_model') is None:
+        raise ValueError(
+            "--tta needs tta_model=dict(type='CollaborativeTTA') in the "
+            "config, or 'AverageClsScoreTTA' for a stock ImageClassifier"
+        )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     *transforms, pack = deepcopy(dataset.pipeline)

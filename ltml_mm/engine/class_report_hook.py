@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -12,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
+from ltml_mm.utils import write_json
 
 
 @HOOKS.register_module()
@@ -42,12 +42,7 @@ class ClassReportHook(Hook):
         runner.logger.info(
             f'Average precision in percent ({path}):\n{class_table(report)}'
         )
-        # A reader never meets half a file, nor a crash the loss of the old.
-        part = f'{path}.tmp'
-        with open(part, 'w', encoding='utf-8') as file:
-            json.dump(report, file, indent=2, ensure_ascii=False)
-            file.write('\n')
-        os.replace(part, path)
+        write_json(path, report)
 
 
 def _find_report(loop: Any) -> dict[str, Any] | None:

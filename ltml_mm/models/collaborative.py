@@ -333,9 +333,9 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
     def _build_losses(self, config: dict) -> ModuleDict:
-        arguments = inspect.signature(MODELS.get(config['type'])).parameters
         config = dict(config)
-        if 'num_classes' in arguments:
+        loss = MODELS.get(config['type'])
+        if loss and 'num_classes' in inspect.signature(loss).parameters:
             config.setdefault('num_classes', self.num_classes)
         return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
