@@ -103,7 +103,9 @@ def _candidates(work_dir: Path) -> list[Path]:
     The pointer comes first, then what has its name with a lower number.
     """
     pointer = work_dir / 'last_checkpoint'
-    named = pointer.read_text().strip() if pointer.is_file() else ''
+    named = ''
+    if pointer.is_file():
+        named = pointer.read_text(errors='replace').replace('\0', '').strip()
     last = Path(named)
     if named and not last.is_file():
         # The work directory may have been moved.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ltml_mm.engine.run_facts import accumulated_steps
 
@@ -49,31 +51,31 @@ def check_accumulation(runner: Runner) -> None:
     counts = accumulated_steps(runner)
     if counts == 1:
         return
-    loop = runner.train_loop
-    steps_of_epoch = len(loop.dataloader)
-    for hook in checkpoint_hooks(runner):
-        unit = steps_of_epoch if hook.by_epoch else 1
-        first = hook.save_begin or hook.interval
-        if hook.interval < 1 or first * unit >= runner.max_iters:
+    for what, interval, begin in _save_moments(runner):
+        first = begin or interval
+        if interval < 1 or first >= runner.max_iters:
             continue
-        for value in (hook.interval * unit, hook.save_begin * unit):
-            if value % counts:
-                raise ValueError(_message(hook, value, unit, counts))
+        for step in (interval, begin):
+            if step % counts:
+                raise ValueError(
+                    f'{what} are saved after {step} steps, but the optimizer '
+                    'accumulates gradients over accumulative_counts='
+                    f'{counts} steps: those of the last {step % counts} '
+                    'would be lost on resume. Let checkpoints, and '
+                    'validations that save the best, fall on multiples of it '
+                    '(default_hooks.checkpoint.by_epoch=False counts steps), '
+                    'or change optim_wrapper.accumulative_counts'
+                )
 
 
-def _message(hook: CheckpointHook, value: int, unit: int, counts: int) -> str:
-    what = (
-        f'every {hook.interval} epoch(s) of {unit} steps'
-        if hook.by_epoch
-        else f'every {hook.interval} steps'
-    )
-    if hook.save_begin:
-        what += f', from {hook.save_begin} on'
-    return (
-        f'checkpoints are saved {what}, but the optimizer accumulates '
-        f'gradients over accumulative_counts={counts} steps: a checkpoint '
-        f'after {value} steps would lose those accumulated since its last '
-        'step. Choose default_hooks.checkpoint.interval and '
-        'optim_wrapper.accumulative_counts such that one is a multiple of '
-        'the other in steps'
-    )
+def _save_moments(runner: Runner) -> Iterator[tuple[str, int, int]]:
+    """Yields what is saved, its interval and its beginning, in steps."""
+    loop = runner.train_loop
+    steps = len(loop.dataloader)
+    for hook in checkpoint_hooks(runner):
+        unit = steps if hook.by_epoch else 1
+        yield 'checkpoints', hook.interval * unit, hook.save_begin * unit
+        if hook.save_best and runner.val_loop is not None:
+            # A new best one saves the last one again.
+            unit = steps if isinstance(loop, EpochBasedTrainLoop) else 1
+            yield 'best checkpoints', loop.val_interval * unit, 0

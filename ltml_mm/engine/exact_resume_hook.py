@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler
@@ -16,6 +13,7 @@ from torch.utils.data import BatchSampler
 from ltml_mm._stack import find_stack
 from ltml_mm.datasets.samplers import StreamSampler
 from ltml_mm.engine.checkpoint_steps import check_accumulation, saves_now
+from ltml_mm.engine.process_states import gather_states, restore_states
 from ltml_mm.engine.random_states import (
     capture_random_states,
     restore_random_states,
@@ -69,7 +67,7 @@ class ExactResumeHook(Hook):
         self._exact = True
         self._validation_due = False
         self._before_validation: dict[str, Any] | None = None
-        self._gathered: tuple[int, list[dict[str, Any]]] | None = None
+        self._gathered: list[dict[str, Any]] | None = None
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -109,9 +107,13 @@ class ExactResumeHook(Hook):
             return
         self._resuming = False
         if self._loaded is not None:
-            self._restore_rank(runner, self._loaded['ranks'])
+            restore_states(runner, self._loaded['ranks'])
         self._validate(runner)
         self._continue_epoch(runner)
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Forgets the states of the last checkpoint."""
+        self._gathered = None
 
     def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
         """Gathers the states where a checkpoint is about to be saved."""
@@ -120,6 +122,7 @@ class ExactResumeHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Gathers the states where a checkpoint is about to be saved."""
+        self._gathered = None
         vars(runner.train_loop).pop('run_iter', None)
         if saves_now(runner, by_epoch=True):
             self.gather(runner)
@@ -132,6 +135,7 @@ class ExactResumeHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Remembers the random states of the training."""
+        self._gathered = None
         self._before_validation = capture_random_states()
 
     def after_val_epoch(self, runner: Runner, *args: Any, **kw: Any) -> None:
@@ -149,25 +153,22 @@ class ExactResumeHook(Hook):
     def gather(self, runner: Runner) -> None:
         """Collects the states of all processes; all of them must call it.
 
-        Call it before saving a checkpoint at a moment of your own.
+        ``SafeCheckpointHook`` does; with the stock hook, call it before
+        saving a checkpoint at a moment of your own.
 
         Args:
             runner: The runner.
         """
+        if self._gathered is not None:
+            return
         states = self._before_validation or capture_random_states()
-        own = {'random': states, 'buffers': _saved_buffers(runner)}
-        ranks = all_gather_object(own) if runner.world_size > 1 else [own]
-        for rank in ranks[1:]:
-            rank['buffers'] = _differing(rank['buffers'], ranks[0]['buffers'])
-        # The checkpoint has the buffers of rank 0 already.
-        ranks[0] = {**ranks[0], 'buffers': {}}
-        self._gathered = runner.iter, ranks
+        self._gathered = gather_states(runner, states)
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
         """Adds this hook's part to a checkpoint."""
-        if self._gathered is None or self._gathered[0] != runner.iter:
+        if self._gathered is None:
             if runner.world_size > 1:
                 runner.logger.warning(
                     'this checkpoint holds no random states: it was saved '
@@ -175,9 +176,8 @@ class ExactResumeHook(Hook):
                 )
                 return
             self.gather(runner)
-        assert self._gathered is not None
         checkpoint[KEY] = {
-            'ranks': self._gathered[1],
+            'ranks': self._gathered,
             'seed': _seed(runner),
             'facts': self._facts,
             'validated': self._before_validation is not None,
@@ -226,18 +226,6 @@ class ExactResumeHook(Hook):
             sampler.set_seed(seed)
         else:
             runner.train_dataloader.sampler.seed = seed
-
-    def _restore_rank(
-        self, runner: Runner, ranks: Sequence[dict[str, Any]]
-    ) -> None:
-        if runner.rank >= len(ranks):
-            return
-        own = ranks[runner.rank]
-        buffers = dict(_model(runner).named_buffers())
-        with torch.no_grad():
-            for name, value in own['buffers'].items():
-                buffers[name].copy_(value)
-        restore_random_states(own['random'])
 
     def _validate(self, runner: Runner) -> None:
         """Runs the validation that fell between checkpoint and stop."""
@@ -308,31 +296,3 @@ def _seed(runner: Runner) -> int | None:
     loader = runner.train_dataloader
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
     return getattr(sampler, 'seed', None)
-
-
-def _model(runner: Runner) -> torch.nn.Module:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
-
-
-def _saved_buffers(runner: Runner) -> dict[str, torch.Tensor]:
-    """Returns the buffers that a checkpoint holds, on the CPU."""
-    if runner.world_size == 1:
-        return {}
-    model = _model(runner)
-    saved = model.state_dict().keys()
-    return {
-        name: buffer.detach().cpu()
-        for name, buffer in model.named_buffers()
-        if name in saved
-    }
-
-
-def _differing(
-    buffers: dict[str, torch.Tensor], others: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    return {
-        name: value
-        for name, value in buffers.items()
-        if not torch.equal(value, others[name])
-    }

@@ -11,6 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ltml_mm.engine.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.whole_files import WholeFileBackend
 from ltml_mm.utils import write_text
 
@@ -90,6 +91,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
     ) -> None:
+        for hook in runner.hooks:
+            if isinstance(hook, ExactResumeHook):
+                hook.gather(runner)
         self._keep(runner, step)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)

@@ -341,6 +341,9 @@ def test_a_sampler_that_cannot_continue(
         (True, dict(interval=4), False),
         (False, dict(interval=6, by_epoch=False), True),
         (False, dict(interval=-1, by_epoch=False), False),
+        # It validates every epoch; the last one is the end of the run.
+        (True, dict(interval=4, by_epoch=False, save_best='auto'), True),
+        (False, dict(interval=4, by_epoch=False, save_best='auto'), False),
     ],
 )
 def test_checkpoints_between_optimizer_steps(

@@ -105,8 +105,9 @@ def test_no_checkpoint_at_all(tmp_path):
     assert find_whole_checkpoint(tmp_path) is None
 
 
-def test_pointer_that_was_cut_off(work_dir):
-    (work_dir / 'last_checkpoint').write_text('')
+@pytest.mark.parametrize('content', [b'', b'\0\xff'])
+def test_damaged_pointer(work_dir, content):
+    (work_dir / 'last_checkpoint').write_bytes(content)
     assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_11.pth')
 
 
