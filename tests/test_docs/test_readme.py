@@ -1,0 +1,81 @@
+"""What the README shows runs as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tiny_training import write_data
+
+from ltml_mm.apis import predict, train
+from ltml_mm.apis import test as testing
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+PARSERS = {
+    'train.py': train.parse_args,
+    'test.py': testing.parse_args,
+    'predict.py': predict.parse_args,
+}
+BACKBONE = (
+    "backbone=dict(type='ResNet', depth=18, stem_channels=4, "
+    'base_channels=4), num_classes=3'
+)
+
+
+def blocks(language):
+    return re.findall(rf'^```{language}\n(.*?)^```', README, re.M | re.S)
+
+
+def commands():
+    """The commands of all blocks that call a tool or a script."""
+    for block in blocks('bash'):
+        for line in block.replace('\\\n', ' ').splitlines():
+            for command in line.split('&&'):
+                if 'tools/' in command:
+                    yield shlex.split(command)
+
+
+@pytest.mark.parametrize('command', commands(), ids=' '.join)
+def test_commands_name_files_and_flags_that_exist(command):
+    start = next(i for i, word in enumerate(command) if 'tools/' in word)
+    for word in command:
+        if word.startswith(('tools/', 'configs/')):
+            assert (ROOT / word).is_file(), word
+    parse = PARSERS.get(Path(command[start]).name)
+    if parse is not None:
+        parse(command[start + 1 :])
+
+
+def test_linked_files_exist():
+    links = re.findall(r'\]\((?!https?:)([^)#]+)\)', README)
+    assert links
+    for link in links:
+        assert (ROOT / link).is_file(), link
+
+
+def test_own_config_trains(tmp_path):
+    block = next(b for b in blocks('python') if 'custom_imports' in b)
+    data = f'data_root={str(write_data(tmp_path / "data"))!r}'
+    pipeline = (
+        "ann_file='train.json', pipeline=[dict(type='LoadImageFromFile'), "
+        "dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')]"
+    )
+    text = block.replace("Dataset', ...", f"Dataset', {data}, {pipeline}")
+    text = text.replace("Classifier', ...", f"Classifier', {BACKBONE}")
+    assert '...' not in text
+    cfg = Config.fromstring(text, '.py')
+    cfg.merge_from_dict(
+        dict(
+            default_scope='mmpretrain',
+            experiment_name='readme',
+            work_dir=str(tmp_path),
+            train_dataloader=dict(batch_size=4, num_workers=0),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        )
+    )
+    Runner.from_cfg(cfg).train()
+    assert (tmp_path / 'epoch_1.pth').is_file()
