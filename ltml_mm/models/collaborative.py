@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from typing import Any
 
 import torch
-from mmengine.model import ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample, label_to_onehot
-from torch import Tensor, nn
+from mmpretrain.structures import DataSample
+from torch import Tensor
 
 from ltml_mm.models.fork import (
     BRANCHES,
-    ForkedTail,
     fork_backbone,
     plain_name,
     separate_stream_norms,
@@ -24,22 +20,17 @@ from ltml_mm.models.fork import (
     sync_branches,
 )
 from ltml_mm.models.fusion import check_fuse, fuse_logits, fuse_scores
-from ltml_mm.models.probe import last_shape, probe_features
-from ltml_mm.models.token_pooling import TokenPooling
+from ltml_mm.models.parts import (
+    build_heads,
+    build_losses,
+    build_neck,
+    fork_neck,
+)
+from ltml_mm.models.streams import check_streams, stream_targets
 
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
 DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
 DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
-
-STREAM_HELP = """\
-CollaborativeTwoBranchClassifier trains on two streams, but got a flat batch.
-Add to the config:
-  train_dataloader.sampler=dict(type='TwoStreamSampler', streams=dict(\
-uniform=dict(type='UniformSampler'), \
-rebalanced=dict(type='ClassAwareMultiLabelSampler')), \
-epoch_length='rebalanced')
-  train_dataloader.dataset=dict(type='TwoStreamDataset', dataset=<the dataset>)
-  data_preprocessor=dict(type='TwoStreamDataPreprocessor', ...)"""
 
 
 @ROOT_MODELS.register_module()
@@ -120,13 +111,15 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self.fuse = check_fuse(fuse)
         self.bn_streams = bn_streams
         self.backbone = MODELS.build(backbone)
-        plain_neck = _build_neck(neck, self.backbone)
-        self.heads = self._build_heads(head or DEFAULT_HEAD, plain_neck)
+        plain_neck = build_neck(neck, self.backbone)
+        self.heads = build_heads(
+            head or DEFAULT_HEAD, num_classes, self.backbone, plain_neck
+        )
         self.fork_at = fork_backbone(
             self.backbone, fork_at, branch_init, bn_streams
         )
-        self.neck = _fork_neck(plain_neck, branch_init)
-        self.loss_cls = self._build_losses(loss_cls or DEFAULT_LOSS)
+        self.neck = fork_neck(plain_neck, branch_init)
+        self.loss_cls = build_losses(loss_cls or DEFAULT_LOSS, num_classes)
         self.loss_consistency = MODELS.build(
             loss_consistency or DEFAULT_CONSISTENCY
         )
@@ -222,8 +215,9 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             dict[str, Tensor]: ``uniform.loss_cls``,
             ``rebalanced.loss_cls`` and ``loss_consistency``, scalars.
         """
-        _check_streams(inputs)
-        targets = self.targets(data_samples, inputs[BRANCHES[0]].device)
+        check_streams(inputs)
+        device = inputs[BRANCHES[0]].device
+        targets = stream_targets(data_samples, self.num_classes, device)
         images = torch.cat([inputs[name] for name in BRANCHES])
         sizes = [len(inputs[name]) for name in BRANCHES]
         by_stream: dict[str, dict[str, Tensor]] = {n: {} for n in BRANCHES}
@@ -289,90 +283,13 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         )
         sample.set_field(branch_logits, 'branch_logits')
 
-    @torch.compiler.disable
-    def targets(
-        self,
-        data_samples: dict[str, list[DataSample]],
-        device: torch.device,
-    ) -> dict[str, Tensor]:
-        """Gathers the labels of a batch.
-
-        Kept out of compiled graphs: the number of labels differs from image
-        to image, and each would be compiled anew.
-
-        Args:
-            data_samples (dict[str, list[DataSample]]): Samples by stream,
-                with ``gt_score`` (K,) or ``gt_label``, class indices.
-            device (torch.device): Where the result shall be.
-
-        Returns:
-            dict[str, Tensor]: float32 of shape (N, K), in [0, 1], by stream.
-        """
-        targets = {}
-        for name, samples in data_samples.items():
-            rows = [
-                sample.gt_score
-                if 'gt_score' in sample
-                else label_to_onehot(sample.gt_label, self.num_classes)
-                for sample in samples
-            ]
-            targets[name] = torch.stack(rows).to(device, torch.float32)
-        return targets
-
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Returns the depth of a parameter's layer and the largest depth."""
         name = plain_name(param_name)
         return self.backbone.get_layer_depth(name, 'backbone.')
-
-    def _build_heads(self, config: dict, neck: nn.Module | None) -> ModuleDict:
-        config = dict(config)
-        config.setdefault('num_classes', self.num_classes)
-        if 'in_channels' not in config:
-            shape = last_shape(probe_features(self.backbone, neck))
-            config['in_channels'] = shape[1]
-        return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
-
-    def _build_losses(self, config: dict) -> ModuleDict:
-        config = dict(config)
-        loss = MODELS.get(config['type'])
-        if loss and 'num_classes' in inspect.signature(loss).parameters:
-            config.setdefault('num_classes', self.num_classes)
-        return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
-
-
-def _build_neck(
-    config: dict | list | str | None, backbone: nn.Module
-) -> nn.Module | None:
-    if config is None:
-        return None
-    if config != 'auto':
-        return MODELS.build(config)
-    axes = len(last_shape(probe_features(backbone)))
-    if axes == 4:
-        return MODELS.build(dict(type='GlobalAveragePooling'))
-    if axes == 3:
-        model = getattr(backbone, 'timm_model', backbone)
-        return TokenPooling(getattr(model, 'num_prefix_tokens', 0))
-    return None
-
-
-def _fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
-    if neck is None or not any(True for _ in neck.parameters()):
-        return neck
-    return ForkedTail(neck, copy.deepcopy(neck), branch_init)
 
 
 def _check_num_classes(value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f'num_classes must be a positive int, got {value!r}')
     return value
-
-
-def _check_streams(inputs: Any) -> None:
-    if not isinstance(inputs, dict):
-        raise ValueError(STREAM_HELP)
-    if set(inputs) != set(BRANCHES):
-        raise ValueError(
-            f'the sampler must have the streams {list(BRANCHES)}, got '
-            f'{list(inputs)}'
-        )

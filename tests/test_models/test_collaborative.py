@@ -3,50 +3,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-
-import ltml_mm  # noqa: F401
-from ltml_mm.models.fork import BRANCHES
-from ltml_mm.statistics import ClassStatistics
-
-K = 3
-STATISTICS = ClassStatistics((60, 20, 3), num_images=100)
-BACKBONE = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8)
-
-
-def build(**options):
-    config = dict(
-        type='CollaborativeTwoBranchClassifier',
-        backbone=dict(BACKBONE),
-        num_classes=K,
-    )
-    torch.manual_seed(0)
-    model = MODELS.build({**config, **options})
-    model.init_weights()
-    for loss in model.loss_cls.values():
-        if hasattr(loss, 'set_class_statistics'):
-            loss.set_class_statistics(STATISTICS)
-    return model
-
-
-def batch(size=2, side=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    labels = [[0], [0, 2], [], [1, 2], [1]]
-    return {
-        'inputs': {
-            name: torch.rand(size, 3, side, side, generator=generator)
-            for name in BRANCHES
-        },
-        'data_samples': {
-            name: [
-                DataSample().set_gt_label(labels[(i + shift) % 5])
-                for i in range(size)
-            ]
-            for shift, name in enumerate(BRANCHES)
-        },
-    }
+from two_branch_case import (
+    BACKBONE,
+    BRANCHES,
+    STATISTICS,
+    K,
+    batch,
+    build,
+)
 
 
 def make_logits_large(model):
@@ -378,111 +344,3 @@ def test_plain_checkpoint_loads_into_both_copies():
         )
     for key, value in model.heads.state_dict().items():
         assert torch.equal(value, heads[key]), key
-
-
-@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
-def test_batch_augmentations_act_within_a_stream(augment):
-    model = build(train_cfg=dict(augments=dict(type=augment, alpha=1.0)))
-    data = batch(4)
-    data['inputs']['uniform'].zero_()
-    data['inputs']['rebalanced'].fill_(1.0)
-    mixed = model.data_preprocessor(data, training=True)
-    assert not mixed['inputs']['uniform'].any()
-    assert (mixed['inputs']['rebalanced'] == 1).all()
-    targets = model.targets(mixed['data_samples'], torch.device('cpu'))
-    assert targets['uniform'].shape == (4, K)
-    losses = model(**mixed, mode='loss')
-    assert all(torch.isfinite(value) for value in losses.values())
-
-
-def train(model, wrapper, steps, seed=0):
-    losses = []
-    for step in range(steps):
-        data = batch(4, seed=seed + step)
-        logs = model.train_step(data, wrapper)
-        losses.append(logs['loss'].item())
-    return losses
-
-
-def sgd(model, lr=0.05):
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-
-
-def test_training_moves_everything_that_learns():
-    model = build()
-    before = {k: v.clone() for k, v in model.named_parameters()}
-    losses = train(model, OptimWrapper(sgd(model)), 3)
-    assert np.isfinite(losses).all()
-    still = [
-        k for k, v in model.named_parameters() if torch.equal(v, before[k])
-    ]
-    assert still == []
-
-
-class CPUAmpOptimWrapper(OptimWrapper):
-    """MMEngine's AmpOptimWrapper needs a GPU; its context does not."""
-
-    def optim_context(self, model):
-        return torch.autocast('cpu', dtype=torch.bfloat16)
-
-
-def test_autocast_follows_full_precision():
-    full, mixed = build(), build()
-    expected = train(full, OptimWrapper(sgd(full)), 3)
-    found = train(mixed, CPUAmpOptimWrapper(sgd(mixed)), 3)
-    assert found == pytest.approx(expected, rel=0.05)
-    assert found != expected
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_mixed_precision_follows_full_precision():
-    full, mixed = build().cuda(), build().cuda()
-    expected = train(full, OptimWrapper(sgd(full)), 3)
-    found = train(mixed, AmpOptimWrapper(optimizer=sgd(mixed)), 3)
-    assert found == pytest.approx(expected, rel=0.05)
-    assert found != expected
-
-
-def test_gradient_accumulation_equals_the_mean_gradient():
-    model = build().eval()  # batch statistics would differ
-    reference = copy.deepcopy(model)
-    wrapper = OptimWrapper(sgd(model, 0.1), accumulative_counts=2)
-    wrapper.initialize_count_status(model, 0, 2)
-    train(model, wrapper, 2)
-    optimizer = sgd(reference, 0.1)
-    for step in range(2):
-        data = reference.data_preprocessor(batch(4, seed=step), True)
-        losses = reference(**data, mode='loss')
-        (sum(losses.values()) / 2).backward()
-    optimizer.step()
-    for (name, a), b in zip(
-        model.named_parameters(), reference.parameters(), strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
-
-
-def test_compiled_loss_equals_the_eager_one():
-    model = build().eval()
-    data = batch()
-    expected = model(**copy.deepcopy(data), mode='loss')
-    torch._dynamo.reset()
-    model.forward = torch.compile(model.forward, backend='eager')
-    found = model(**data, mode='loss')
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value)
-
-
-def test_separate_streams_have_batch_statistics_of_their_own():
-    joint, separate = build(), build(bn_streams='separate')
-    assert joint.state_dict().keys() == separate.state_dict().keys()
-    data = batch(4)
-    data['inputs']['rebalanced'] *= 5
-    alone = copy.deepcopy(separate)
-    separate.train()
-    images = torch.cat([data['inputs'][name] for name in BRANCHES])
-    both = separate.branch_logits(images)['uniform'][:4]
-    twice = torch.cat([data['inputs']['uniform']] * 2)
-    only = alone.train().branch_logits(twice)['uniform'][:4]
-    torch.testing.assert_close(both, only, rtol=1e-4, atol=1e-5)
-    mixed = joint.train().branch_logits(images)['uniform'][:4]
-    assert (mixed - only).abs().max() > 1e-3
