@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+VERSION = (ROOT / 'ltml_mm' / 'version.py').read_text().split("'")[1]
 
 # The original MMEngine imports pkg_resources, which setuptools 81 dropped.
 STACKS = {
@@ -24,7 +25,7 @@ TESTS = ['hypothesis', 'pytest>=8', 'scikit-learn', 'timm']
 
 setup(
     name='ltml_mm',
-    version='0.1.0',
+    version=VERSION,
     description='Long-tailed multi-label recognition by collaborative '
     'training (LTML) for MMPretrain and MMEngine',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
