@@ -120,8 +120,10 @@ def read_facts(
                 'annotation file'
             )
         # As a test set: a file's counts may be those of another training
-        # set, which make the groups.
-        dataset = LongTailMultiLabelDataset(str(path), test_mode=True)
+        # set, which make the groups. No image is opened, wherever it is.
+        dataset = LongTailMultiLabelDataset(
+            str(path), test_mode=True, allow_outside=True
+        )
         return _gather(source, dataset, DEFAULT_SAMPLER, 0, {})
     try:
         cfg = load_config(path, cfg_options)

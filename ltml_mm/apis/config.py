@@ -13,6 +13,8 @@ from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
+#: The datasets of which the folders stand at the top of a config.
+FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
 
 
 def load_config(
@@ -22,11 +24,11 @@ def load_config(
 ) -> Config:
     """Reads a config file and completes it from the data.
 
-    Where the config trains on :class:`LongTailMultiLabelDataset`, the
-    top-level ``data_root`` and ``data_prefix`` go to its datasets, a
-    ``num_classes`` of None becomes the number of classes, and the test sets
-    receive names and training counts of the classes. Other configs are
-    returned as they are.
+    The top-level ``data_root``, ``data_prefix`` and ``allow_outside`` go to
+    the datasets that read annotation files. Where the config trains on
+    :class:`LongTailMultiLabelDataset`, a ``num_classes`` of None becomes the
+    number of classes, and the test sets receive names and training counts of
+    the classes.
 
     Args:
         path: The config file.
@@ -47,6 +49,9 @@ def load_config(
     cfg = _read(path)
     for key, value in (cfg_options or {}).items():
         _override(cfg, key, value)
+    for dataset in dataset_configs(cfg):
+        if dataset.get('type') in FILE_DATASETS:
+            _fill_folders(dataset, cfg)
     if any(d.get('type') == GENERIC_DATASET for d in dataset_configs(cfg)):
         complete_config(cfg, dataset_meta)
     return cfg
@@ -78,10 +83,6 @@ def complete_config(
         for dataset in dataset_configs(cfg)
         if dataset.get('type') == GENERIC_DATASET
     ]
-    for dataset in generic:
-        for key in ('data_root', 'data_prefix'):
-            if cfg.get(key) is not None:
-                dataset.setdefault(key, cfg[key])
     if dataset_meta is None or COUNTS_KEY not in dataset_meta:
         dataset_meta = _training_metainfo(cfg)
     classes = list(dataset_meta['classes'])
@@ -94,6 +95,12 @@ def complete_config(
                 'classes': classes,
                 **dataset.get('metainfo', {}),
             }
+
+
+def _fill_folders(dataset: Any, cfg: Config) -> None:
+    for key in ('data_root', 'data_prefix', 'allow_outside'):
+        if cfg.get(key) is not None:
+            dataset.setdefault(key, cfg[key])
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:

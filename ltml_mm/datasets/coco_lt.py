@@ -39,6 +39,7 @@ class COCOLTDataset(LongTailMultiLabelDataset):
     """
 
     METAINFO = {'classes': COCO_CLASSES}  # noqa: RUF012
+    CONVERTER = 'tools/dataset_converters/coco_lt.py'
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -45,6 +46,9 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         ann_file (str): Path of the JSON file, relative to ``data_root``.
         test_mode (bool): Whether the images are test images, whose own
             counts say nothing about the groups. Defaults to False.
+        allow_outside (bool): Whether image paths in the file may leave the
+            folder that ``data_root`` and ``data_prefix`` name. Defaults to
+            False.
         **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``:
             ``metainfo``, ``data_root``, ``data_prefix``, ``pipeline``,
             ``indices``, ``lazy_init``, ``classes`` and so on.
@@ -52,13 +56,22 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
     Raises:
         FileNotFoundError: The annotation file does not exist.
         ValueError: The annotation file is not JSON of that form, class names
-            repeat, a label is out of range or not an integer, or the counts
-            disagree with the data; names the file and the entry.
+            repeat, an image path leaves its folder, a label is out of range
+            or not an integer, or the counts disagree with the data; names
+            the file and the entry.
     """
 
+    #: What writes the annotation file, for the message where it is missing.
+    CONVERTER = 'tools/dataset_converters/custom.py'
+
     def __init__(
-        self, ann_file: str, test_mode: bool = False, **kwargs: Any
+        self,
+        ann_file: str,
+        test_mode: bool = False,
+        allow_outside: bool = False,
+        **kwargs: Any,
     ) -> None:
+        self.allow_outside = allow_outside
         super().__init__(ann_file=ann_file, test_mode=test_mode, **kwargs)
 
     _metainfo: dict[str, Any]
@@ -106,7 +119,13 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             list[dict]: One entry per image with ``img_path`` (joined with
             the prefix) and ``gt_label`` (list of class indices).
         """
-        content = _read(self.ann_file)
+        try:
+            content = _read(self.ann_file)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'{self.ann_file}: no such annotation file; {self.CONVERTER} '
+                'writes it (docs/data.md), or data_root is another folder'
+            ) from error
         self._take_metainfo(content['metainfo'])
         data_list = []
         for index, entry in enumerate(content['data_list']):
@@ -150,6 +169,11 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             if not isinstance(entry.get(key), str):
                 raise ValueError(
                     f'{place}: "{key}" must be a text, got {entry.get(key)!r}'
+                )
+            if not self.allow_outside and leaves_folder(entry[key]):
+                raise ValueError(
+                    f'{place}: "{key}" {entry[key]!r} leaves the folder of '
+                    'the images; set allow_outside=True if you trust the file'
                 )
         place = f'{place} ({entry.get("img_path")})'
         labels = entry.get('gt_label')
@@ -204,6 +228,19 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         counts = self.label_table.counts(len(self.CLASSES)).tolist()
         statistics = ClassStatistics(tuple(counts), len(self))
         self._metainfo.update(statistics.to_metainfo())
+
+
+def leaves_folder(path: str) -> bool:
+    """Tells whether a path, joined to a folder, points out of it.
+
+    Links are followed by the converters, which look at the files.
+
+    Args:
+        path: A path, or the address of a remote file.
+    """
+    if os.path.isabs(path) or '://' in path:
+        return True
+    return os.path.normpath(path).split(os.sep)[0] == os.pardir
 
 
 def _read(path: str) -> dict:

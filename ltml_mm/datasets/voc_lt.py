@@ -41,6 +41,7 @@ class VOCLTDataset(LongTailMultiLabelDataset):
     """
 
     METAINFO = {'classes': VOC_CLASSES}  # noqa: RUF012
+    CONVERTER = 'tools/dataset_converters/voc_lt.py'
 
     def __init__(
         self,

@@ -127,8 +127,17 @@ def test_classes_file_fixes_order_and_names(root, tmp_path):
     with pytest.raises(ConversionError, match=r"l\.csv:4: 'emu'"):
         convert(source, tmp_path / 'no', classes=str(listing))
     listing.write_text('cat\ndog\nemu\ncat\n\nx')
-    with pytest.raises(ConversionError, match="repeat: 1\n  'cat'"):
+    words = r"repeat: 1\n  .*txt:4: 'cat'\nbad .*: 1\n  .*txt:5: '' is empty"
+    with pytest.raises(ConversionError, match=words):
         convert(source, tmp_path / 'no', classes=str(listing))
+
+
+def test_columns_of_one_class(root, tmp_path):
+    (root / 'x.csv').write_text('path,cat\na.jpg,1\nb.jpg,0')
+    convert(root / 'x.csv', tmp_path / 'out')
+    train = load(tmp_path / 'out' / 'train.json')
+    assert train['metainfo']['classes'] == ['cat']
+    assert [e['gt_label'] for e in train['data_list']] == [[0], []]
 
 
 def test_voc_folder_of_the_usual_layout(root, tmp_path):
@@ -163,5 +172,7 @@ def test_the_tool(root, tmp_path, monkeypatch, capsys):
     assert run(*words, '--test', source) == 2
     assert run(*words, '--max-count', '0') == 2
     assert 'max_count=0' in capsys.readouterr().err
+    assert run(*words, '--shape', '2') == 2
+    assert 'need --max-count' in capsys.readouterr().err
     assert run('csv', source, '--out', out, '--test-fraction', '1') == 2
     assert run('pdf', source, '--out', out) == 2

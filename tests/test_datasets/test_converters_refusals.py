@@ -27,15 +27,17 @@ def root(tmp_path):
         ('path,labels\n\na.jpg,cat;;dog', r'empty labels: 1\n.*csv:3'),
         ('path,labels\na.jpg,cat;cat', r'labels that repeat: 1\n.*csv:2'),
         ('path,cat,dog\na.jpg,1,yes', r"csv:2: 'yes' in the column 'dog'"),
-        ('path,cat,cat\na.jpg,1,0', "class names that repeat: 1\n  'cat'"),
+        ('path,cat,cat\na.jpg,1,0', r"repeat: 1\n  .*x\.csv: 'cat'"),
+        ('path,cat\na.jpg,dog', r'"path,labels"\): 1\n.*csv:2: \'dog\''),
+        ('path,labels\na.jpg,\x07', r"class names: 1\n  .*x\.csv:2: '\\x07'"),
         ('path,labels\n"a.jpg,cat', 'not valid CSV'),
         ('path,labels\n,cat', r'csv:2: empty image path'),
         ('path,labels\na.jpg,cat\n./a.jpg,dog', r'csv:3: a.jpg stands at .*2'),
         ('path,labels\nz.jpg,cat', r'missing images: 1\n.*csv:2: .*z\.jpg'),
         ('path,labels\n../x.jpg,cat', r'csv:2: \.\./x\.jpg lies outside'),
         ('path,labels\n/etc/passwd,cat', r'csv:2: /etc/passwd lies outside'),
-        ('path,labels\na.jpg,', 'names no class'),
-        ('path,labels\n', 'no images'),
+        ('path,labels\na.jpg,', r'x\.csv: names no class'),
+        ('path,labels\n', r'x\.csv: holds no image'),
         ('path,labels\na\0.jpg,cat', 'csv:'),
     ],
 )
@@ -151,7 +153,10 @@ def test_paths_and_links_may_leave_only_if_allowed(root, tmp_path):
         (root / 'x.csv').write_text(f'path,labels\n{path},cat')
         with pytest.raises(ConversionError, match=r'x\.csv:2: .*outside'):
             convert(root / 'x.csv', tmp_path / 'out', force=True)
-        convert(root / 'x.csv', tmp_path / 'out', force=True, outside=True)
+        summary = convert(
+            root / 'x.csv', tmp_path / 'out', force=True, outside=True
+        )
+        assert summary.endswith(' allow_outside=True')
         entry = load(tmp_path / 'out' / 'train.json')['data_list'][0]
         assert entry['img_path'] == path
     # A link that stays inside is fine.

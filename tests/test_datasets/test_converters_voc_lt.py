@@ -46,6 +46,10 @@ def test_voc_lt_end_to_end(devkit, tmp_path):
     options = out_of(tmp_path)
     summary = convert_voc_lt(str(devkit), options)
     assert 'differ from the published list of 1142' in summary
+    # The folders lie as the config expects, but for their parent.
+    assert summary.endswith(
+        f'ltml_voc.py --cfg-options data_root={options.out}'
+    )
     train, test, split = (
         load(tmp_path / 'data' / 'voc_lt' / f'{name}.json')
         for name in ('train', 'test', 'split')

@@ -121,6 +121,27 @@ def test_prefix_and_root_are_joined(make, tmp_path):
     assert info['img_path'] == f'{tmp_path}/images/0.jpg'
 
 
+@pytest.mark.parametrize('path', ['a/../1.jpg', '..a/1.jpg', './1.jpg'])
+def test_paths_that_stay_inside_are_fine(make, path):
+    assert len(make(entry(1, img_path=path))) == 3
+
+
+def test_paths_may_leave_if_allowed(make, tmp_path):
+    dataset = make(
+        entry(1, img_path='../1.jpg'),
+        data_prefix='images',
+        allow_outside=True,
+    )
+    info = dataset.get_data_info(1)
+    assert info['img_path'] == f'{tmp_path}/images/../1.jpg'
+
+
+def test_the_prefix_itself_may_leave_the_root(make, tmp_path):
+    # It stands in the config, as VOC-LT's own '../VOCdevkit' does.
+    info = make(data_prefix='../images').get_data_info(0)
+    assert info['img_path'] == f'{tmp_path}/../images/0.jpg'
+
+
 def test_categories_of_openmmlab_2_name_the_classes(make):
     def alter(content):
         content['metainfo'] = {
@@ -235,6 +256,10 @@ def without(index, key):
         (without(1, 'gt_label'), 'entry 1 .* must be a list .* got None'),
         (without(2, 'img_path'), 'entry 2 .*"img_path" must be a text'),
         (entry(2, img_path=5), 'entry 2 .*"img_path" must be a text, got 5'),
+        (entry(1, img_path='../1.jpg'), r"entry 1 .* '\.\./1\.jpg' leaves"),
+        (entry(1, img_path='a/../../1.jpg'), 'entry 1 .* leaves the folder'),
+        (entry(1, img_path='/etc/passwd'), 'entry 1 .* leaves the folder'),
+        (entry(1, img_path='s3://b/1.jpg'), 'allow_outside=True'),
         (lambda c: c['data_list'].insert(1, 7), 'entry 1 .* be an object'),
         (lambda c: c['data_list'].clear(), '"data_list" holds no image'),
         (lambda c: c.pop('data_list'), 'not an annotation file'),
@@ -315,8 +340,15 @@ def test_pickles_are_not_opened(tmp_path):
     assert not (tmp_path / 'executed').exists()
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'nowhere\.json'):
-        LongTailMultiLabelDataset(
-            ann_file='nowhere.json', data_root=str(tmp_path), pipeline=[]
-        )
+@pytest.mark.parametrize(
+    ('kind', 'tool'),
+    [
+        (LongTailMultiLabelDataset, 'custom'),
+        (VOCLTDataset, 'voc_lt'),
+        (COCOLTDataset, 'coco_lt'),
+    ],
+)
+def test_a_missing_file_is_named_with_what_writes_it(tmp_path, kind, tool):
+    words = rf'nowhere\.json: .*dataset_converters/{tool}\.py writes it'
+    with pytest.raises(FileNotFoundError, match=words):
+        kind(ann_file='nowhere.json', data_root=str(tmp_path), pipeline=[])

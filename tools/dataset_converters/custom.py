@@ -49,32 +49,40 @@ def build_parser() -> argparse.ArgumentParser:
         help='draw a long-tailed training set: images of the largest class',
     )
     parser.add_argument(
-        '--min-count', type=int, default=1, help='and of the smallest'
+        '--min-count', type=int, help='and of the smallest (default: 1)'
     )
     parser.add_argument(
-        '--shape', type=float, default=6.0, help='larger is steeper'
+        '--shape', type=float, help='larger is steeper (default: 6)'
     )
     parser.add_argument('--seed', type=int, default=0)
     add_output_options(parser)
     return parser
 
 
+def _recipe(args: argparse.Namespace) -> ParetoRecipe | None:
+    given = {
+        name: value
+        for name in ('min_count', 'shape')
+        if (value := getattr(args, name)) is not None
+    }
+    if args.max_count is not None:
+        return ParetoRecipe(args.max_count, **given, seed=args.seed)
+    if given:
+        raise ValueError('--min-count and --shape need --max-count')
+    return None
+
+
 def main() -> int:
     """Reads the command line and converts."""
     parser = build_parser()
     args = parser.parse_args()
-    recipe = None
     try:
-        if args.max_count is not None:
-            recipe = ParetoRecipe(
-                args.max_count, args.min_count, args.shape, seed=args.seed
-            )
         options = CustomOptions(
             args.images,
             args.classes,
             args.test,
             args.test_fraction,
-            recipe,
+            _recipe(args),
             args.seed,
         )
     except ValueError as error:

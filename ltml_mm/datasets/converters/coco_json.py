@@ -57,7 +57,8 @@ def read_coco(path: str, folder: str = '') -> Source:
         examples.append(
             Example(file_name, names, path, entry=(lines, 'images', index))
         )
-    return Source(examples, tuple(classes), os.path.dirname(path) or '.')
+    root = os.path.dirname(path) or '.'
+    return Source(examples, tuple(classes), root, path)
 
 
 def image_ids(path: str, source: Source) -> list[str]:

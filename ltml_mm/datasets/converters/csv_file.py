@@ -10,14 +10,15 @@ from ltml_mm.datasets.converters.errors import ConversionError, Problems
 from ltml_mm.datasets.converters.records import Example, Source
 from ltml_mm.datasets.converters.text import read_text
 
+LABEL_LISTS = ['path', 'labels']
 SEPARATOR = ';'
 
 
 def read_csv(path: str) -> Source:
     """Reads a CSV file with a header, in one of two forms.
 
-    Two columns are a path and its classes, separated by semicolons; more
-    are a path and one column of 0 and 1 for each class:
+    The header ``path,labels`` announces a path and its classes, separated by
+    semicolons; any other one column of 0 and 1 for each class:
 
     .. code-block:: none
 
@@ -62,8 +63,8 @@ def read_csv(path: str) -> Source:
     if header is None:
         raise ConversionError(f'{path}: the file is empty')
     problems.check()
-    classes = tuple(header[1:]) if len(header) > 2 else None
-    return Source(examples, classes, os.path.dirname(path) or '.')
+    classes = None if header == LABEL_LISTS else tuple(header[1:])
+    return Source(examples, classes, os.path.dirname(path) or '.', path)
 
 
 def _check_header(path: str, line: int, row: list[str]) -> list[str]:
@@ -79,11 +80,12 @@ def _check_header(path: str, line: int, row: list[str]) -> list[str]:
 def _names(
     row: list[str], header: list[str], place: str, problems: Problems
 ) -> tuple[str, ...]:
-    if len(header) > 2:
+    if header != LABEL_LISTS:
         for name, value in zip(header[1:], row[1:], strict=True):
             if value.strip() not in ('0', '1'):
                 problems.add(
-                    'values that are not 0 or 1',
+                    'values that are not 0 or 1 (class names need the '
+                    'header "path,labels")',
                     f'{place}: {value!r} in the column {name!r}',
                 )
         marked = zip(header[1:], row[1:], strict=True)

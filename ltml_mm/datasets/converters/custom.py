@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,9 +19,15 @@ from ltml_mm.datasets.converters.mmpretrain_json import read_mmpretrain
 from ltml_mm.datasets.converters.pipeline import (
     OutputOptions,
     finish,
+    train_command,
     verify,
 )
-from ltml_mm.datasets.converters.records import ImageSet, Source, resolve
+from ltml_mm.datasets.converters.records import (
+    ImageSet,
+    Source,
+    check_classes,
+    resolve,
+)
 from ltml_mm.datasets.converters.text import read_text
 from ltml_mm.datasets.converters.voc_xml import read_voc_folder
 from ltml_mm.datasets.converters.writer import check_output
@@ -90,8 +95,7 @@ def convert_custom(
     )
     classes = None
     if options.classes is not None:
-        text = read_text(options.classes)
-        classes = [line.strip() for line in text.rstrip().split('\n')]
+        classes = _read_classes(options.classes)
     train = resolve(
         read(source), options.images, classes, output.allow_outside
     )
@@ -119,15 +123,17 @@ def convert_custom(
     split['train_paths_sha256'] = ids_checksum(train.paths)
     name = os.path.basename(os.path.abspath(output.out))
     summary = finish(train, test, name, split, output)
-    prefix = os.path.relpath(train.root, output.out).replace(os.sep, '/')
-    overrides = [f'data_root={output.out}']
-    if prefix != '.':
-        overrides.append(f'data_prefix={prefix}')
-    return (
-        f'{summary}\n'
-        'python tools/train.py configs/ltml_custom.py --cfg-options '
-        f'{shlex.join(overrides)}'
-    )
+    command = train_command('configs/ltml_custom.py', train, output)
+    return f'{summary}\n{command}'
+
+
+def _read_classes(path: str) -> list[str]:
+    names = [line.strip() for line in read_text(path).rstrip().split('\n')]
+    places = [f'{path}:{line}' for line in range(1, len(names) + 1)]
+    problems = Problems()
+    check_classes(names, places, problems)
+    problems.check()
+    return names
 
 
 def _hold_out(

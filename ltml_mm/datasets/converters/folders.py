@@ -62,7 +62,7 @@ def read_folders(path: str) -> Source:
                 Example(f'{folder.name}/{file.name}', names, file.path)
             )
     problems.check()
-    return Source(examples, None, path)
+    return Source(examples, None, path, path)
 
 
 def _entries(path: str) -> list[os.DirEntry]:

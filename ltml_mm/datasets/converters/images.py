@@ -33,7 +33,8 @@ def check_images(
     root = os.path.realpath(image_set.root)
     files = [os.path.join(image_set.root, path) for path in image_set.paths]
     present = []
-    for example, file in zip(image_set.examples, files, strict=True):
+    examples = tqdm(image_set.examples, desc='find images')
+    for example, file in zip(examples, files, strict=True):
         if not os.path.isfile(file):
             problems.add('missing images', f'{example.place}: {file}')
         elif not allow_outside and not _is_inside(file, root):
@@ -68,7 +69,7 @@ def _decode_all(files: Sequence[str]) -> list[str | None]:
     # Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(decode_fault, files)
-        return list(tqdm(results, desc='decode', total=len(files)))
+        return list(tqdm(results, desc='decode images', total=len(files)))
 
 
 def _is_inside(file: str, root: str) -> bool:

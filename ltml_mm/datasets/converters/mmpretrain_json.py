@@ -53,7 +53,8 @@ def read_mmpretrain(path: str) -> Source:
             )
         )
     problems.check()
-    return Source(examples, tuple(classes), os.path.dirname(path) or '.')
+    root = os.path.dirname(path) or '.'
+    return Source(examples, tuple(classes), root, path)
 
 
 def _fault(entry: Any, num_classes: int) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,6 +107,39 @@ def finish(
         f'{options.out}: {len(train)} images to train{held}, '
         f'{len(train.classes)} classes ({sizes})'
     )
+
+
+def train_command(
+    config: str,
+    images: ImageSet,
+    options: OutputOptions,
+    data_root: str = '',
+    data_prefix: str = '',
+) -> str:
+    """Words the command that trains on what was written.
+
+    Args:
+        config: The config.
+        images: Images of the source, all below one root.
+        options: Where they were written.
+        data_root: The folder that the config expects.
+        data_prefix: The folder of the images that it expects.
+
+    Returns:
+        str: The command, with the overrides that it needs.
+    """
+    prefix = os.path.relpath(images.root, options.out).replace(os.sep, '/')
+    overrides = []
+    if os.path.normpath(options.out) != data_root:
+        overrides.append(f'data_root={options.out}')
+    if prefix != (data_prefix or '.'):
+        overrides.append(f'data_prefix={prefix}')
+    if options.allow_outside:
+        overrides.append('allow_outside=True')
+    command = f'python tools/train.py {config}'
+    if overrides:
+        command += f' --cfg-options {shlex.join(overrides)}'
+    return command
 
 
 def _warn_of_empty_classes(image_set: ImageSet, kind: str) -> None:

@@ -13,6 +13,7 @@ from ltml_mm.datasets.converters.errors import ConversionError
 from ltml_mm.datasets.converters.pipeline import (
     OutputOptions,
     finish,
+    train_command,
     verify,
 )
 from ltml_mm.datasets.converters.records import ImageSet, resolve
@@ -49,7 +50,11 @@ def convert_voc_lt(
     check_output(options.out, options.force, [split_file])
     train, ids = _voc_set(devkit, 'VOC2012', 'trainval', options)
     test, _ = _voc_set(devkit, 'VOC2007', 'test', options)
-    return _convert(train, ids, test, 'voc_lt', VOC_LT, options, split_file)
+    report = _convert(train, ids, test, 'voc_lt', VOC_LT, options, split_file)
+    command = train_command(
+        'configs/ltml_voc.py', train, options, 'data/voc_lt', '../VOCdevkit'
+    )
+    return f'{report}\n{command}'
 
 
 def convert_coco_lt(
@@ -74,7 +79,13 @@ def convert_coco_lt(
     check_output(options.out, options.force, [split_file])
     train, ids = _coco_set(coco, 'train2017', options)
     test, _ = _coco_set(coco, 'val2017', options)
-    return _convert(train, ids, test, 'coco_lt', COCO_LT, options, split_file)
+    report = _convert(
+        train, ids, test, 'coco_lt', COCO_LT, options, split_file
+    )
+    command = train_command(
+        'configs/ltml_coco.py', train, options, 'data/coco_lt', '../coco'
+    )
+    return f'{report}\n{command}'
 
 
 def _voc_set(

@@ -58,11 +58,13 @@ class Source:
         classes: The classes in the order that the source gives them, None
             where it gives none.
         root: The folder to which relative image paths refer.
+        path: The file or folder itself, for messages.
     """
 
     examples: list[Example]
     classes: tuple[str, ...] | None
     root: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def resolve(
     Args:
         source: What a reader found.
         root: The folder of the images. Defaults to the source's.
-        classes: The classes in the order of their labels. Defaults to the
-            source's, or else to all names, sorted.
+        classes: The classes in the order of their labels, checked. Defaults
+            to the source's, or else to all names, sorted.
         allow_outside: Whether a path may leave the root.
 
     Returns:
@@ -127,13 +129,9 @@ def resolve(
     root = source.root if root is None else root
     problems = Problems()
     if classes is None:
-        classes = source.classes
-    if classes is None:
-        names = {name for e in source.examples for name in e.names}
-        classes = sorted(names)
-    _check_classes(classes, problems)
+        classes = _classes(source, problems)
     if not source.examples:
-        problems.add('no images', f'{root}: the source holds no image')
+        problems.add('no images', f'{source.path}: holds no image')
     index_of = {name: index for index, name in enumerate(classes)}
     paths = []
     labels = []
@@ -154,19 +152,46 @@ def resolve(
     return ImageSet(tuple(classes), source.examples, paths, labels, root)
 
 
-def _check_classes(classes: Sequence[str], problems: Problems) -> None:
-    if not classes:
-        problems.add('no classes', 'the source names no class')
+def check_classes(
+    classes: Sequence[str], places: Sequence[str], problems: Problems
+) -> None:
+    """Checks that class names are not empty, plain text and unique.
+
+    Args:
+        classes: The names.
+        places: Where each of them stands.
+        problems: Takes what is wrong.
+    """
     seen = set()
-    for index, name in enumerate(classes):
+    for name, place in zip(classes, places, strict=True):
         if not name.strip() or not _is_plain(name):
             problems.add(
                 'bad class names',
-                f'class {index}: {name!r} is empty or cannot be written',
+                f'{place}: {name!r} is empty or cannot be written',
             )
         if name in seen:
-            problems.add('class names that repeat', repr(name))
+            problems.add('class names that repeat', f'{place}: {name!r}')
         seen.add(name)
+
+
+def _classes(source: Source, problems: Problems) -> Sequence[str]:
+    """Returns the classes that a source gives or uses, checked."""
+    classes: Sequence[str]
+    if source.classes is not None:
+        classes = source.classes
+        places = [source.path] * len(classes)
+    else:
+        first: dict[str, str] = {}
+        for example in source.examples:
+            for index, name in enumerate(example.names):
+                if name not in first:
+                    first[name] = example.name_place(index)
+        classes = sorted(first)
+        places = [first[name] for name in classes]
+    if not classes:
+        problems.add('no classes', f'{source.path}: names no class')
+    check_classes(classes, places, problems)
+    return classes
 
 
 def _indices(

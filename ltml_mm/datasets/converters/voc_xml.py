@@ -99,7 +99,7 @@ def read_voc_ids(
         annotation = _collected(path, problems)
         examples.append(_example(f'{images}/{image_id}.jpg', path, annotation))
     problems.check()
-    return Source(examples, None, root)
+    return Source(examples, None, root, root)
 
 
 def read_voc_folder(path: str) -> Source:
@@ -142,7 +142,7 @@ def read_voc_folder(path: str) -> Source:
             _example(prefix + annotation.filename, file, annotation)
         )
     problems.check()
-    return Source(examples, None, path)
+    return Source(examples, None, path, path)
 
 
 def _collected(path: str, problems: Problems) -> VOCAnnotation:
