@@ -6,6 +6,7 @@ A server process imports the packages once; every training is a fork of it.
 import multiprocessing
 import os
 import socket
+import sys
 
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['ltml_mm.apis.train', 'tiny_training'])
@@ -18,9 +19,15 @@ def start(target, *args):
     return process
 
 
-def train(config_file, options=(), environ=None):
-    """What a process does: the main function of tools/train.py."""
+def train(config_file, options=(), environ=None, stderr=None):
+    """What a process does: the main function of tools/train.py.
+
+    What it prints as errors goes to the file stderr: the server's own went
+    wherever it was when the server started.
+    """
     os.environ.update(environ or {})
+    if stderr is not None:
+        sys.stderr = open(stderr, 'w')  # noqa: SIM115
     # Its own group, so that its workers can be ended with it.
     os.setpgid(0, 0)
     import torch

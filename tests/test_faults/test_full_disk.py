@@ -29,12 +29,13 @@ def small_disk(tmp_path):
 
 def train(data, file, work_dir):
     make_config(data, work_dir, steps=1).dump(file)
-    process = forked.start(forked.train, file, ['--resume'])
+    stderr = file.with_suffix('.err')
+    process = forked.start(forked.train, file, ['--resume'], None, stderr)
     process.join()
     return process.exitcode
 
 
-def test_full_disk(tmp_path, small_disk, capfd):
+def test_full_disk(tmp_path, small_disk):
     data, file = write_data(tmp_path / 'data'), tmp_path / 'config.py'
     assert train(data, file, tmp_path / 'reference') == 0
     size = (tmp_path / 'reference' / LAST).stat().st_size
@@ -43,7 +44,7 @@ def test_full_disk(tmp_path, small_disk, capfd):
     work_dir = small_disk / 'work'
 
     assert train(data, file, work_dir) == 1
-    assert 'No space left on device' in capfd.readouterr().err
+    assert 'No space left on device' in file.with_suffix('.err').read_text()
     found = find_whole_checkpoint(work_dir)
     assert found == str(work_dir / 'iter_3.pth')
     assert not list(work_dir.glob('.*'))
