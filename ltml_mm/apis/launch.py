@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,10 +97,23 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except (CheckpointError, OSError, ValueError) as error:
-        _fail(str(error), error)
+        _fail(own_words(error), error)
     except torch.distributed.DistError as error:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
+
+
+def own_words(error: Exception) -> str:
+    """Returns an error's message.
+
+    Of an error in a data worker torch makes a text that holds the worker's
+    stack; its last line is what the error said.
+    """
+    message = str(error)
+    if re.match(r'Caught \w+ in DataLoader worker', message):
+        last = message.rstrip().splitlines()[-1]
+        return last.partition(': ')[2]
+    return message
 
 
 def _fail(message: str, error: Exception) -> NoReturn:

@@ -18,12 +18,7 @@ from mmpretrain.structures import DataSample
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.drawing import annotate
-from ltml_mm.apis.image_files import (
-    UnreadableImageError,
-    check_image,
-    find_images,
-    first_line,
-)
+from ltml_mm.apis.image_files import find_images
 from ltml_mm.apis.inference_model import (
     build_model,
     checkpoint_meta,
@@ -33,6 +28,11 @@ from ltml_mm.apis.inference_model import (
     scope_of,
 )
 from ltml_mm.apis.predictions import check_selection, prediction_record
+from ltml_mm.datasets.image_checks import (
+    UnreadableImageError,
+    check_image,
+    first_line,
+)
 
 #: A path, or BGR pixels of dtype uint8 and shape (H, W, 3).
 ImageInput = str | Path | np.ndarray
@@ -179,6 +179,8 @@ class MultiLabelInferencer(BaseInferencer):
         check_image(image)
         try:
             results = self._loader({'img_path': str(image)})
+        except UnreadableImageError:
+            raise
         # A decoder meets broken content with errors of every kind.
         except Exception as error:
             raise UnreadableImageError(image, first_line(error)) from error
@@ -244,7 +246,7 @@ class MultiLabelInferencer(BaseInferencer):
         others = [step for step in steps if not _loads(step)]
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):
             # A set made in memory has images, not files to load.
-            self._loader = Compose(loading or [{'type': 'LoadImageFromFile'}])
+            self._loader = Compose(loading or [{'type': 'LoadCheckedImage'}])
             rest = Compose(others)
         return lambda image: rest(self.load(image))
 

@@ -3,6 +3,7 @@
 from ltml_mm.datasets.coco_lt import COCOLTDataset
 from ltml_mm.datasets.demo import LongTailDemoDataset
 from ltml_mm.datasets.labels import LabelTable, read_labels
+from ltml_mm.datasets.loading import LoadCheckedImage
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 from ltml_mm.datasets.samplers import (
     ClassAwareMultiLabelSampler,
@@ -20,6 +21,7 @@ __all__ = [
     'COCOLTDataset',
     'ClassAwareMultiLabelSampler',
     'LabelTable',
+    'LoadCheckedImage',
     'LongTailDemoDataset',
     'LongTailMultiLabelDataset',
     'PhotoMetricDistortion',

@@ -7,7 +7,7 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadCheckedImage'),
     dict(type='RandomRatioCrop', min_ratio=0.8),
     dict(type='Resize', scale=(224, 224), keep_ratio=False),
     dict(
@@ -21,7 +21,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadCheckedImage'),
     dict(type='Resize', scale=(224, 224), keep_ratio=False),
     dict(type='PackInputs'),
 ]
