@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
@@ -15,6 +18,19 @@ from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
 #: The datasets of which the folders stand at the top of a config.
 FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
+
+#: What a config may lack and an override may add all the same.
+FURTHER_SECTIONS = (
+    'allow_outside',
+    'auto_scale_lr',
+    'data_prefix',
+    'data_root',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'tta_model',
+    *list(signature(Runner.__init__).parameters)[1:],
+)
 
 
 def load_config(
@@ -60,11 +76,26 @@ def load_config(
 def _read(path: str | Path) -> Config:
     try:
         return Config.fromfile(str(path))
-    except SyntaxError as error:
-        raise ValueError(f'{path} is not a config: {error}') from error
+    except OSError:
+        raise
+    # A config is a program: it can fail in every way.
+    except Exception as error:
+        words = str(error).strip().split('\n')[0]
+        raise ValueError(
+            f'{path} is not a config: {type(error).__name__}: {words}'
+        ) from error
 
 
 def _override(cfg: Config, key: str, value: Any) -> None:
+    section = key.split('.')[0]
+    if section not in cfg and section not in FURTHER_SECTIONS:
+        near = get_close_matches(section, [*cfg, *FURTHER_SECTIONS], 1)
+        # Another name may be one that the config's own modules read.
+        if near:
+            raise ValueError(
+                f'--cfg-options {key}: the config has no {section}; did you '
+                f'mean {near[0]}?'
+            )
     try:
         cfg.merge_from_dict({key: value})
     except (KeyError, TypeError) as error:

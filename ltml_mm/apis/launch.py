@@ -14,8 +14,18 @@ import torch
 from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
+from ltml_mm.apis.config_errors import explain_config_error
 from ltml_mm.apis.processes import prepare_processes
 
+#: What ``Runner.register_default_hooks`` adds by itself.
+STOCK_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -101,6 +111,11 @@ def run_tool(main: Callable[[], None]) -> None:
     except torch.distributed.DistError as error:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
+    except Exception as error:
+        explanation = explain_config_error(error)
+        if explanation is None:
+            raise
+        _fail(explanation, error)
 
 
 def own_words(error: Exception) -> str:
@@ -141,6 +156,15 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         prepare_processes(cfg, args.launcher)
     if not torch.cuda.is_available():
         _forget_pinned_memory(cfg)
+    _remove_hooks(cfg)
+
+
+def _remove_hooks(cfg: Config) -> None:
+    """Lets None remove every hook: MMEngine takes it for its own six alone."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in STOCK_HOOKS:
+            del hooks[name]
 
 
 def _forget_pinned_memory(cfg: Config) -> None:

@@ -56,7 +56,7 @@ def test_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: The checkpoint cannot be read.
         ValueError: Config, data and arguments do not fit together.
     """
     meta = read_checkpoint(args.checkpoint).get('meta', {})
@@ -64,6 +64,9 @@ def test_config(args: argparse.Namespace) -> Config:
     prepare_config(cfg, args)
     cfg.load_from = args.checkpoint
     cfg.resume = False
+    # MMEngine would evaluate what the checkpoint lacks as it was initialised.
+    check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
+    cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
     if args.show_dir is not None:
         draw_into(cfg, args.show_dir)
     if args.tta:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.fileio import load
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import MultiLabelDataset
 
+from ltml_mm.datasets.annotation_file import (
+    category_names,
+    check_repeats,
+    read_annotations,
+)
 from ltml_mm.datasets.labels import LabelTable, read_labels
 from ltml_mm.statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
 
@@ -56,9 +59,9 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
     Raises:
         FileNotFoundError: The annotation file does not exist.
         ValueError: The annotation file is not JSON of that form, class names
-            repeat, an image path leaves its folder, a label is out of range
-            or not an integer, or the counts disagree with the data; names
-            the file and the entry.
+            repeat, an image path leaves its folder, an image is listed
+            twice, a label is out of range or not an integer, or the counts
+            disagree with the data; names the file and the entry.
     """
 
     #: What writes the annotation file, for the message where it is missing.
@@ -120,7 +123,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             the prefix) and ``gt_label`` (list of class indices).
         """
         try:
-            content = _read(self.ann_file)
+            content = read_annotations(self.ann_file)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f'{self.ann_file}: no such annotation file; {self.CONVERTER} '
@@ -131,6 +134,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         for index, entry in enumerate(content['data_list']):
             self._check_entry(index, entry)
             data_list.append(self.parse_data_info(entry))
+        check_repeats(self.ann_file, content['data_list'])
         self._check_counts(data_list)
         return data_list
 
@@ -139,7 +143,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         given = self._metainfo.get('classes')
         names = metainfo.get('classes', given)
         if names is None and 'categories' in metainfo:
-            names = _category_names(self.ann_file, metainfo['categories'])
+            names = category_names(self.ann_file, metainfo['categories'])
         if not isinstance(names, (list, tuple)) or not all(
             isinstance(name, str) for name in names
         ):
@@ -241,46 +245,3 @@ def leaves_folder(path: str) -> bool:
     if os.path.isabs(path) or '://' in path:
         return True
     return os.path.normpath(path).split(os.sep)[0] == os.pardir
-
-
-def _read(path: str) -> dict:
-    """Reads the outer form of an annotation file."""
-    if not str(path).endswith('.json'):
-        raise ValueError(
-            f'{path}: the annotation file must be JSON; '
-            'tools/dataset_converters/custom.py converts other formats'
-        )
-    try:
-        content = load(path, file_format='json')
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f'{path}: not valid JSON, line {error.lineno} column '
-            f'{error.colno}: {error.msg}'
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not valid JSON: {error}') from error
-    fits = (
-        isinstance(content, dict)
-        and isinstance(content.get('metainfo'), dict)
-        and isinstance(content.get('data_list'), list)
-    )
-    if not fits:
-        raise ValueError(
-            f'{path}: not an annotation file of MMPretrain; it must be an '
-            'object with an object "metainfo" and a list "data_list"'
-        )
-    if not content['data_list']:
-        raise ValueError(f'{path}: "data_list" holds no image')
-    return content
-
-
-def _category_names(path: str, categories: Any) -> list[str]:
-    """Reads class names in the form of OpenMMLab 2.0."""
-    try:
-        ordered = sorted(categories, key=lambda category: category['id'])
-        return [category['category_name'] for category in ordered]
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path}: "categories" of "metainfo" must list objects with "id" '
-            'and "category_name"'
-        ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import nn
 
 from ltml_mm.statistics import ClassStatistics
@@ -20,7 +22,8 @@ class ClassStatisticsHook(Hook):
     with a method ``set_class_statistics`` receives the counts of the
     training set. They live in its buffers and travel with the checkpoint.
     After ``load_from`` the data wins; on ``--resume`` counts that differ
-    from the checkpoint's are an error.
+    from the checkpoint's are an error, and so is a model with another number
+    of classes than the training set's.
     """
 
     priority = 'VERY_HIGH'
@@ -35,10 +38,12 @@ class ClassStatisticsHook(Hook):
             ValueError: The training set has no counts, a module has another
                 number of classes, or a resumed checkpoint other counts.
         """
+        dataset = runner.train_dataloader.dataset
+        metainfo = getattr(dataset, 'metainfo', {})
+        _check_num_classes(runner.model, metainfo.get('classes'))
         modules = statistics_modules(runner.model)
         if not modules:
             return
-        metainfo = runner.train_dataloader.dataset.metainfo
         statistics = ClassStatistics.from_metainfo(metainfo)
         for name, module in modules.items():
             if runner._resume:
@@ -53,6 +58,28 @@ def statistics_modules(model: nn.Module) -> dict[str, Any]:
         for name, module in model.named_modules()
         if hasattr(module, 'set_class_statistics')
     }
+
+
+def _check_num_classes(
+    model: nn.Module, classes: Sequence[str] | None
+) -> None:
+    if classes is None:
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, (ClsHead, MultiLabelClsHead)):
+            continue
+        given = getattr(module, 'num_classes', len(classes))
+        if given != len(classes):
+            raise ValueError(
+                f'{name} has num_classes={given}, but the training set has '
+                f'{len(classes)} classes ({_shorten(classes)}): set '
+                f"num_classes={len(classes)} in the config's model"
+            )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    shown = ', '.join(map(str, names[:3]))
+    return f'{shown}, ...' if len(names) > 3 else shown
 
 
 def _check_resumed(

@@ -1,4 +1,4 @@
-"""Checks that a warm-up fits into the run."""
+"""Checks that a run has steps, and that its warm-up fits into them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_END = int(1e9)
 
 @HOOKS.register_module()
 class ScheduleCheckHook(Hook):
-    """Refuses a run that would end within its own warm-up.
+    """Refuses a run without a step, or that ends within its own warm-up.
 
     A schedule in steps does not shrink with the number of processes: on
     VOC-LT, 8 GPUs leave about 120 steps of a warm-up of 150. Where the run
@@ -33,8 +33,10 @@ class ScheduleCheckHook(Hook):
             runner: The runner, its schedulers built.
 
         Raises:
-            ValueError: A schedule in steps is longer than the run.
+            ValueError: The run has no step, or a schedule in steps is longer
+                than the run.
         """
+        _check_steps(runner)
         schedulers = _flatten(runner.param_schedulers)
         ends = [
             scheduler.end
@@ -64,6 +66,22 @@ class ScheduleCheckHook(Hook):
                 f'param_scheduler.0.end={max(1, steps // 6)}'
             )
         runner.logger.warning(f'{message}; it does not come to its end')
+
+
+def _check_steps(runner: Runner) -> None:
+    """MMEngine ends such a run at once, as if it had trained."""
+    loader = runner.train_dataloader
+    if len(loader) == 0:
+        raise ValueError(
+            f'an epoch has no step: its {len(loader.sampler)} draws of this '
+            f'process do not fill a batch of {loader.batch_size}; lower '
+            'train_dataloader.batch_size or draw more'
+        )
+    if runner.max_iters < 1:
+        raise ValueError(
+            'train_cfg gives a run without a step: max_epochs or max_iters '
+            'must be at least 1'
+        )
 
 
 def _flatten(schedulers: Any) -> list[Any]:

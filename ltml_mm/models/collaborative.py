@@ -26,7 +26,11 @@ from ltml_mm.models.parts import (
     build_neck,
     fork_neck,
 )
-from ltml_mm.models.streams import check_streams, stream_targets
+from ltml_mm.models.streams import (
+    build_preprocessor,
+    check_streams,
+    stream_targets,
+)
 
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
 DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
@@ -100,12 +104,11 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        preprocessor = dict(data_preprocessor or {})
-        preprocessor.setdefault('type', 'TwoStreamDataPreprocessor')
-        preprocessor.setdefault('batch_augments', train_cfg)
-        preprocessor.setdefault('num_classes', num_classes)
         super().__init__(
-            init_cfg=init_cfg, data_preprocessor=MODELS.build(preprocessor)
+            init_cfg=init_cfg,
+            data_preprocessor=build_preprocessor(
+                data_preprocessor, train_cfg, num_classes
+            ),
         )
         self.num_classes = _check_num_classes(num_classes)
         self.fuse = check_fuse(fuse)

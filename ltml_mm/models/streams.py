@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, label_to_onehot
 from torch import Tensor
 
@@ -19,6 +21,39 @@ rebalanced=dict(type='ClassAwareMultiLabelSampler')), \
 epoch_length='rebalanced')
   train_dataloader.dataset=dict(type='TwoStreamDataset', dataset=<the dataset>)
   data_preprocessor=dict(type='TwoStreamDataPreprocessor', ...)"""
+
+
+def build_preprocessor(
+    config: dict | None, batch_augments: dict | None, num_classes: int
+) -> Any:
+    """Builds the data preprocessor of a model of two streams.
+
+    Args:
+        config: Its config, by default of type ``TwoStreamDataPreprocessor``.
+        batch_augments: Where the config has none.
+        num_classes: Likewise.
+
+    Returns:
+        nn.Module: The data preprocessor.
+
+    Raises:
+        ValueError: It is MMPretrain's own, which takes flat batches alone.
+    """
+    preprocessor = MODELS.build(
+        {
+            'type': 'TwoStreamDataPreprocessor',
+            'batch_augments': batch_augments,
+            'num_classes': num_classes,
+            **(config or {}),
+        }
+    )
+    if type(preprocessor) is ClsDataPreprocessor:
+        raise ValueError(
+            'ClsDataPreprocessor cannot prepare two streams; write '
+            "data_preprocessor=dict(type='TwoStreamDataPreprocessor', ...), "
+            'which takes the same arguments, or leave its type out'
+        )
+    return preprocessor
 
 
 def check_streams(inputs: Any) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import re
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -55,26 +56,32 @@ model = dict(
         type='MultiLabelLinearClsHead', num_classes=3, in_channels=32))
 train_dataloader = dict(sampler=dict(streams=dict(
     _delete_=True, uniform=dict(type='UniformSampler'))))
-train_dataloader['sampler']['epoch_length'] = 10
 val_evaluator = dict(branches=False)
 test_evaluator = dict(branches=False)
 """
 
 
-def write_case(folder, labels=None, plain=False):
+def write_case(folder, labels=None, plain=False, classes=None):
     """Writes pictures, annotations and a config; returns the config."""
     data = write_data(folder / 'data', labels)
-    (data / 'test.json').write_bytes((data / 'train.json').read_bytes())
+    content = json.loads((data / 'train.json').read_text())
+    if classes is not None:
+        content['metainfo']['classes'] = classes
+    for split in ('train', 'test'):
+        (data / f'{split}.json').write_text(json.dumps(content))
     config = folder / 'tiny.py'
     text = CONFIG.format(
         repo=REPO, data=data, folder=folder, number=next(NUMBERS)
     )
     config.write_text(text)
-    if plain:
-        base = folder / 'two_branches.py'
-        config.rename(base)
-        config.write_text(f"_base_ = '{base}'\n{PLAIN}")
-    return config
+    return extend(config, PLAIN) if plain else config
+
+
+def extend(config, text):
+    """Writes a config that changes another; returns its path."""
+    changed = config.with_name('changed.py')
+    changed.write_text(f"_base_ = '{config}'\n{text}")
+    return changed
 
 
 def run_main(main, *args):
@@ -94,10 +101,15 @@ def training(config, *options):
     return run_main(train.main, config, *more)
 
 
-def evaluation(config, checkpoint, *options):
-    """Evaluates with ``--cfg-options``."""
+def resumption(config, checkpoint, *options):
+    """Resumes from a checkpoint with ``--cfg-options``."""
     more = ['--cfg-options', *options] if options else []
-    return run_main(test.main, config, checkpoint, *more)
+    return run_main(train.main, config, '--resume', checkpoint, *more)
+
+
+def evaluation(config, checkpoint, *flags):
+    """Evaluates a checkpoint."""
+    return run_main(test.main, config, checkpoint, *flags)
 
 
 def prediction(config, checkpoint, *args):

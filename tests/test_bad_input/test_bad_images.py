@@ -17,7 +17,7 @@ from bad_run import (
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-from ltml_mm.apis import MultiLabelInferencer
+from ltml_mm.apis import MultiLabelInferencer, read_checkpoint
 from ltml_mm.datasets.image_checks import MAX_PIXELS
 
 
@@ -203,9 +203,7 @@ def test_kinds_train_like_their_twins(tmp_path):
                 twin.convert('RGB').save(path)
         status, shown = training(config)
         assert status == 0, shown
-        checkpoint = torch.load(
-            folder / 'work' / 'epoch_1.pth', weights_only=False
-        )
+        checkpoint = read_checkpoint(folder / 'work' / 'epoch_1.pth')
         weights.append(checkpoint['state_dict'])
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name

@@ -195,6 +195,11 @@ class ImageStreamSampler(StreamSampler):
                 f'reduce must be a positive int, got {self._reduce!r}'
             )
         counts = self.labels.counts(0)
-        largest = int(counts.max()) if len(counts) else 0
+        if not counts.any():
+            raise ValueError(
+                f'{type(self).__name__}: no image of the training set has a '
+                'label; look at its annotation file'
+            )
+        largest = int(counts.max())
         present = int(np.count_nonzero(counts))
         return largest * present // self._reduce

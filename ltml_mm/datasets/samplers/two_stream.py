@@ -7,6 +7,12 @@ from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    ConcatDataset,
+    RepeatDataset,
+)
 from mmengine.registry import DATA_SAMPLERS
 
 from ltml_mm.datasets.samplers.stream import (
@@ -14,6 +20,8 @@ from ltml_mm.datasets.samplers.stream import (
     StreamSampler,
 )
 
+#: Datasets whose items have a number and nothing else.
+INDEXED = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
 #: The key of a draw under which its (seed, epoch, position) stands.
 DRAW = 'draw'
 
@@ -86,7 +94,18 @@ class TwoStreamSampler(StreamSampler):
         return np.stack(orders, axis=1)
 
     def __iter__(self) -> Iterator[dict]:
-        """Iterates over this rank's draws."""
+        """Iterates over this rank's draws.
+
+        Raises:
+            ValueError: The dataset is one that only plain indices can read.
+        """
+        if isinstance(self.dataset, INDEXED):
+            raise ValueError(
+                f'{type(self).__name__} draws pairs of images, which '
+                f'{type(self.dataset).__name__} cannot read; wrap it: '
+                "dataset=dict(type='TwoStreamDataset', dataset=dict(type="
+                f"'{type(self.dataset).__name__}', ...))"
+            )
         epoch, own = self.epoch, self.own_positions()
         rows = self.positions(epoch)[own].tolist()
         for position, row in zip(own.tolist(), rows, strict=True):

@@ -1,0 +1,235 @@
+"""Annotations of every kind: each trains as documented, or is named."""
+
+import json
+import logging
+
+import pytest
+from bad_run import (
+    assert_nothing_half_written,
+    assert_refused,
+    training,
+    write_case,
+)
+
+NAMED = r'/data/train\.json: '
+
+
+def entry(index, **values):
+    """Changes an entry of the training set."""
+    return lambda train, test: train['data_list'][index].update(values)
+
+
+def both(change):
+    """Changes the labels of both sets."""
+
+    def apply(train, test):
+        change(train['data_list'])
+        change(test['data_list'])
+
+    return apply
+
+
+def meta(**values):
+    """Changes the meta information of the training set."""
+    return lambda train, test: train['metainfo'].update(values)
+
+
+def no_labels(entries):
+    for item in entries:
+        item['gt_label'] = []
+
+
+def repeat(train, test):
+    train['data_list'].append(dict(train['data_list'][3]))
+
+
+def repeat_under_another_name(train, test):
+    train['data_list'].append(dict(img_path='a/../3.png', gt_label=[1]))
+
+
+def leave_out(train, test):
+    del test['data_list'][0]['gt_label']
+
+
+#: What is wrong with the files, and what the error says.
+REFUSED = {
+    'no label at all in training': (
+        lambda train, test: no_labels(train['data_list']),
+        'no image of the training set has a label',
+    ),
+    'no label at all in test': (
+        lambda train, test: no_labels(test['data_list']),
+        'no image of the test set has a label',
+    ),
+    'label above the classes': (
+        entry(4, gt_label=[3]),
+        NAMED + r'entry 4 .*\(4\.png\): label 3 is not an integer from 0 to 2',
+    ),
+    'negative label': (
+        entry(4, gt_label=[-1]),
+        NAMED + r'entry 4 .*\(4\.png\): label -1 is not an integer',
+    ),
+    'label of a fraction': (
+        entry(4, gt_label=[1.5]),
+        NAMED + r'entry 4 .*\(4\.png\): label 1\.5 is not an integer',
+    ),
+    'label of text': (
+        entry(4, gt_label=['rare']),
+        NAMED + r"entry 4 .*\(4\.png\): label 'rare' is not an integer",
+    ),
+    'label of truth': (
+        entry(4, gt_label=[True]),
+        NAMED + r'entry 4 .*\(4\.png\): label True is not an integer',
+    ),
+    'repeated label': (
+        entry(4, gt_label=[1, 1]),
+        NAMED + r'entry 4 .*\(4\.png\): a label repeats in \[1, 1\]',
+    ),
+    'labels that are no list': (
+        entry(4, gt_label=1),
+        NAMED + r'entry 4 .*"gt_label" must be a list of class indices, got 1',
+    ),
+    'test image without labels': (
+        leave_out,
+        r'/data/test\.json: entry 0 .*"gt_label" must be a list',
+    ),
+    'image listed twice': (
+        repeat,
+        NAMED + r'entries 3 and 10 .* the same image \(.*/3\.png\)',
+    ),
+    'image listed under two names': (
+        repeat_under_another_name,
+        NAMED + r'entries 3 and 10 .* the same image \(.*/3\.png\)',
+    ),
+    'image outside the folder': (
+        entry(2, img_path='../../secret.png'),
+        NAMED + r"entry 2 .*'\.\./\.\./secret\.png' leaves the folder",
+    ),
+    'image by an absolute path': (
+        entry(2, img_path='/etc/passwd'),
+        NAMED + r"entry 2 .*'/etc/passwd' leaves the folder",
+    ),
+    'image of another machine': (
+        entry(2, img_path='http://example.org/a.png'),
+        NAMED + r"entry 2 .*'http://example.org/a.png' leaves the folder",
+    ),
+    'counts that disagree': (
+        meta(class_counts=[7, 4, 2]),
+        NAMED + r'.*says \[7, 4, 2\], but its images count \[7, 4, 1\]',
+    ),
+    'counts of other classes': (
+        meta(class_counts=[6, 4]),
+        NAMED + r'"class_counts" has 2 entries for 3 classes',
+    ),
+    'number of images that disagrees': (
+        meta(class_counts=[7, 4, 1], num_train_images=11),
+        NAMED + r'"num_train_images" says 11, but it lists 10 images',
+    ),
+    'repeated class name': (
+        meta(classes=['a', 'b', 'a']),
+        NAMED + 'class names repeat: a',
+    ),
+    'training and test of other classes': (
+        lambda train, test: test['metainfo'].update(classes=['a', 'b', 'c']),
+        r'/data/test\.json: its classes .* are not those',
+    ),
+    'no image': (
+        lambda train, test: train.update(data_list=[]),
+        NAMED + '"data_list" holds no image',
+    ),
+}
+
+
+def write(folder, change):
+    config = write_case(folder)
+    paths = [folder / 'data' / f'{name}.json' for name in ('train', 'test')]
+    contents = [json.loads(path.read_text()) for path in paths]
+    change(*contents)
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(json.dumps(content))
+    return config
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_refused(tmp_path, case):
+    change, message = REFUSED[case]
+    outcome = training(write(tmp_path, change))
+    assert_refused(outcome, message)
+    if case != 'no label at all in test':  # found after an epoch of training
+        assert_nothing_half_written(tmp_path)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The messages of all warnings."""
+    messages = []
+
+    def emit(logger, record):
+        if record.levelno == logging.WARNING:
+            messages.append(record.getMessage())
+
+    monkeypatch.setattr('mmengine.logging.MMLogger.callHandlers', emit)
+    return messages
+
+
+def one_class(entries):
+    for item in entries:
+        item['gt_label'] = [0] if item['gt_label'] else []
+
+
+def rare_in_test_alone(train, test):
+    for item in train['data_list']:
+        item['gt_label'] = [k for k in item['gt_label'] if k != 2]
+
+
+def rare_in_training_alone(train, test):
+    for item in test['data_list']:
+        item['gt_label'] = [k for k in item['gt_label'] if k != 2]
+
+
+#: What works, the classes whose average precision counts, the warning.
+WORKS = {
+    'class without a training image': (
+        rare_in_test_alone,
+        [0, 1, 2],
+        'skips the classes without a training image: rare',
+    ),
+    'class without a test image': (
+        rare_in_training_alone,
+        [0, 1],
+        'left out of the means: rare',
+    ),
+    'one class only': (
+        both(one_class),
+        [0],
+        'skips the classes without a training image: medium, rare',
+    ),
+    'image without a label': (lambda train, test: None, [0, 1, 2], None),
+    'true counts': (
+        meta(class_counts=[7, 4, 1], num_train_images=10),
+        [0, 1, 2],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize('case', WORKS)
+def test_works(tmp_path, warnings, case):
+    change, counted, warning = WORKS[case]
+    config = write(tmp_path, change)
+    status, shown = training(config, 'log_level=WARNING')
+    assert status == 0, shown
+    report = json.loads(
+        (tmp_path / 'work' / 'val_class_report.json').read_text()
+    )
+    found = [
+        index
+        for index, row in enumerate(report['classes'])
+        if row['AP'] is not None
+    ]
+    assert found == counted
+    text = '\n'.join(warnings)
+    if warning is None:
+        assert 'without' not in text.lower()
+    else:
+        assert warning in text

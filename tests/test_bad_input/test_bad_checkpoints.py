@@ -1,0 +1,200 @@
+"""Checkpoints of another model, or of somebody else: what each tool does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from bad_run import (
+    assert_nothing_half_written,
+    assert_refused,
+    evaluation,
+    extend,
+    prediction,
+    resumption,
+    training,
+    write_case,
+)
+
+from ltml_mm.apis import read_checkpoint
+
+WIDER = 'model = dict(backbone=dict(stem_channels=8, base_channels=8))'
+DEEPER = 'model = dict(backbone=dict(depth=34))'
+BOTTLENECKS = 'model = dict(backbone=dict(depth=50))'
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.write_text, (self.target, 'ran')
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """A checkpoint of each kind, trained by the tool itself."""
+    folder = tmp_path_factory.mktemp('saved')
+    own = write_case(folder / 'own')
+    configs = {
+        'own': own,
+        'wider': extend(write_case(folder / 'wider'), WIDER),
+        'deeper': extend(write_case(folder / 'deeper'), DEEPER),
+        'bottlenecks': extend(write_case(folder / 'bottleneck'), BOTTLENECKS),
+        'plain': write_case(folder / 'plain', plain=True),
+        'two classes': write_case(
+            folder / 'classes',
+            [[0], [1]] * 5,
+            classes=['common', 'medium'],
+        ),
+    }
+    paths = {}
+    for kind, config in configs.items():
+        status, shown = training(config)
+        assert status == 0, shown
+        paths[kind] = config.parent / 'work' / 'epoch_1.pth'
+    content = read_checkpoint(paths['own'])
+    for kind, change in damages(folder).items():
+        paths[kind] = folder / f'{kind}.pth'
+        change(dict(content), paths[kind])
+    return paths
+
+
+def damages(folder):
+    """What can be done to a checkpoint: from its content to a new file."""
+
+    def bomb(content, path):
+        torch.save({**content, 'extra': Bomb(folder / 'ran')}, path)
+
+    def bomb_in_weights(content, path):
+        weights = {**content['state_dict'], 'a': Bomb(folder / 'ran')}
+        torch.save({**content, 'state_dict': weights}, path)
+
+    def old_bomb(content, path):
+        content = {**content, 'extra': Bomb(folder / 'ran')}
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+
+    def bare(content, path):
+        torch.save(content['state_dict'], path)
+
+    def cut(content, path):
+        torch.save(content, path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return {
+        'bomb': bomb,
+        'bomb in the weights': bomb_in_weights,
+        'bomb of the old format': old_bomb,
+        'bare': bare,
+        'cut': cut,
+        'text': lambda content, path: path.write_text('no weights'),
+        'empty': lambda content, path: path.write_bytes(b''),
+        'missing': lambda content, path: None,
+        'folder': lambda content, path: path.mkdir(),
+    }
+
+
+MISFIT = 'it is a checkpoint of another model'
+PICKLE = 'is refused: it holds pickled objects'
+CUT = 'is truncated or no checkpoint'
+#: What a test, --resume and load_from say; None where it works.
+CASES = {
+    'wider': (rf'{MISFIT} .*shape \(8,',) * 3,
+    'bottlenecks': (MISFIT, MISFIT, f'{MISFIT} .*has shape'),
+    'deeper': (*(f'{MISFIT} .*is unexpected',) * 2, None),
+    'plain': (*(f'{MISFIT} .*layer4.* is unexpected',) * 2, None),
+    # The classes are those of the checkpoint, which the test set lacks.
+    'two classes': (
+        r"test\.json: its classes .* expected, \['common', 'medium'\]",
+        rf'{MISFIT} .*has shape \(2,',
+        None,
+    ),
+    'bomb': (PICKLE,) * 3,
+    'bomb in the weights': (PICKLE,) * 3,
+    'bomb of the old format': (PICKLE,) * 3,
+    'bare': ('holds no "state_dict"',) * 3,
+    'cut': (CUT,) * 3,
+    'text': ('is truncated or no checkpoint|is no checkpoint',) * 3,
+    'empty': (CUT,) * 3,
+    'missing': ('checkpoint not found',) * 3,
+    'folder': ('checkpoint not found',) * 3,
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_another_checkpoint(saved, tmp_path, case):
+    path = saved[case]
+    evaluated, resumed, started = CASES[case]
+    config = write_case(tmp_path)
+    assert_refused(evaluation(config, path), evaluated)
+    assert_refused(resumption(config, path), resumed, str(path))
+    assert_nothing_half_written(tmp_path)
+    outcome = training(config, f'load_from={path}')
+    if started is None:
+        assert outcome[0] == 0, outcome[1]
+    else:
+        assert_refused(outcome, started, str(path))
+        assert_nothing_half_written(tmp_path)
+    outcome = prediction(config, path, tmp_path / 'data' / '0.png')
+    if case == 'two classes':  # its own are predicted
+        assert outcome[0] == 0, outcome[1]
+    else:
+        assert_refused(outcome, str(path))
+    assert not (path.parent / 'ran').exists()
+
+
+def test_the_bomb_would_go_off(saved, monkeypatch):
+    """Or the cases above would prove nothing."""
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD')
+    path = saved['bomb']
+    torch.load(path, weights_only=False)
+    ran = path.parent / 'ran'
+    assert ran.read_text() == 'ran'
+    ran.unlink()
+
+
+def test_the_own_checkpoint(saved, tmp_path):
+    config = write_case(tmp_path)
+    assert evaluation(config, saved['own'])[0] == 0
+    image = tmp_path / 'data' / '0.png'
+    assert prediction(config, saved['own'], image)[0] == 0
+    outcome = resumption(config, saved['own'], 'train_cfg.max_epochs=2')
+    assert outcome[0] == 0, outcome[1]
+
+
+def test_the_own_checkpoint_with_averaged_views(saved, tmp_path):
+    config = write_case(tmp_path)
+    assert evaluation(config, saved['own'], '--tta')[0] == 0
+    outcome = evaluation(config, saved['plain'], '--tta')
+    assert_refused(outcome, MISFIT)
+
+
+def test_weights_of_a_plain_model_go_to_both_branches(saved, tmp_path):
+    """What is promised of ``load_from`` with a stock classifier."""
+    config = write_case(tmp_path)
+    options = (f'load_from={saved["plain"]}', 'optim_wrapper.optimizer.lr=0.')
+    assert training(config, *options)[0] == 0
+    plain, own = (
+        read_checkpoint(path)['state_dict']
+        for path in (saved['plain'], tmp_path / 'work' / 'epoch_1.pth')
+    )
+    key = '0.conv1.weight'
+    for branch in ('uniform', 'rebalanced'):
+        assert torch.equal(
+            own[f'backbone.layer4.{branch}.{key}'],
+            plain[f'backbone.layer4.{key}'],
+        )
+
+
+@pytest.mark.parametrize('case', ['bomb', 'bomb of the old format'])
+def test_pretrained_weights_are_not_executed(saved, tmp_path, case):
+    """``init_cfg`` goes through MMEngine's own loader."""
+    config = extend(
+        write_case(tmp_path),
+        'model = dict(backbone=dict(init_cfg=dict(\n'
+        f"    type='Pretrained', checkpoint={str(saved[case])!r})))",
+    )
+    assert_refused(training(config), 'Weights only load failed|weights')
+    assert not (saved[case].parent / 'ran').exists()
+    assert_nothing_half_written(tmp_path)

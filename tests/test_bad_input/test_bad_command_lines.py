@@ -1,0 +1,191 @@
+"""Mistyped command lines: nothing is started, and the word is named."""
+
+import pytest
+from bad_run import (
+    assert_nothing_half_written,
+    assert_refused,
+    run_main,
+    training,
+    write_case,
+)
+
+from ltml_mm.apis import predict, test, train
+from ltml_mm.apis.config import load_config
+
+MAINS = {'train': train.main, 'test': test.main, 'predict': predict.main}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a config, a picture and something like a checkpoint."""
+    config = write_case(tmp_path)
+    (tmp_path / 'some.pth').write_bytes(b'nothing')
+    monkeypatch.chdir(tmp_path)
+    return config
+
+
+#: Words of the command line; status 1, from the tool, and what it says.
+REFUSED = {
+    'train: no such config': ('train no.py', 'config not found: no.py'),
+    'test: no such config': ('test no.py some.pth', r'some\.pth|no\.py'),
+    'test: no such checkpoint': (
+        'test tiny.py no.pth',
+        'checkpoint not found: no.pth',
+    ),
+    'predict: no such image': (
+        'predict tiny.py some.pth no.jpg',
+        'no such image or folder: no.jpg',
+    ),
+    'predict: no such config': (
+        'predict no.py some.pth data/0.png',
+        r'some\.pth|no\.py',
+    ),
+    'predict: no such device': (
+        'predict tiny.py some.pth data/0.png --device toaster',
+        "no device 'toaster' here",
+    ),
+    'train: no such checkpoint': (
+        'train tiny.py --resume no.pth',
+        'checkpoint not found: no.pth',
+    ),
+    'train: no such data': (
+        'train tiny.py --cfg-options data_root=nowhere',
+        r'nowhere/train\.json: no such annotation file; tools/',
+    ),
+    'train: work directory that is a file': (
+        'train tiny.py --work-dir some.pth',
+        r'some\.pth',
+    ),
+    'train: a config that is no Python': (
+        'train some.txt',
+        'config|python|py',
+    ),
+    'train: a misspelt section': (
+        'train tiny.py --cfg-options trian_cfg.max_epochs=1',
+        'trian_cfg.max_epochs: the config has no trian_cfg; did you mean '
+        'train_cfg',
+    ),
+    'train: a misspelt option': (
+        'train tiny.py --cfg-options train_cfg.max_epoch=1',
+        "the config does not fit train_cfg: .*'max_epoch'",
+    ),
+    'train: an option of a value': (
+        'train tiny.py --cfg-options train_cfg.max_epochs.x=1',
+        r'--cfg-options train_cfg\.max_epochs\.x=1 does not fit the config',
+    ),
+    'train: an entry of a list that is shorter': (
+        'train tiny.py --cfg-options train_dataloader.dataset.dataset.'
+        'pipeline.9.type=Resize',
+        r'--cfg-options .*pipeline\.9\.type=.* does not fit the config',
+    ),
+    'train: a text for a number': (
+        'train tiny.py --cfg-options train_cfg.max_epochs=two',
+        "invalid literal .*'two'",
+    ),
+    'train: no GPU for mixed precision': (
+        'train tiny.py --amp',
+        '--amp needs a GPU',
+    ),
+    'train: a launcher that did not start it': (
+        'train tiny.py --launcher slurm',
+        '--launcher slurm needs SLURM_PROCID.* start it with',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_refused(place, monkeypatch, case):
+    words, message = REFUSED[case]
+    for name in ('SLURM_PROCID', 'RANK'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    (place.parent / 'some.txt').write_text('cats and dogs')
+    tool, *arguments = words.split()
+    assert_refused(run_main(MAINS[tool], *arguments), message)
+    (place.parent / 'some.pth').unlink()
+    assert_nothing_half_written(place.parent)
+
+
+#: Words that do not parse; status 2, as of every command line.
+UNPARSED = {
+    'train: nothing': ('train', 'required: config'),
+    'test: no checkpoint': ('test tiny.py', 'required: checkpoint'),
+    'train: an unknown flag': (
+        'train tiny.py --epochs 3',
+        'unrecognized arguments: --epochs 3',
+    ),
+    'train: an override without =': (
+        'train tiny.py --cfg-options seed',
+        "'seed' is not of the form KEY=VALUE",
+    ),
+    'train: an override without a key': (
+        'train tiny.py --cfg-options =5',
+        "'=5' is not of the form KEY=VALUE",
+    ),
+    'train: brackets that do not match': (
+        'train tiny.py --cfg-options a=[1,2',
+        'brackets that do not match',
+    ),
+    'test: an output of another format': (
+        'test tiny.py some.pth --out a.pkl',
+        'must end with .json, got a.pkl',
+    ),
+    'predict: a threshold above 1': (
+        'predict tiny.py some.pth data --threshold 1.5',
+        'must be in [0, 1], got 1.5',
+    ),
+    'predict: a batch of none': (
+        'predict tiny.py some.pth data --batch-size 0',
+        'must be at least 1, got 0',
+    ),
+    'train: an unknown launcher': (
+        'train tiny.py --launcher ssh',
+        "invalid choice: 'ssh'",
+    ),
+}
+
+
+@pytest.mark.parametrize('case', UNPARSED)
+def test_unparsed(place, case):
+    words, message = UNPARSED[case]
+    tool, *arguments = words.split()
+    status, shown = run_main(MAINS[tool], *arguments)
+    assert status == 2
+    assert message in shown.splitlines()[-1]
+
+
+#: Configs that cannot be read.
+UNREADABLE = {
+    'not Python': ('model = dict(', 'SyntaxError'),
+    'an unknown name': ('model = modle', "name 'modle' is not defined"),
+    'a base that is missing': ("_base_ = 'no_base.py'", r'no_base\.py'),
+    'a module that is missing': (
+        "custom_imports = dict(imports=['no_such_module'])",
+        'no_such_module',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', UNREADABLE)
+def test_unreadable_config(place, case):
+    text, message = UNREADABLE[case]
+    place.write_text(text)
+    assert_refused(training(place), message)
+
+
+@pytest.mark.parametrize(
+    ('section', 'message'),
+    [
+        ('model', "the config does not fit the Runner: it has no 'model'"),
+        ('train_cfg', 'train_dataloader, train_cfg, and optim_wrapper'),
+        ('optim_wrapper', 'train_dataloader, train_cfg, and optim_wrapper'),
+    ],
+)
+def test_a_missing_section(place, monkeypatch, section, message):
+    def load(*args):
+        cfg = load_config(*args)
+        cfg.pop(section)
+        return cfg
+
+    monkeypatch.setattr(train, 'load_config', load)
+    assert_refused(training(place), message)

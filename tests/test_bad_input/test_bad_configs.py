@@ -1,0 +1,198 @@
+"""Mistyped configs: each ends before the first step, with what to change."""
+
+import pytest
+from bad_run import (
+    assert_nothing_half_written,
+    assert_refused,
+    extend,
+    training,
+    write_case,
+)
+
+TRAIN = 'train_dataloader'
+STREAMS = f'{TRAIN}.sampler.streams'
+EPOCH = f'{TRAIN}.sampler.epoch_length'
+
+#: Overrides, or lines added to the config, and what the error says.
+REFUSED = {
+    'too many classes': (
+        ['model.num_classes=4'],
+        r'num_classes=4, but the training set has 3 classes '
+        r"\(common, medium, rare\): set num_classes=3 in the config's model",
+    ),
+    'too few classes': (
+        ['model.num_classes=2'],
+        r'num_classes=2, but the training set has 3 classes',
+    ),
+    'no classes': (
+        ['model.num_classes=0'],
+        'num_classes must be a positive (int|integer), got 0',
+    ),
+    'epoch of an unknown stream': (
+        [f'{EPOCH}=balanced'],
+        r"epoch_length='balanced' names no stream; the streams are "
+        r"\['uniform', 'rebalanced'\]",
+    ),
+    'unknown stream': (
+        f"""{TRAIN} = dict(sampler=dict(streams=dict(
+            _delete_=True,
+            uniform=dict(type='UniformSampler'),
+            balanced=dict(type='ClassAwareMultiLabelSampler'))))""",
+        r"must have the streams \['uniform', 'rebalanced'\], got "
+        r"\['uniform', 'balanced'\]",
+    ),
+    'missing stream': (
+        f"""{TRAIN} = dict(sampler=dict(streams=dict(
+            _delete_=True, uniform=dict(type='UniformSampler'))))""",
+        'trains on two streams, but got a flat batch.',
+    ),
+    'stream of another sampler': (
+        [f'{STREAMS}.uniform.type=DefaultSampler'],
+        "stream 'uniform' must be a UniformSampler, .* got DefaultSampler",
+    ),
+    'missing two-stream wrapper': (
+        f"""{TRAIN} = dict(dataset=dict(
+            _delete_=True, type='LongTailMultiLabelDataset',
+            ann_file='train.json', pipeline=[
+                dict(type='LoadCheckedImage'),
+                dict(type='Resize', scale=(32, 32)),
+                dict(type='PackInputs')]))""",
+        'LongTailMultiLabelDataset cannot read; wrap it: '
+        r"dataset=dict\(type='TwoStreamDataset'",
+    ),
+    'sampler of one stream': (
+        f"""{TRAIN} = dict(sampler=dict(
+            _delete_=True, type='DefaultSampler', shuffle=True))""",
+        'CollaborativeTwoBranchClassifier trains on two streams, but got a '
+        'flat batch',
+    ),
+    'preprocessor of one stream': (
+        ['model.data_preprocessor.type=ClsDataPreprocessor'],
+        r"write data_preprocessor=dict\(type='TwoStreamDataPreprocessor'",
+    ),
+    'fork at a module that does not exist': (
+        ['model.fork_at=[layer9]'],
+        r"fork_at names 'layer9', which ResNet does not have. .*layer4",
+    ),
+    'fork in the wrong order': (
+        ['model.fork_at=[layer4,layer3]'],
+        'ResLayer ran before "layer4", the first module of fork_at: list the '
+        'modules in the order',
+    ),
+    'fork of blocks in the wrong order': (
+        ['model.fork_at=[layer4.1,layer4.0]'],
+        "names 'layer4.1' ahead of 'layer4.0'",
+    ),
+    'fork at a module twice': (
+        ['model.fork_at=[layer4,layer4]'],
+        "fork_at names 'layer4' twice",
+    ),
+    'loss without counts': (
+        ['default_hooks.class_statistics=None'],
+        'does not know the class counts of the training set; add '
+        r"dict\(type='ClassStatisticsHook'\)",
+    ),
+    'batch of none': ([f'{TRAIN}.batch_size=0'], 'batch_size=0'),
+    'negative batch': ([f'{TRAIN}.batch_size=-4'], 'batch_size=-4'),
+    'batch of text': ([f'{TRAIN}.batch_size=many'], 'batch_size=many'),
+    'test batch of none': (['val_dataloader.batch_size=0'], 'batch_size=0'),
+    'epoch of length 0': (
+        [f'{EPOCH}=0'],
+        'epoch_length must be the name of a stream or a positive int, got 0',
+    ),
+    'epoch of negative length': ([f'{EPOCH}=-2'], 'positive int, got -2'),
+    'epoch without a whole batch': (
+        [f'{EPOCH}=4'],
+        'an epoch has no step: its 4 draws .* do not fill a batch of 5; lower '
+        'train_dataloader.batch_size',
+    ),
+    'stream of length 0': (
+        [f'{STREAMS}.uniform.num_samples=0'],
+        'num_samples=0 gives an epoch of 0 draws',
+    ),
+    'no epoch': (
+        ['train_cfg.max_epochs=0'],
+        'a run without a step: max_epochs or max_iters must be at least 1',
+    ),
+    'negative number of workers': (
+        [f'{TRAIN}.num_workers=-1'],
+        'num_workers option should be non-negative',
+    ),
+    'mistyped model': (
+        ['model.type=CollaborativeClassifier'],
+        'the config does not fit CollaborativeClassifier: .* is not in the '
+        r'mmpretrain::model registry; it is misspelt, or custom_imports',
+    ),
+    'mistyped transform': (
+        [f'{TRAIN}.dataset.dataset.pipeline.0.type=LoadChekedImage'],
+        'the config does not fit LoadChekedImage: .* not in the',
+    ),
+    'mistyped optimizer': (
+        ['optim_wrapper.optimizer.type=SDG'],
+        'the config does not fit SDG: ',
+    ),
+    'mistyped argument': (
+        ['model.backbone.dept=18'],
+        "the config does not fit ResNet: .* argument 'dept'",
+    ),
+    'depth that does not exist': (
+        ['model.backbone.depth=19'],
+        'the config does not fit ResNet: invalid depth 19',
+    ),
+    'learning rate of text': (
+        ['optim_wrapper.optimizer.lr=fast'],
+        "the config does not fit SGD: .*'str' and 'float'",
+    ),
+    'negative learning rate': (
+        ['optim_wrapper.optimizer.lr=-1'],
+        'Invalid learning rate: -1',
+    ),
+    'unknown loss option': (
+        [
+            'model.loss_cls.type=LogitCompensatedBCELoss',
+            'model.loss_cls.compensation=learned',
+        ],
+        'compensation must be one of .*learnable.*, got .learned.',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_refused(tmp_path, case):
+    change, message = REFUSED[case]
+    config = write_case(tmp_path)
+    if isinstance(change, str):
+        config, change = extend(config, change), []
+    outcome = training(config, *change)
+    if 'flat batch' in message:  # the three lines to add follow
+        assert outcome[0] == 1
+        assert message in outcome[1]
+    else:
+        assert_refused(outcome, message)
+    assert_nothing_half_written(tmp_path)
+
+
+def test_classes_of_a_stock_model(tmp_path):
+    """No module of it takes the class counts; it is checked all the same."""
+    config = write_case(tmp_path, plain=True)
+    assert training(config)[0] == 0
+    outcome = training(config, 'model.head.num_classes=5')
+    assert_refused(outcome, 'head has num_classes=5, but .* has 3 classes')
+
+
+def test_real_bugs_keep_their_stack(tmp_path, monkeypatch):
+    """Not every TypeError is a mistyped config."""
+
+    def broken(*args, **kwargs):
+        raise TypeError('a bug')
+
+    place = 'ltml_mm.models.CollaborativeTwoBranchClassifier.loss'
+    monkeypatch.setattr(place, broken)
+    with pytest.raises(TypeError, match='a bug'):
+        training(write_case(tmp_path))
+
+
+def test_the_stack_on_request(tmp_path, monkeypatch):
+    monkeypatch.setenv('LTML_TRACEBACK', '1')
+    with pytest.raises(KeyError, match='Unknown'):
+        training(write_case(tmp_path), 'model.type=Unknown')
