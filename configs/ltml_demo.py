@@ -12,6 +12,7 @@ model = dict(
 tta_model = dict(type='CollaborativeTTA')
 
 optim_wrapper = dict(
+    type='GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=0.003, weight_decay=0.05),
     clip_grad=dict(max_norm=35, norm_type=2),
 )

@@ -42,7 +42,9 @@ PROMISED = {
         'ClassReportHook',
         'ExactResumeHook',
         'SafeCheckpointHook',
+        'NumericsHook',
     ],
+    'OPTIM_WRAPPERS': ['GuardedOptimWrapper', 'GuardedAmpOptimWrapper'],
 }
 
 # What a user's process does: a single import, then stock look-ups and loads.

@@ -13,6 +13,7 @@ default_hooks = dict(
     resume_check=dict(type='ResumeCheckHook'),
     schedule_check=dict(type='ScheduleCheckHook'),
     exact_resume=dict(type='ExactResumeHook'),
+    numerics=dict(type='NumericsHook'),
     class_report=dict(type='ClassReportHook'),
 )
 

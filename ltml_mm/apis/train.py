@@ -13,6 +13,12 @@ from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.launch import add_common_arguments, prepare_config
 
+#: What --amp takes in place of a plain optimizer wrapper.
+MIXED_PRECISION = {
+    'OptimWrapper': 'AmpOptimWrapper',
+    'GuardedOptimWrapper': 'GuardedAmpOptimWrapper',
+}
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/train.py``."""
@@ -84,13 +90,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _use_mixed_precision(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+    if kind not in (*MIXED_PRECISION, *MIXED_PRECISION.values()):
         raise ValueError(
-            f'--amp takes the place of OptimWrapper, but the config has {kind}'
+            f'--amp takes the place of {" or ".join(MIXED_PRECISION)}, but '
+            f'the config has {kind}'
         )
     if not torch.cuda.is_available():
         raise ValueError('--amp needs a GPU, and there is none')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.type = MIXED_PRECISION.get(kind, kind)
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 

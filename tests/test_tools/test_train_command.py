@@ -65,6 +65,10 @@ def test_amp(folder, monkeypatch):
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
     fixed = config_of('--amp', '--cfg-options', 'optim_wrapper.loss_scale=64.')
     assert fixed.optim_wrapper.loss_scale == 64
+    guarded = 'optim_wrapper.type=GuardedOptimWrapper'
+    for kind in (guarded, guarded.replace('Optim', 'AmpOptim')):
+        cfg = config_of('--amp', '--cfg-options', kind)
+        assert cfg.optim_wrapper.type == 'GuardedAmpOptimWrapper'
 
 
 def test_amp_where_it_cannot_be(folder, monkeypatch):

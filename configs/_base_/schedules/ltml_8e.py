@@ -1,5 +1,6 @@
 # The protocol of VOC-LT and COCO-LT: 8 epochs, SGD, two drops.
 optim_wrapper = dict(
+    type='GuardedOptimWrapper',
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4),
     clip_grad=dict(max_norm=35, norm_type=2),
 )

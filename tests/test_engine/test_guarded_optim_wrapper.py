@@ -1,0 +1,394 @@
+"""No infinity and no NaN reaches the weights."""
+
+from functools import partial
+
+import pytest
+import torch
+from engine_runner import Model, make_runner
+from forked import train_ranks
+from mmengine.optim import OptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.runner import Runner
+from poisoned_batch import Poison
+from tiny_training import make_config, write_data
+
+from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.engine import GuardedOptimWrapper, NonFiniteError
+from ltml_mm.engine.guarded_optim_wrapper import MAX_IN_A_ROW
+
+SGD = dict(type='SGD', lr=0.05, momentum=0.9)
+LAST = 9  # steps of a tiny training
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+def guarded(data, work_dir, on_nonfinite, **options):
+    config = make_config(data, work_dir)
+    config.optim_wrapper = dict(
+        type='GuardedOptimWrapper',
+        on_nonfinite=on_nonfinite,
+        optimizer=SGD,
+        clip_grad=dict(max_norm=35),
+        **options,
+    )
+    config.default_hooks.numerics = dict(type='NumericsHook')
+    config.default_hooks.checkpoint.interval = LAST
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    return config
+
+
+def train(config, **poison):
+    runner = Runner.from_cfg(config)
+    hook = Poison(**poison)
+    runner.register_hook(hook)
+    runner.train()
+    return runner, hook
+
+
+def stop(config, **poison):
+    """Trains until the wrapper stops the run; returns its words."""
+    runner = Runner.from_cfg(config)
+    hook = Poison(**poison)
+    runner.register_hook(hook)
+    with pytest.raises(NonFiniteError) as error:
+        runner.train()
+    return str(error.value), runner, hook
+
+
+def assert_equal(left, right):
+    for a, b in zip(left, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=False)
+
+
+class Plain(torch.nn.Module):
+    """One parameter whose gradient is the factor of the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+    def loss(self, factor):
+        return (self.weight * factor).sum()
+
+
+@pytest.mark.parametrize('accumulative_counts', [1, 2])
+@pytest.mark.parametrize(
+    'clip_grad',
+    [
+        None,
+        dict(max_norm=0.05),
+        dict(max_norm=0.05, norm_type=1.0),
+        dict(type='value', clip_value=0.02),
+    ],
+)
+def test_finite_steps_are_the_stock_ones(
+    tmp_path, clip_grad, accumulative_counts
+):
+    results = []
+    for kind in ('OptimWrapper', 'GuardedOptimWrapper'):
+        torch.manual_seed(0)
+        model = Model()
+        runner = make_runner(
+            tmp_path / kind,
+            model,
+            hooks=['ClassStatisticsHook'],
+            optim_wrapper=dict(
+                type=kind,
+                optimizer=SGD,
+                clip_grad=clip_grad and dict(clip_grad),
+                accumulative_counts=accumulative_counts,
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=3),
+        )
+        start = model.fc.weight.detach().clone()
+        runner.train()
+        assert not torch.equal(model.fc.weight, start)
+        norms = runner.message_hub.log_scalars.get('train/grad_norm')
+        logged = norms.data[0].tolist() if norms else None
+        results.append((model.state_dict(), logged))
+    (stock, stock_norms), (own, own_norms) = results
+    assert_equal(stock.values(), own.values())
+    assert own_norms == stock_norms
+    assert (own_norms is None) == ('max_norm' not in (clip_grad or ()))
+
+
+@pytest.mark.parametrize('what', ['images', 'labels'])
+def test_skip_leaves_no_trace(data, tmp_path, what, capsys):
+    config = guarded(data, tmp_path, 'skip')
+    runner, hook = train(config, steps=[2, 5], what=what)
+    for step in range(1, LAST + 1):
+        (before, momenta), (after, momenta_after) = (
+            hook.before[step],
+            hook.after[step],
+        )
+        if step in (2, 5):
+            # BatchNorm's running statistics too: NaN would stay in them.
+            assert_equal(before.values(), after.values())
+            assert_equal(momenta, momenta_after)
+        else:
+            name = 'loss_cls.uniform.pos_scale'
+            assert not torch.equal(before[name], after[name])
+    assert all(v.isfinite().all() for v in hook.after[LAST][0].values())
+    counts, _ = runner.message_hub.log_scalars['train/skipped_steps'].data
+    assert counts.tolist() == [1, 2]
+    saved = read_checkpoint(tmp_path / f'iter_{LAST}.pth')['message_hub']
+    assert saved['runtime_info']['skipped_steps'] == 2
+    assert 'rebalanced.loss_cls = nan' in capsys.readouterr().out
+    assert not list(tmp_path.glob('nonfinite*'))
+
+
+def test_the_count_goes_on_after_a_resume(data, tmp_path):
+    config = guarded(data, tmp_path, 'skip')
+    config.default_hooks.checkpoint.interval = 3
+    train(config, steps=[2, 5])
+    again = guarded(data, tmp_path, 'skip')
+    again.resume, again.load_from = True, str(tmp_path / 'iter_6.pth')
+    runner, _ = train(again, steps=[8])
+    counts, _ = runner.message_hub.log_scalars['train/skipped_steps'].data
+    assert counts.tolist() == [1, 2, 3]
+
+
+def test_stop_tells_step_terms_images_and_dump(data, tmp_path):
+    config = guarded(data, tmp_path, 'stop')
+    message, runner, hook = stop(config, steps=[4], what='labels')
+    assert message.startswith('step 4: ')
+    assert 'rebalanced.loss_cls = nan' in message
+    # The other terms are finite.
+    assert 'uniform.loss_cls' not in message
+    assert 'consistency' not in message
+    assert len(hook.names[4]) == 8
+    for name in hook.names[4]:
+        assert str(name) in message
+    dump = tmp_path / 'nonfinite_step_4.pth'
+    assert str(dump) in message
+    assert dump.is_file()
+    assert runner.iter == 3
+    before, _ = hook.before[4]
+    model = runner.model
+    assert_equal(
+        [before[name] for name, _ in model.named_parameters()],
+        [parameter.detach() for parameter in model.parameters()],
+    )
+    assert [path.name for path in tmp_path.glob('*.pth')] == [dump.name]
+
+
+def test_where_no_dump_can_be_written(data, tmp_path):
+    config = guarded(data, tmp_path / 'run', 'stop')
+    del config.default_hooks.numerics
+    assert 'NumericsHook' in stop(config, steps=[1])[0]
+    wrapper = GuardedOptimWrapper(
+        optimizer=torch.optim.SGD(Plain().parameters(), 0.1)
+    )
+    file = tmp_path / 'file'
+    file.touch()
+    model = Model()
+    wrapper.dump_dir = str(file)
+    with pytest.raises(NonFiniteError, match='could not be written'):
+        wrapper.update_params(next(model.parameters()).sum() * torch.inf)
+
+
+def test_the_decision_comes_at_the_accumulated_step(data, tmp_path):
+    config = guarded(data, tmp_path, 'stop', accumulative_counts=3)
+    message, runner, hook = stop(config, steps=[4])
+    assert message.startswith('step 6: ')
+    assert runner.iter == 5
+    lines = [line for line in message.splitlines() if line[:2] == '  ']
+    # Of the batch with the NaN alone.
+    named = [line.split(' ', 3)[3] for line in lines]
+    assert named == [str(name) for name in hook.names[4]]
+
+
+def test_skipping_accumulated_batches(data, tmp_path):
+    config = guarded(data, tmp_path, 'skip', accumulative_counts=3)
+    runner, hook = train(config, steps=[4])
+    (before, momenta), (after, momenta_after) = hook.before[4], hook.after[6]
+    assert_equal(before.values(), after.values())
+    assert_equal(momenta, momenta_after)
+    assert runner.message_hub.get_info('skipped_steps') == 1
+    # The gradients of the skipped batches are gone as well.
+    assert all(v.isfinite().all() for v in hook.after[LAST][0].values())
+    assert not torch.equal(
+        hook.after[LAST][0]['heads.uniform.fc.weight'],
+        before['heads.uniform.fc.weight'],
+    )
+
+
+@pytest.mark.parametrize('value', [torch.inf, torch.nan])
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1)])
+def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
+    for mode in ('stop', 'skip'):
+        model = Model()
+        model.fc.bias.register_hook(lambda g: torch.full_like(g, value))
+        start = {k: v.clone() for k, v in model.state_dict().items()}
+        runner = make_runner(
+            tmp_path / mode,
+            model,
+            hooks=['ClassStatisticsHook', 'NumericsHook'],
+            optim_wrapper=dict(
+                type='GuardedOptimWrapper',
+                optimizer=SGD,
+                on_nonfinite=mode,
+                clip_grad=clip_grad and dict(clip_grad),
+            ),
+        )
+        if mode == 'skip':
+            runner.train()
+            assert runner.message_hub.get_info('skipped_steps') == 2
+        else:
+            with pytest.raises(NonFiniteError) as error:
+                runner.train()
+            message = str(error.value)
+            assert f'norm of the gradients is {value}' in message
+            # Named before clipping spreads it to all parameters.
+            assert '(parameters fc.bias)' in message
+            assert 'no img_path' in message
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, start[name]), name
+
+
+def make_wrapper(kind=GuardedOptimWrapper, **options):
+    model = Plain()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    return kind(optimizer=optimizer, **options), model
+
+
+def test_skipping_without_end_stops():
+    wrapper, model = make_wrapper(on_nonfinite='skip')
+    bad, good = torch.nan, 1.0
+    for factor in [bad] * MAX_IN_A_ROW + [good] + [bad] * MAX_IN_A_ROW:
+        wrapper.update_params(model.loss(factor))
+    assert torch.equal(model.weight, torch.full((2,), 0.9))
+    with pytest.raises(NonFiniteError, match='41 steps in a row'):
+        wrapper.update_params(model.loss(bad))
+
+
+def test_unknown_choice():
+    with pytest.raises(ValueError, match="'stop' or 'skip', got 'ignore'"):
+        make_wrapper(on_nonfinite='ignore')
+
+
+@pytest.fixture
+def amp(monkeypatch):
+    """The AMP wrapper on this machine, with the scaler of the CPU."""
+    from ltml_mm.engine import GuardedAmpOptimWrapper
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(
+            amp_optimizer_wrapper, 'is_cuda_available', lambda: True
+        )
+        monkeypatch.setattr(
+            amp_optimizer_wrapper,
+            'GradScaler',
+            partial(torch.amp.GradScaler, device='cpu'),
+        )
+    return partial(make_wrapper, GuardedAmpOptimWrapper)
+
+
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=100.0)])
+def test_overflow_is_left_to_the_scaler(amp, clip_grad):
+    scale = dict(init_scale=2.0**127)
+    wrapper, model = amp(loss_scale=scale, clip_grad=clip_grad)
+    for _ in range(3):
+        wrapper.update_params(model.loss(8.0))
+    # 8 * 2**127 and 8 * 2**126 and 8 * 2**125 are infinite in float32.
+    assert torch.equal(model.weight, torch.ones(2))
+    assert wrapper.loss_scaler.get_scale() == 2.0**124
+    wrapper.update_params(model.loss(8.0))
+    torch.testing.assert_close(model.weight, torch.full((2,), 0.2))
+    assert wrapper.loss_scaler.get_scale() == 2.0**124
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow(amp):
+    wrapper, model = amp(loss_scale=dict(init_scale=4.0))
+    with pytest.raises(NonFiniteError, match='loss is not finite'):
+        wrapper.update_params(model.loss(torch.inf))
+    wrapper, model = amp(loss_scale=dict(init_scale=4.0), on_nonfinite='skip')
+    wrapper.update_params(model.loss(torch.inf))
+    assert torch.equal(model.weight, torch.ones(2))
+    assert wrapper.loss_scaler.get_scale() == 4
+    # Ready for the next step.
+    wrapper.update_params(model.loss(1.0))
+    torch.testing.assert_close(model.weight, torch.full((2,), 0.9))
+
+
+def test_gradients_that_no_scale_mends(amp):
+    wrapper, model = amp(loss_scale=dict(init_scale=4.0))
+    model.weight.register_hook(lambda g: g * torch.inf)
+    for _ in range(MAX_IN_A_ROW):
+        wrapper.update_params(model.loss(1.0))
+    with pytest.raises(NonFiniteError, match='41 steps in a row'):
+        wrapper.update_params(model.loss(1.0))
+    wrapper, model = amp(loss_scale=dict(enabled=False))
+    model.weight.register_hook(lambda g: g * torch.inf)
+    with pytest.raises(NonFiniteError, match='gradients is inf'):
+        wrapper.update_params(model.loss(1.0))
+
+
+def test_finite_mixed_precision_steps_are_the_stock_ones(amp):
+    weights = []
+    stock = partial(make_wrapper, amp_optimizer_wrapper.AmpOptimWrapper)
+    for make in (amp, stock):
+        wrapper, model = make(
+            loss_scale=dict(init_scale=8.0, growth_interval=2),
+            clip_grad=dict(max_norm=0.5),
+            accumulative_counts=2,
+        )
+        for factor in (0.3, 1.7, 5.0, -2.0, 1.0, 1.0):
+            wrapper.update_params(model.loss(factor))
+        weights.append((model.weight, wrapper.loss_scaler.get_scale()))
+    assert torch.equal(weights[0][0], weights[1][0])
+    assert weights[0][1] == weights[1][1] > 8
+
+
+def poisoned_ranks(data, folder, on_nonfinite):
+    folder.mkdir()
+    config = guarded(data, folder / 'run', on_nonfinite)
+    config.custom_imports = dict(imports=['ltml_mm', 'poisoned_batch'])
+    config.train_dataloader.batch_size = 2
+    config.custom_hooks = [
+        dict(
+            type='Poison',
+            steps=[2],
+            what='labels',
+            rank=1,
+            out_dir=str(folder),
+        )
+    ]
+    config.env_cfg.dist_cfg = dict(backend='gloo')
+    config.dump(folder / 'config.py')
+    return train_ranks(folder / 'config.py')
+
+
+def test_processes_stop_together(data, tmp_path, capfd):
+    folder = tmp_path / 'stop'
+    assert poisoned_ranks(data, folder, 'stop') == [1, 1]
+    # Only the process with the NaN has something to replay; both name it.
+    found = [path.name for path in (folder / 'run').glob('*.pth')]
+    assert found == ['nonfinite_step_2_rank_1.pth']
+    text = capfd.readouterr().err
+    assert text.count('error: step 2: on process 1 the loss is not') == 2
+    assert 'on process 0' not in text
+    assert text.count(found[0]) == 2
+
+
+def test_processes_skip_together(data, tmp_path):
+    folder = tmp_path / 'skip'
+    assert poisoned_ranks(data, folder, 'skip') == [0, 0]
+    first, second = (
+        torch.load(folder / f'rank_{rank}.pth', weights_only=True)
+        for rank in range(2)
+    )
+    saved = read_checkpoint(folder / 'run' / f'iter_{LAST}.pth')
+    info = saved['message_hub']['runtime_info']
+    assert info['skipped_steps'] == 1
+    for name, value in first.items():
+        assert value.isfinite().all(), name
+        if 'running' not in name:
+            assert torch.equal(value, second[name]), name
+
+
+def test_is_an_optim_wrapper():
+    assert issubclass(GuardedOptimWrapper, OptimWrapper)

@@ -1,0 +1,67 @@
+"""Learnable scales that leave a sane range are told once."""
+
+import pytest
+import torch
+from engine_runner import Model, make_runner
+
+from ltml_mm.engine import NumericsHook
+from ltml_mm.models import LogitCompensatedBCELoss
+
+
+def run(work_dir, changes=None, epochs=1, compensation='learnable'):
+    """Trains two steps an epoch without a learning rate, so scales stay."""
+    model = Model(loss=LogitCompensatedBCELoss(compensation, num_classes=3))
+    with torch.no_grad():
+        for (name, k), value in (changes or {}).items():
+            getattr(model.loss, name)[k] = value
+    make_runner(
+        work_dir,
+        model,
+        hooks=['ClassStatisticsHook', 'NumericsHook'],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+    ).train()
+
+
+@pytest.mark.parametrize(
+    ('term', 'value', 'words'),
+    [
+        ('pos_scale', 0.09, 'loss.pos_scale of cow: 0.09'),
+        ('neg_scale', 10.5, 'loss.neg_scale of cow: 10.5'),
+        ('pos_scale', -1.0, 'loss.pos_scale of cow: -1'),
+    ],
+)
+def test_each_is_named_once(tmp_path, capsys, monkeypatch, term, value, words):
+    # A look at every step, so that being told again would show.
+    monkeypatch.setattr(NumericsHook.__init__, '__defaults__', (0.1, 10.0, 1))
+    run(tmp_path, {(term, 1): value}, epochs=2)
+    output = capsys.readouterr().out
+    assert output.count(words) == 1
+    assert output.count('left the range') == 1
+    assert 'of cat' not in output
+    assert 'of dog' not in output
+
+
+@pytest.mark.parametrize('compensation', ['learnable', 'statistics', 'none'])
+def test_silence_where_all_is_well(tmp_path, capsys, compensation):
+    changes = {('pos_scale', 0): 0.1, ('neg_scale', 2): 10.0}
+    # Biases may be anything.
+    changes['pos_bias', 1] = -50.0
+    run(
+        tmp_path,
+        changes if compensation == 'learnable' else None,
+        compensation=compensation,
+    )
+    assert 'left the range' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(low=2, high=2), 'got 2, 2'),
+        (dict(interval=0), 'at least 1, got 0'),
+    ],
+)
+def test_arguments(options, words):
+    with pytest.raises(ValueError, match=words):
+        NumericsHook(**options)
