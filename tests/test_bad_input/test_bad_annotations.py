@@ -11,6 +11,8 @@ from bad_run import (
     write_case,
 )
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 NAMED = r'/data/train\.json: '
 
 

@@ -17,6 +17,8 @@ from bad_run import (
 
 from ltml_mm.apis import read_checkpoint
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 WIDER = 'model = dict(backbone=dict(stem_channels=8, base_channels=8))'
 DEEPER = 'model = dict(backbone=dict(depth=34))'
 BOTTLENECKS = 'model = dict(backbone=dict(depth=50))'

@@ -12,6 +12,8 @@ from bad_run import (
 from ltml_mm.apis import predict, test, train
 from ltml_mm.apis.config import load_config
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 MAINS = {'train': train.main, 'test': test.main, 'predict': predict.main}
 
 

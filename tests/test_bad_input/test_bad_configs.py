@@ -9,6 +9,8 @@ from bad_run import (
     write_case,
 )
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 TRAIN = 'train_dataloader'
 STREAMS = f'{TRAIN}.sampler.streams'
 EPOCH = f'{TRAIN}.sampler.epoch_length'

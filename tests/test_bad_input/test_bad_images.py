@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 from ltml_mm.apis import MultiLabelInferencer, read_checkpoint
 from ltml_mm.datasets.image_checks import MAX_PIXELS
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):

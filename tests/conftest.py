@@ -1,7 +1,20 @@
+"""Fixtures that several folders share."""
+
 import pytest
+from mmengine.logging import MMLogger
 
 
-@pytest.fixture(autouse=True, scope='module')
+@pytest.fixture
+def quiet():
+    """Without MMEngine's log of every parameter's initialisation."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope='module')
 def quick():
     """Leaves out what takes most of the time of so small a run.
 
