@@ -1,0 +1,57 @@
+"""The same seed gives the same run, whatever number of workers loads it."""
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from tiny_training import make_config, read_scalars, write_data
+
+from ltml_mm.apis.checkpoint import read_checkpoint
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    data = write_data(tmp_path_factory.mktemp('data'))
+
+    def run(num_workers=0, seed=1):
+        work_dir = tmp_path_factory.mktemp('run')
+        config = make_config(data, work_dir, num_workers)
+        config.randomness.seed = seed
+        runner = Runner.from_cfg(config)
+        runner.train()
+        for loop in (runner.train_loop, runner.val_loop):
+            workers = getattr(loop.dataloader, '_iterator', None)
+            if workers is not None and num_workers:
+                workers._shutdown_workers()
+        checkpoint = read_checkpoint(work_dir / 'iter_9.pth')
+        momenta = checkpoint['optimizer']['state']
+        tensors = {
+            **checkpoint['state_dict'],
+            **{
+                f'momentum {i}': m['momentum_buffer']
+                for i, m in momenta.items()
+            },
+        }
+        return tensors, read_scalars(work_dir)
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def first(run):
+    return run()
+
+
+@pytest.mark.parametrize('num_workers', [0, 1, 3])
+def test_same_seed_same_run(run, first, num_workers):
+    tensors, scalars = run(num_workers)
+    assert tensors.keys() == first[0].keys()
+    for name, value in first[0].items():
+        assert torch.equal(tensors[name], value), name
+    assert scalars == first[1]
+    assert any(kind == 'val' for kind, _ in scalars)
+
+
+def test_another_seed_is_another_run(run, first):
+    tensors, _ = run(seed=2)
+    name = 'heads.uniform.fc.weight'
+    assert not torch.equal(tensors[name], first[0][name])

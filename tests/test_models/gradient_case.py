@@ -1,0 +1,101 @@
+"""Gradients of one process's share of a batch, for every loss option."""
+
+import itertools
+import os
+
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from ltml_mm.models import fork
+from ltml_mm.statistics import ClassStatistics
+
+OPTIONS = [
+    dict(
+        loss_cls=dict(
+            type='LogitCompensatedBCELoss',
+            compensation=compensation,
+            weighting=weighting,
+        ),
+        loss_consistency=dict(
+            type='CrossBranchConsistencyLoss',
+            on=on,
+            reduction=reduction,
+            detach=detach,
+        ),
+    )
+    for compensation, weighting, on, reduction, detach in itertools.product(
+        ('learnable', 'statistics', 'none'),
+        (True, False),
+        ('logits', 'probs'),
+        ('mean', 'sum'),
+        (True, False),
+    )
+]
+OTHER_LOSSES = [
+    'ReweightedBCELoss',
+    'ClassBalancedFocalLoss',
+    'MultiLabelLDAMLoss',
+    'DistributionBalancedLoss',
+]
+OPTIONS += [dict(loss_cls=dict(type=name)) for name in OTHER_LOSSES]
+SIZE = 6
+CLASSES = 4
+
+
+def gradients(options):
+    """Gradients and buffers of this process after one backward pass."""
+    rank, world_size = get_rank(), get_world_size()
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='CollaborativeTwoBranchClassifier',
+            backbone=dict(
+                type='ResNet',
+                depth=18,
+                stem_channels=4,
+                base_channels=4,
+                norm_eval=True,
+            ),
+            num_classes=CLASSES,
+            **options,
+        )
+    ).double()
+    images = torch.randn(2, SIZE, 3, 32, 32, dtype=torch.float64)
+    labels = (torch.rand(2, SIZE, CLASSES) < 0.4).float()
+    for loss in model.loss_cls.values():
+        loss.set_class_statistics(ClassStatistics((30, 20, 9, 4), 40))
+    with torch.no_grad():
+        for head in model.heads.values():
+            # Logits far from each other, so that every option matters.
+            head.fc.weight.mul_(20)
+            head.fc.bias.add_(torch.randn(CLASSES))
+        for parameter in model.loss_cls.parameters():
+            # They start as if there were none.
+            parameter.add_(torch.rand(CLASSES))
+    model.train()
+    parallel = model
+    if world_size > 1:
+        parallel = MMDistributedDataParallel(model, device_ids=None)
+    own = slice(rank, None, world_size)
+    inputs = {n: images[i, own] for i, n in enumerate(fork.BRANCHES)}
+    samples = {
+        name: [DataSample().set_gt_score(row) for row in labels[i, own]]
+        for i, name in enumerate(fork.BRANCHES)
+    }
+    losses = parallel(inputs, samples, mode='loss')
+    model.parse_losses(losses)[0].backward()
+    found = {n: p.grad for n, p in model.named_parameters()}
+    buffers = {f'buffer {n}': b for n, b in model.named_buffers()}
+    return {**found, **buffers}
+
+
+def save_gradients(path, environ):
+    """What a process of two does: writes all its gradients to a file."""
+    os.environ.update(environ)
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo')
+    torch.save([gradients(options) for options in OPTIONS], path)
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,67 @@
+"""Half of a batch on each of two processes learns what the whole does."""
+
+import socket
+
+import pytest
+import torch
+from forked import start
+from gradient_case import OPTIONS, gradients, save_gradients
+
+
+def name_of(options):
+    values = [*options['loss_cls'].values()]
+    values += [*options.get('loss_consistency', {}).values()][1:]
+    return '-'.join(str(value) for value in values)
+
+
+@pytest.fixture(scope='module')
+def halves(tmp_path_factory):
+    """What each of two processes found, for all options."""
+    folder = tmp_path_factory.mktemp('ranks')
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        environ = dict(
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+            WORLD_SIZE='2',
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+        )
+        path = str(folder / f'{rank}.pth')
+        processes.append(start(save_gradients, path, environ))
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [
+        torch.load(folder / f'{rank}.pth', weights_only=True)
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.parametrize('index', range(len(OPTIONS)))
+def test_two_halves_give_the_gradients_of_the_whole(halves, index):
+    expected = gradients(OPTIONS[index])
+    for rank in range(2):
+        found = halves[rank][index]
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            if value is None:
+                assert found[name] is None, name
+                continue
+            torch.testing.assert_close(
+                found[name], value, rtol=1e-6, atol=1e-12, msg=name
+            )
+    weight = expected['backbone.conv1.weight']
+    assert weight.abs().max() > 1e-6
+
+
+def test_the_options_are_told_apart(halves):
+    seen = {}
+    for options, found in zip(OPTIONS, halves[0], strict=True):
+        weight = found['heads.uniform.fc.weight']
+        for other, gradient in seen.items():
+            assert not torch.allclose(weight, gradient, rtol=1e-6), other
+        seen[name_of(options)] = weight
