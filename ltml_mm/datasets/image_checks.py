@@ -70,8 +70,8 @@ def check_image(path: str | Path, decode: bool = True) -> None:
     Args:
         path: A local file.
         decode: Whether to decode every file. Otherwise one that ends as its
-            format does is taken to be whole, which costs a hundredth; any
-            other is decoded.
+            format does is taken to be whole, which costs a few hundredths
+            of that; any other is decoded.
 
     Raises:
         UnreadableImageError: It is missing, empty, truncated, no image, or
