@@ -1,5 +1,6 @@
 """A hook that spoils one step of a tiny training."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ class Poison(Hook):
         what: 'images', of the uniform stream, or 'labels', the first of the
             re-balanced one.
         rank: On which process.
-        out_dir: Where each process saves its weights at the end.
+        out_dir: Where each process writes its errors, and its weights at
+            the end.
     """
 
     def __init__(self, steps, what='images', rank=0, out_dir=None):
@@ -27,6 +29,13 @@ class Poison(Hook):
         self.out_dir = out_dir
         self.before, self.after = {}, {}
         self.names = {}
+
+    def before_run(self, runner):
+        if self.out_dir is not None:
+            # What a forked process inherits belongs to another test.
+            path = Path(self.out_dir) / f'rank_{get_rank()}.txt'
+            with path.open('w') as file:
+                os.dup2(file.fileno(), 2)
 
     def before_train_iter(self, runner, batch_idx, data_batch):
         step = runner.iter + 1
