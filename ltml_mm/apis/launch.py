@@ -15,7 +15,7 @@ from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config_errors import explain_config_error
-from ltml_mm.apis.processes import prepare_processes
+from ltml_mm.apis.processes import part_processes, prepare_processes
 
 #: What ``Runner.register_default_hooks`` adds by itself.
 STOCK_HOOKS = (
@@ -106,6 +106,7 @@ def run_tool(main: Callable[[], None]) -> None:
     forbid_unsafe_loading()
     try:
         main()
+        part_processes()
     except (CheckpointError, OSError, ValueError) as error:
         _fail(own_words(error), error)
     except torch.distributed.DistError as error:

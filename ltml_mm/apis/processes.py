@@ -94,6 +94,17 @@ def read_ranks(launcher: str, environ: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(RANK_VARIABLES['pytorch'], values, strict=True))
 
 
+def part_processes() -> None:
+    """Lets processes that met leave together, at a tool's orderly end.
+
+    One that exits while another still talks to it, the first process is
+    writing its results, say, is aborted by its own communication threads.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _check_gpus() -> None:
     wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     found = torch.cuda.device_count()
