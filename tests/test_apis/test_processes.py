@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from ltml_mm.apis.launch import run_tool
 from ltml_mm.apis.processes import prepare_processes
 
 ENVIRONMENTS = {
@@ -98,3 +99,20 @@ def test_fewer_gpus_than_processes(groups, monkeypatch):
     # With GPUs, group and wrapper are MMEngine's.
     assert not groups
     assert 'model_wrapper_cfg' not in cfg
+
+
+def test_a_tool_closes_its_group_at_its_orderly_end(tmp_path, monkeypatch):
+    # A group left open aborts a process that exits before the others.
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+
+    def meet():
+        torch.distributed.init_process_group(
+            'gloo', init_method=f'file://{tmp_path}/meet', rank=0, world_size=1
+        )
+
+    try:
+        run_tool(meet)
+        assert not torch.distributed.is_initialized()
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
