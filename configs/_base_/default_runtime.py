@@ -25,6 +25,10 @@ env_cfg = dict(
 
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+# The agreement of the branches is smoothed over the last steps, as losses are.
+log_processor = dict(
+    mean_pattern=r'.*(loss|agreement|time|data_time|grad_norm).*'
+)
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -188,6 +188,8 @@ def plain_terms(terms: dict[str, Any]) -> dict[str, float]:
     """Returns loss terms as numbers, as MMEngine sums them up."""
     numbers = {}
     for name, value in terms.items():
+        if 'loss' not in name:  # MMEngine logs it and leaves it out
+            continue
         parts = value if isinstance(value, list) else [value]
         if all(isinstance(part, Tensor) for part in parts):
             numbers[name] = float(

@@ -11,6 +11,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from ltml_mm.models.agreement import branch_agreement
 from ltml_mm.models.fork import (
     BRANCHES,
     fork_backbone,
@@ -216,28 +217,28 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
         Returns:
             dict[str, Tensor]: ``uniform.loss_cls``,
-            ``rebalanced.loss_cls`` and ``loss_consistency``, scalars.
+            ``rebalanced.loss_cls`` and ``loss_consistency``, scalars; for
+            the log, what :func:`branch_agreement` returns.
         """
         check_streams(inputs)
         device = inputs[BRANCHES[0]].device
         targets = stream_targets(data_samples, self.num_classes, device)
         images = torch.cat([inputs[name] for name in BRANCHES])
         sizes = [len(inputs[name]) for name in BRANCHES]
-        by_stream: dict[str, dict[str, Tensor]] = {n: {} for n in BRANCHES}
-        for branch, logits in self.branch_logits(images).items():
-            for stream, part in zip(
-                BRANCHES, logits.split(sizes), strict=True
-            ):
-                by_stream[stream][branch] = part
+        logits = self.branch_logits(images)
+        parts = {
+            branch: dict(zip(BRANCHES, z.split(sizes), strict=True))
+            for branch, z in logits.items()
+        }
         losses = {}
         consistency = []
         for name, other in zip(BRANCHES, reversed(BRANCHES), strict=True):
-            own, crossed = by_stream[name][name], by_stream[name][other]
+            own, crossed = parts[name][name], parts[other][name]
             loss = self.loss_cls[name](own, targets[name])
             losses[f'{name}.loss_cls'] = loss
             consistency.append(self.loss_consistency(own, crossed))
         losses['loss_consistency'] = torch.stack(consistency).sum()
-        return losses
+        return {**losses, **branch_agreement(*logits.values())}
 
     def predict(
         self,

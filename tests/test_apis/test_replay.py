@@ -62,6 +62,8 @@ def test_the_same_numbers_come_out(data, tmp_path, accumulative_counts):
     assert math.isnan(last['rebalanced.loss_cls'])
     assert math.isfinite(last['uniform.loss_cls'])
     assert math.isfinite(last['loss_consistency'])
+    # What is logged beside the loss is no term of it.
+    assert len(last) == 3
     paths = [str(p) for names in result.images.values() for p in names]
     assert paths == [str(name) for name in hook.names[6]]
     # The re-balanced branch learns from it alone; the trunk is shared.
