@@ -6,7 +6,7 @@ import functools
 import io
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from matplotlib import style
@@ -46,16 +46,18 @@ CELL = 0.155  # the same for 7 points, without
 MAX_SIDE = 60.0  # inches; beyond, class names are thinned out
 MAX_NAME = 28
 
+P = ParamSpec('P')
 
-def picture(draw: Callable[[DatasetFacts], Figure]) -> Callable:
+
+def picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     """Renders what a function draws, whatever the user's own style."""
 
     @functools.wraps(draw)
-    def render(facts: DatasetFacts) -> bytes:
+    def render(*args: P.args, **kwargs: P.kwargs) -> bytes:
         with style.context(['default', STYLE]):
             file = io.BytesIO()
             # No version of matplotlib inside: the same data, the same bytes.
-            draw(facts).savefig(
+            draw(*args, **kwargs).savefig(
                 file, format='png', metadata={'Software': None}
             )
         return file.getvalue()
@@ -63,22 +65,16 @@ def picture(draw: Callable[[DatasetFacts], Figure]) -> Callable:
     return render
 
 
-def new_figure(
-    width: float, height: float, title: str, facts: DatasetFacts
-) -> Figure:
+def new_figure(width: float, height: float, title: str, about: str) -> Figure:
     """Makes a figure with a title and a line on what it is about.
 
     Args:
         width: Inches.
         height: Inches.
         title: What the picture shows, as a quantity.
-        facts: What it is about.
+        about: What it is about, below the title.
     """
     figure = Figure(figsize=(width, height), layout='constrained')
-    about = (
-        f'{facts.source}: {facts.table.num_images:,} images, '
-        f'{len(facts.names)} classes'
-    )
     # Constrained layout makes room for the one title that a figure has.
     figure.suptitle(
         '\n'.join([*textwrap.wrap(title, int(width * 12)), about]),
@@ -96,7 +92,7 @@ def class_axes(
 ) -> tuple[Figure, Axes]:
     """Makes axes with one row per class, as high as the names need."""
     height = min(len(order) * ROW, MAX_SIDE)
-    figure = new_figure(8.5, height + 1.9, title, facts)
+    figure = new_figure(8.5, height + 1.9, title, facts.about)
     axes = figure.add_subplot()
     ticks = name_ticks(len(order), height)
     names = [facts.names[k] for k in order]

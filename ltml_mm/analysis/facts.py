@@ -60,6 +60,14 @@ class DatasetFacts:
     draws: dict[str, StreamDraws]
 
     @property
+    def about(self) -> str:
+        """One line for pictures: the source and its size."""
+        return (
+            f'{self.source}: {self.table.num_images:,} images, '
+            f'{len(self.names)} classes'
+        )
+
+    @property
     def counts(self) -> np.ndarray:
         """Images of every class in this dataset, int64 (K,)."""
         return self.table.counts(len(self.names))

@@ -90,7 +90,7 @@ def cooccurrence(facts: DatasetFacts) -> Figure:
         side + 2.6,
         side + 2.2,
         f'{none:,} of {len(pairs):,} pairs of classes never share an image',
-        facts,
+        facts.about,
     )
     axes = figure.add_subplot()
     axes.grid(False)
@@ -130,7 +130,7 @@ def labels_per_image(facts: DatasetFacts) -> Figure:
         f'{facts.labels_per_image.mean():.2f} labels an image; '
         f'{100 * one / total:.0f}% of the images have exactly one, '
         f'{100 * images[0] / total:.0f}% none',
-        facts,
+        facts.about,
     )
     axes = figure.add_subplot()
     bars = axes.bar(np.arange(len(images)), images, color='#0072B2')
@@ -212,7 +212,10 @@ def image_draws(facts: DatasetFacts) -> Figure:
     bins = _bins(max(int(d.counted.max()) for d in facts.draws.values()))
     size = max(8.5, 0.35 * len(bins) * len(facts.draws) + 1.5)
     figure = new_figure(
-        size, 7, f'Effective sample size of {total:,} images: {sizes}', facts
+        size,
+        7,
+        f'Effective sample size of {total:,} images: {sizes}',
+        facts.about,
     )
     ranks, bars = figure.subplots(2, 1)
     edges = [first for first, _ in bins]

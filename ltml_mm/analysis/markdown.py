@@ -52,7 +52,7 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
                 summary(report),
                 EXPLANATION,
                 '## Classes',
-                _table(header, rows),
+                table(header, rows),
                 *(f'![{Path(name).stem}]({name})' for name in pictures),
             ]
         )
@@ -107,10 +107,20 @@ def summary(report: Mapping[str, Any]) -> str:
         'images in the first epoch',
         'most draws of one image',
     ]
-    return f'{text}.\n\n{_table(header, rows)}'
+    return f'{text}.\n\n{table(header, rows)}'
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Renders a table whose columns line up in plain text too.
+
+    Args:
+        header: The titles of the columns.
+        rows: The cells of every row; those of a column that holds only
+            numbers stand on the right.
+
+    Returns:
+        str: Markdown.
+    """
     cells = [[_cell(value) for value in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [

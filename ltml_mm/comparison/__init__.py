@@ -1,0 +1,1 @@
+"""Methods compared over seeds: the runs, and the tables made of them."""

@@ -1,0 +1,157 @@
+import csv
+import re
+import statistics
+
+import pytest
+from comparison_results import make_result, write_result
+
+from ltml_mm.comparison.results import Spec, read_runs
+from ltml_mm.comparison.tables import render_runs, render_tables
+
+KEYS = ['mAP', 'mAP_head', 'mAP_medium', 'mAP_tail']
+BRANCHES = ('fused', 'flip', 'uniform', 'rebalanced', 'merged')
+LTML, MERGED = Spec('ltml'), Spec('ltml', 'merged')
+SPECS = [Spec('erm'), Spec('rs'), LTML, MERGED]
+
+
+def tables(out, specs, seeds, labels=()):
+    names = {str(spec): str(spec) for spec in specs} | dict(labels)
+    runs = read_runs(out, [spec.row for spec in specs], seeds)
+    return render_tables(runs, specs, LTML, 'Rows', names)
+
+
+def lines(text, row):
+    """The cells of a row, in each table that has it."""
+    cells = [line.strip('|').split('|') for line in text.splitlines()]
+    found = [[c.strip() for c in line] for line in cells]
+    return [line for line in found if line[0] == row]
+
+
+def values(row, seeds, key='mAP', variant='fused'):
+    variants = BRANCHES if row == 'ltml' else ('fused', 'flip')
+    return [
+        make_result(row, s, variants)['metrics'][variant][key] for s in seeds
+    ]
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Three rows and seeds of which one run has not finished."""
+    for seed in range(3):
+        write_result(tmp_path, 'erm', seed)
+        write_result(tmp_path, 'ltml', seed, BRANCHES, drift=0.03)
+    write_result(tmp_path, 'rs', 0)
+    write_result(tmp_path, 'rs', 2)
+    (tmp_path / 'rs' / 'seed_1').mkdir()
+    return tmp_path
+
+
+def test_table_has_means_deviations_and_paired_differences(out):
+    text = tables(out, SPECS, range(3))
+    for row, seeds in [('erm', [0, 1, 2]), ('rs', [0, 2])]:
+        means, _ = lines(text, row)
+        assert means[1] == str(len(seeds))
+        for cell, key in zip(means[2:6], KEYS, strict=True):
+            found = values(row, seeds, key)
+            mean, std = statistics.mean(found), statistics.stdev(found)
+            assert cell == f'{mean:.2f} ± {std:.2f}'
+        pairs = [
+            a - b
+            for a, b in zip(
+                values(row, seeds), values('ltml', seeds), strict=True
+            )
+        ]
+        assert means[6].split(' [')[0] == f'{statistics.mean(pairs):+.2f}'
+        assert means[7] == f'{sum(p > 0 for p in pairs)} of {len(pairs)}'
+
+
+def test_differences_within_groups_are_those_of_the_group(out):
+    _, groups = lines(tables(out, SPECS, range(3)), 'erm')
+    for place, key in enumerate(KEYS[1:]):
+        pairs = [
+            a - b
+            for a, b in zip(
+                values('erm', range(3), key),
+                values('ltml', range(3), key),
+                strict=True,
+            )
+        ]
+        difference, ahead = groups[1 + 2 * place : 3 + 2 * place]
+        # Three seeds: the interval ends at the extremes.
+        assert difference == (
+            f'{statistics.mean(pairs):+.2f} '
+            f'[{min(pairs):+.2f}, {max(pairs):+.2f}]'
+        )
+        assert ahead == f'{sum(p > 0 for p in pairs)} of 3'
+
+
+def test_a_variant_has_figures_of_its_own_and_lines_their_labels(out):
+    labels = {'ltml+merged': 'LTML | one branch'}
+    text = tables(out, SPECS, range(3), labels)
+    assert r'LTML \| one branch' in text
+    found = values('ltml', range(3), variant='merged')
+    mean, std = statistics.mean(found), statistics.stdev(found)
+    assert f'{mean:.2f} ± {std:.2f}' in text
+    assert lines(text, 'ltml')[0][6:] == ['reference', '-']
+
+
+def test_missing_runs_are_named_and_none_is_said_so(out):
+    text = tables(out, SPECS, range(4))
+    assert '4 of 12 runs are missing' in text
+    assert 'erm seed 3; rs seeds 1, 3; ltml seed 3.' in text
+    text = tables(out, [SPECS[0], LTML], range(3))
+    assert 'All 6 runs are finished and counted.' in text
+
+
+def test_a_row_without_the_prediction_is_named_and_not_counted(out):
+    text = tables(out, [LTML, Spec('erm', 'merged')], range(3))
+    assert lines(text, 'erm+merged')[0][1:] == ['0', *'------']
+    assert "'merged', and so not counted for erm+merged: erm seeds 0, 1" in (
+        text
+    )
+
+
+def test_other_numbers_of_images_are_pointed_at(out):
+    same = tables(out, SPECS, range(3))
+    assert 'Every run made 152 steps of 32 images, on cpu.' in same
+    write_result(out, 'rs', 2, steps=99)
+    other = tables(out, SPECS, range(3))
+    assert re.search('not all see .* rs: 99 steps of 32 images', other)
+
+
+def test_csv_has_every_run_and_prediction_in_full_precision(out):
+    runs = read_runs(out, ['erm', 'rs', 'ltml'], range(3))
+    rows = list(csv.DictReader(render_runs(runs).splitlines()))
+    assert list(rows[0]) == [
+        'row', 'variant', 'seed', 'total', 'head', 'medium', 'tail',
+        'steps', 'images_per_step', 'seconds', 'device', 'drift',
+    ]  # fmt: skip
+    assert [(r['row'], r['variant'], r['seed']) for r in rows] == [
+        *(('erm', v, str(s)) for s in range(3) for v in ('fused', 'flip')),
+        *(('rs', v, str(s)) for s in (0, 2) for v in ('fused', 'flip')),
+        *(('ltml', v, str(s)) for s in range(3) for v in BRANCHES),
+    ]
+    last = make_result('ltml', 2, BRANCHES)['metrics']['merged']
+    assert [float(rows[-1][g]) for g in list(rows[-1])[3:7]] == [
+        last[key] for key in KEYS
+    ]
+
+
+def test_a_set_without_tail_classes_leaves_the_cells_empty(tmp_path):
+    metrics = {'fused': {'mAP': 50.0, 'mAP_head': 50.0}}
+    classes = make_result('erm', 0)['classes'][:1]
+    for row, seed in [('erm', 0), ('ltml', 0)]:
+        write_result(tmp_path, row, seed, metrics=metrics, classes=classes)
+    text = tables(tmp_path, [Spec('erm'), LTML], [0])
+    means, groups = lines(text, 'erm')
+    assert means[1:] == ['1', '50.00', '50.00', '-', '-', '+0.00', '0 of 1']
+    assert groups[1:] == ['+0.00', '0 of 1', *'----']
+    written = render_runs(read_runs(tmp_path, ['erm'], [0]))
+    assert 'erm,fused,0,50.0,50.0,,,152,32,210.4,cpu,\n' in written
+
+
+def test_the_drift_is_that_of_the_rows_with_branches(out):
+    write_result(out, 'ltml', 2, BRANCHES, drift=0.06)
+    text = tables(out, SPECS, range(3))
+    assert 'mean over the seeds: ltml 0.040.' in text
+    assert 'Drift' not in tables(out, [LTML, Spec('erm')], [7])
