@@ -21,7 +21,7 @@ STACKS = {
         'setuptools<81',
     ],
 }
-TESTS = ['hypothesis', 'pytest>=8', 'scikit-learn', 'timm']
+TESTS = ['hypothesis', 'pytest>=8', 'scikit-learn', 'tensorboard', 'timm']
 
 setup(
     name='ltml_mm',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from mmengine.config import Config
@@ -18,6 +19,7 @@ MIXED_PRECISION = {
     'OptimWrapper': 'AmpOptimWrapper',
     'GuardedOptimWrapper': 'GuardedAmpOptimWrapper',
 }
+TENSORBOARD = 'TensorboardVisBackend'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,6 +43,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate by the pairs of a step over '
         'auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='log for TensorBoard, too',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate'
@@ -68,6 +75,8 @@ def training_config(args: argparse.Namespace) -> Config:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         _use_mixed_precision(cfg)
+    if args.tensorboard:
+        _log_for_tensorboard(cfg)
     if args.auto_scale_lr:
         if cfg.get('auto_scale_lr') is None:
             raise ValueError(
@@ -99,6 +108,17 @@ def _use_mixed_precision(cfg: Config) -> None:
         raise ValueError('--amp needs a GPU, and there is none')
     cfg.optim_wrapper.type = MIXED_PRECISION.get(kind, kind)
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _log_for_tensorboard(cfg: Config) -> None:
+    if find_spec('tensorboard') is None:
+        raise ValueError('--tensorboard needs: pip install tensorboard')
+    local = dict(type='LocalVisBackend')
+    if cfg.get('visualizer') is None:  # then the Runner takes this one
+        cfg.visualizer = dict(type='Visualizer', vis_backends=[local])
+    backends = cfg.visualizer.setdefault('vis_backends', [local])
+    if not any(b.get('type') == TENSORBOARD for b in backends):
+        backends.append(dict(type=TENSORBOARD))
 
 
 def _check_checkpoint(cfg: Config) -> None:
