@@ -12,9 +12,8 @@ model = dict(
         num_classes=80,
         in_channels=2048,
         loss=dict(
-            type='CrossEntropyLoss',
-            use_sigmoid=True,
-            loss_weight=1 / 80,  # a mean over the classes, not a sum
+            type='ClassMeanLoss',
+            loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
         ),
     ),
 )

@@ -13,11 +13,8 @@ model = dict(
         num_classes=None,
         in_channels=2048,
         loss=dict(
-            # Plain BCE as a mean over the classes, however many there are.
-            type='LogitCompensatedBCELoss',
-            num_classes=None,
-            compensation='none',
-            weighting=False,
+            type='ClassMeanLoss',
+            loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
         ),
     ),
 )

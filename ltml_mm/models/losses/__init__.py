@@ -4,6 +4,7 @@ from .class_balanced_focal_loss import (
     ClassBalancedFocalLoss,
     class_balanced_focal,
 )
+from .class_mean_loss import ClassMeanLoss
 from .class_statistics_loss import ClassStatisticsLoss
 from .cross_branch_consistency_loss import (
     CrossBranchConsistencyLoss,
@@ -23,6 +24,7 @@ from .reweighted_bce_loss import ReweightedBCELoss, reweighted_bce
 
 __all__ = [
     'ClassBalancedFocalLoss',
+    'ClassMeanLoss',
     'ClassStatisticsLoss',
     'CrossBranchConsistencyLoss',
     'DistributionBalancedLoss',

@@ -1,0 +1,20 @@
+# Distribution-balanced focal loss (DB-Focal) on class-aware samples of COCO-
+# LT; differs from coco_class_aware_bce in the loss alone.
+_base_ = './coco_class_aware_bce.py'
+
+model = dict(
+    head=dict(
+        loss=dict(
+            _delete_=True,
+            type='DistributionBalancedLoss',
+            num_classes={{_base_.model.head.num_classes}},
+            alpha=0.1,
+            beta=10.0,
+            mu=0.2,
+            neg_scale=2.0,
+            kappa=0.05,
+            gamma=2.0,
+            loss_weight=2.0,
+        ),
+    ),
+)

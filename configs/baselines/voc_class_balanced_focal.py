@@ -1,0 +1,15 @@
+# Focal loss weighted by the effective number of samples on uniform samples
+# of VOC-LT; differs from voc_uniform_bce in the loss alone.
+_base_ = './voc_uniform_bce.py'
+
+model = dict(
+    head=dict(
+        loss=dict(
+            _delete_=True,
+            type='ClassBalancedFocalLoss',
+            num_classes={{_base_.model.head.num_classes}},
+            beta=0.9,
+            gamma=2.0,
+        ),
+    ),
+)

@@ -1,0 +1,169 @@
+"""The logic of ``tools/benchmarks/compare.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+
+from ltml_mm.apis.config import load_config
+from ltml_mm.comparison.cached_trunk import make_cache
+from ltml_mm.comparison.report import write_report
+from ltml_mm.comparison.rows import DATA_SETS, ROWS, Row, parse_row
+from ltml_mm.comparison.runs import (
+    make_runs,
+    parse_options,
+    plan_runs,
+    run_folder,
+)
+from ltml_mm.comparison.single_run import Plan
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description='Train and test rows of the tables with several seeds. '
+        'Runs what is missing under --out, then writes runs.csv, table.md '
+        'and pictures there. Start it again after it was killed.'
+    )
+    parser.add_argument(
+        '--data',
+        choices=DATA_SETS,
+        required=True,
+        help='which set of configs; custom is any JSON set, with '
+        '--cfg-options data_root=FOLDER',
+    )
+    parser.add_argument(
+        '--rows',
+        nargs='+',
+        default=list(ROWS),
+        metavar='ROW',
+        help=f'{", ".join(ROWS)}; ROW+VARIANT (flip, uniform, rebalanced, '
+        'merged, merged_bn) adds another test of the row to the table; '
+        'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
+    )
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4]
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='runs at a time (default: 1)'
+    )
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument(
+        '--reference',
+        help='row that the others are compared with (default: the first)',
+    )
+    parser.add_argument(
+        '--images-per-step',
+        type=int,
+        help="over all streams (default: the configs', 64)",
+    )
+    parser.add_argument(
+        '--epoch-images',
+        type=int,
+        help="over all streams (default: the configs')",
+    )
+    parser.add_argument(
+        '--cache-trunk',
+        type=Path,
+        metavar='FOLDER',
+        help='freeze all stages but the last of a ResNet and train from '
+        'features that are computed once, into this folder',
+    )
+    parser.add_argument(
+        '--views',
+        type=int,
+        default=6,
+        help='augmented views of a training image in the cache (default: 6)',
+    )
+    parser.add_argument(
+        '--keep-checkpoints',
+        action='store_true',
+        help='keep the last checkpoint of every run',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='overrides of the configs of all rows',
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='only list the runs'
+    )
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f'--jobs must be positive, got {args.jobs}')
+    if args.views < 1:
+        parser.error(f'--views must be positive, got {args.views}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compares."""
+    args = parse_args(argv)
+    specs, rows = parse_rows(args.rows, args.data)
+    plans = plan_runs(rows, args.seeds, base_plan(args))
+    if args.dry_run:
+        for plan in plans:
+            print(run_folder(args.out, plan), plan.config, *plan.overrides)
+        return
+    if args.cache_trunk is not None:
+        cfg = load_config(rows[0].config, parse_options(args.cfg_options))
+        init_default_scope(cfg.default_scope)
+        make_cache(cfg, args.cache_trunk, args.views)
+    failed = make_runs(args.out, plans, args.jobs)
+    reference = args.reference or specs[0]
+    write_report(args.out, specs, args.seeds, reference)
+    if failed:
+        sys.exit(1)
+
+
+def parse_rows(texts: Sequence[str], data: str) -> tuple[list[str], list[Row]]:
+    """Reads ``--rows``.
+
+    Args:
+        texts: As given.
+        data: The set of configs.
+
+    Returns:
+        tuple: The lines of the table, and the rows to train.
+
+    Raises:
+        ValueError: A row is unknown or broken.
+    """
+    specs = []
+    rows: dict[str, Row] = {}
+    for text in texts:
+        spec, changed, _ = text.partition('=')
+        specs.append(spec)
+        # NAME+VARIANT after NAME=ROW,... is about the changed row.
+        if changed or spec.partition('+')[0] not in rows:
+            row = parse_row(text, data, CONFIGS)
+            rows[row.name] = row
+    return specs, [*rows.values()]
+
+
+def base_plan(args: argparse.Namespace) -> Plan:
+    """What all runs have in common."""
+    cache = args.cache_trunk
+    return Plan(
+        row='',
+        seed=0,
+        set=args.data,
+        config='',
+        plain=None,
+        options=list(args.cfg_options),
+        overrides=[],
+        images_per_step=args.images_per_step,
+        epoch_images=args.epoch_images,
+        cache=None if cache is None else str(cache.resolve()),
+        views=args.views,
+        keep_checkpoints=args.keep_checkpoints,
+        config_digest='',
+    )

@@ -1,0 +1,315 @@
+"""One run of a comparison, in a process of its own: train, test, result.
+
+``python -m ltml_mm.comparison.single_run FOLDER`` does what
+``FOLDER/run.json`` says and writes ``FOLDER/result.json`` at its very end.
+Killed and started again, it resumes from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ltml_mm.apis import test, train
+from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
+from ltml_mm.apis.inference_model import load_weights
+from ltml_mm.apis.launch import run_tool
+from ltml_mm.comparison.cached_trunk import add_cached_flip, use_cache
+from ltml_mm.models.merging import (
+    branch_drift,
+    merge_branches,
+    merged_modules,
+    reestimate_norms,
+)
+from ltml_mm.utils import write_json
+
+#: The state of a process that found another one at its run.
+BUSY = 75
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is.
+
+    Attributes:
+        row: Name of the row.
+        seed: Seed of the weights, the samplers and the augmentation.
+        set: Name of the data set.
+        config: The config file.
+        plain: Config with one stock branch, for merged branches; or None.
+        options: Overrides of every row, ``KEY=VALUE``.
+        overrides: Overrides of this row.
+        images_per_step: Images of a step, over all streams; None leaves the
+            config's.
+        epoch_images: Images of an epoch, likewise.
+        cache: Folder of the cached features, or None.
+        views: Cached views of a training image.
+        keep_checkpoints: Whether the last checkpoint stays.
+        config_digest: Stands for all of the above but seed and folders.
+    """
+
+    row: str
+    seed: int
+    set: str
+    config: str
+    plain: str | None
+    options: list[str]
+    overrides: list[str]
+    images_per_step: int | None
+    epoch_images: int | None
+    cache: str | None
+    views: int
+    keep_checkpoints: bool
+    config_digest: str
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Writes ``run.json``.
+
+    Args:
+        folder: Of the run.
+        plan: What it is.
+    """
+    write_json(folder / 'run.json', asdict(plan))
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads ``run.json``.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        Plan: What it is.
+    """
+    return Plan(**json.loads((folder / 'run.json').read_text()))
+
+
+def set_steps(cfg: Config, plan: Plan) -> None:
+    """Gives all rows as many images a step and an epoch, in place.
+
+    Args:
+        cfg: The config of a training.
+        plan: Holds the images, which are shared out over the streams.
+
+    Raises:
+        ValueError: They do not divide by the streams.
+    """
+    loader = cfg.train_dataloader
+    streams = len(loader.sampler.streams)
+    for name in ('images_per_step', 'epoch_images'):
+        images = getattr(plan, name)
+        if images is not None and images % streams:
+            raise ValueError(
+                f'{name} = {images} cannot be shared by {streams} streams'
+            )
+    if plan.images_per_step is not None:
+        loader.batch_size = plan.images_per_step // streams
+    if plan.epoch_images is not None:
+        loader.sampler.epoch_length = plan.epoch_images // streams
+
+
+def run(folder: Path) -> None:
+    """Makes one run, where it is not finished already.
+
+    Args:
+        folder: Of the run, with its ``run.json``.
+    """
+    plan = read_plan(folder)
+    with _alone(folder):
+        if (folder / 'result.json').exists():
+            return
+        work = folder / 'work'
+        steps, images = _train(plan, work)
+        result = asdict(plan)
+        result = {key: result[key] for key in ('row', 'seed', 'set')}
+        result |= _test(plan, work)
+        result |= dict(
+            steps=steps,
+            images_per_step=images,
+            seconds=_seconds(work),
+            device=_device_name(),
+            config_digest=plan.config_digest,
+        )
+        write_json(folder / 'result.json', result)
+        if not plan.keep_checkpoints:
+            for path in work.glob('*.pth'):
+                path.unlink()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the run's lock, which the system frees when the process ends."""
+    with (folder / 'lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'{folder}: another process is at this run')
+            sys.exit(BUSY)
+        yield
+
+
+def _train(plan: Plan, work: Path) -> tuple[int, int]:
+    """Trains, or resumes; returns steps and images per step."""
+    options = [*plan.options, *plan.overrides, f'randomness.seed={plan.seed}']
+    args = [plan.config, '--work-dir', str(work), '--no-validate', '--resume']
+    cfg = train.training_config(
+        train.parse_args([*args, '--cfg-options', *options])
+    )
+    set_steps(cfg, plan)
+    _use_cache(cfg, plan)
+    cfg.experiment_name = f'{plan.row} {plan.seed}'
+    runner = Runner.from_cfg(cfg)
+    start = time.perf_counter()
+    runner.train()
+    # Over all starts of this run; the times of killed ones are lost.
+    write_json(
+        work / 'seconds.json', _seconds(work) + time.perf_counter() - start
+    )
+    loader = cfg.train_dataloader
+    return runner.iter, loader.batch_size * len(loader.sampler.streams)
+
+
+def _seconds(work: Path) -> float:
+    path = work / 'seconds.json'
+    return json.loads(path.read_text()) if path.exists() else 0.0
+
+
+def _test(plan: Plan, work: Path) -> dict[str, Any]:
+    """Tests all variants; returns metrics, classes and drift."""
+    path = find_whole_checkpoint(work)
+    if path is None:
+        raise ValueError(f'{work} holds no checkpoint after the training')
+    reports = {
+        'fused': _report(plan, work, path, 'fused'),
+        'flip': _report(plan, work, path, 'flip'),
+    }
+    drift = None
+    if plan.plain is not None:
+        checkpoint = read_checkpoint(path)
+        drift = branch_drift(checkpoint['state_dict'])
+        merged = work / 'merged.pth'
+        checkpoint = {
+            'state_dict': merge_branches(checkpoint['state_dict']),
+            'meta': {'dataset_meta': checkpoint['meta']['dataset_meta']},
+        }
+        torch.save(checkpoint, merged)
+        reports['merged'] = _report(plan, work, str(merged), 'merged')
+        modules = merged_modules(read_checkpoint(path)['state_dict'])
+        _reestimate(plan, work, merged, modules)
+        reports['merged_bn'] = _report(plan, work, str(merged), 'merged_bn')
+    return {**collect(reports), 'drift': drift}
+
+
+def _report(plan: Plan, work: Path, checkpoint: str, variant: str) -> dict:
+    """Tests one variant; returns the class report."""
+    folder = work / variant
+    runner = Runner.from_cfg(_test_config(plan, folder, checkpoint, variant))
+    runner.test()
+    return json.loads((folder / 'test_class_report.json').read_text())
+
+
+def _test_config(
+    plan: Plan, folder: Path, checkpoint: str, variant: str
+) -> Config:
+    merged = variant.startswith('merged')
+    config = plan.plain if merged else plan.config
+    options = [*plan.options, *([] if merged else plan.overrides)]
+    args = [str(config), checkpoint, '--work-dir', str(folder)]
+    if variant == 'flip' and plan.cache is None:
+        args.append('--tta')
+    if options:
+        args += ['--cfg-options', *options]
+    cfg = test.test_config(test.parse_args(args))
+    _use_cache(cfg, plan)
+    if variant == 'flip' and plan.cache is not None:
+        add_cached_flip(cfg, plan.cache)
+    cfg.experiment_name = f'{plan.row} {plan.seed} {variant}'
+    return cfg
+
+
+def _reestimate(
+    plan: Plan, work: Path, merged: Path, modules: list[str]
+) -> None:
+    """Measures BatchNorm anew on an epoch of uniform training images."""
+    cfg = _test_config(plan, work / 'merged_bn', str(merged), 'merged_bn')
+    set_steps(cfg, plan)
+    cfg.experiment_name += ' statistics'
+    cfg.load_from = None
+    model = Runner.from_cfg(cfg).model
+    checkpoint = read_checkpoint(merged)
+    load_weights(model, checkpoint['state_dict'], merged)
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=plan.seed)
+    reestimate_norms(model, loader, modules)
+    checkpoint['state_dict'] = {
+        key: value.cpu() for key, value in model.state_dict().items()
+    }
+    torch.save(checkpoint, merged)
+
+
+def _use_cache(cfg: Config, plan: Plan) -> None:
+    if plan.cache is not None:
+        use_cache(cfg, plan.cache, plan.views)
+
+
+def collect(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Sorts class reports into the metrics of every variant.
+
+    Args:
+        reports: Class reports of tests by variant. Figures by branch in the
+            first become variants of their own.
+
+    Returns:
+        dict[str, Any]: ``metrics`` by variant, and ``classes``.
+    """
+    metrics: dict[str, dict[str, float]] = {}
+    classes: dict[str, dict[str, Any]] = {}
+    for variant, report in reports.items():
+        for key, value in report['summary'].items():
+            name, figure = _variant_of(key, variant)
+            if name is not None:
+                metrics.setdefault(name, {})[figure] = value
+        for entry in report['classes']:
+            found = classes.setdefault(
+                entry['name'],
+                dict(
+                    name=entry['name'],
+                    count=entry['train_images'],
+                    group=entry['group'],
+                    AP={},
+                ),
+            )
+            for key in entry:
+                name, figure = _variant_of(key, variant)
+                if name is not None and figure == 'AP':
+                    found['AP'][name] = entry[key]
+    return {'metrics': metrics, 'classes': [*classes.values()]}
+
+
+def _variant_of(key: str, variant: str) -> tuple[str | None, str]:
+    branch, separator, figure = key.rpartition('/')
+    if not separator:
+        return variant, figure
+    # By branch the plain test alone counts.
+    return (branch if variant == 'fused' else None), figure
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f'CPU, {torch.get_num_threads()} threads'
+
+
+if __name__ == '__main__':
+    run_tool(lambda: run(Path(sys.argv[1])))
