@@ -1,1 +1,1 @@
-"""What a training set holds and what its samplers make of it."""
+"""What a training set holds, what its samplers make of it, what a run did."""

@@ -117,10 +117,13 @@ def draw(runs: Sequence[RunLog]) -> Figure:
 
     Raises:
         ValueError: There are more runs than styles, two have one name, or
-            some are logged by epochs and some by steps.
+            some are logged by epochs and some by steps, or there is nothing
+            to draw.
     """
     _check(runs)
     rows = [p for p in (training_panels(runs), metric_panels(runs)) if p]
+    if not rows:
+        raise ValueError('the logs hold neither a loss nor a mAP')
     width = max(len(row) for row in rows)
     figure = Figure(
         (max(3.6 * width, 5), 3.1 * len(rows) + 0.3), layout='constrained'

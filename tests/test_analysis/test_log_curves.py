@@ -124,6 +124,7 @@ def test_runs_differ_in_style_and_terms_in_colour():
     [
         ([run_log('a'), run_log('a')], 'names of their own'),
         ([run_log('a'), run_log('b', 'step')], 'a by epoch, b by step'),
+        ([RunLog('a', 'epoch', {'lr': {1: 0.1}}, {})], 'neither a loss nor'),
         ([run_log(str(i)) for i in range(len(RUN_STYLES) + 1)], '5 runs'),
     ],
 )
