@@ -54,11 +54,32 @@ def build_model(cfg: Config) -> BaseModel:
     Returns:
         BaseModel: The model with random weights; nothing is downloaded.
     """
-    model = _without_pretrained(cfg.model.to_dict())
+    model = without_pretrained(cfg.model.to_dict())
     if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        preprocessor = cfg.data_preprocessor.to_dict()
+        model.setdefault('data_preprocessor', preprocessor)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         return MODELS.build(model)
+
+
+def without_pretrained(node: Any) -> Any:
+    """Copies a config without what names weights to start from.
+
+    Args:
+        node: A config, or any part of it.
+
+    Returns:
+        Any: The copy.
+    """
+    if isinstance(node, Mapping):
+        return {
+            key: without_pretrained(value)
+            for key, value in node.items()
+            if key not in ('init_cfg', 'pretrained')
+        }
+    if isinstance(node, (list, tuple)):
+        return type(node)(without_pretrained(value) for value in node)
+    return node
 
 
 def load_weights(
@@ -184,16 +205,3 @@ def _are_names(classes: Any) -> bool:
         and all(isinstance(name, str) for name in classes)
         and len(set(classes)) == len(classes)
     )
-
-
-def _without_pretrained(node: Any) -> Any:
-    """Copies a config without what names weights to start from."""
-    if isinstance(node, Mapping):
-        return {
-            key: _without_pretrained(value)
-            for key, value in node.items()
-            if key not in ('init_cfg', 'pretrained')
-        }
-    if isinstance(node, (list, tuple)):
-        return type(node)(_without_pretrained(value) for value in node)
-    return node

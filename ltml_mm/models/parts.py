@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 from mmengine.model import ModuleDict
 from mmpretrain.registry import MODELS
@@ -11,13 +12,10 @@ from torch import nn
 
 from ltml_mm.models.branches import BRANCHES, ForkedTail
 from ltml_mm.models.probe import last_shape, probe_features
-from ltml_mm.models.token_pooling import TokenPooling
 
 
-def build_neck(
-    config: dict | list | str | None, backbone: nn.Module
-) -> nn.Module | None:
-    """Builds a neck that is not forked yet.
+def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
+    """Returns the config of a neck, with ``'auto'`` resolved.
 
     Args:
         config: Config of the neck, None for no neck, or ``'auto'``: global
@@ -26,19 +24,34 @@ def build_neck(
         backbone: The backbone, not forked yet.
 
     Returns:
-        nn.Module | None: The neck.
+        dict | list | None: The config.
     """
-    if config is None:
-        return None
     if config != 'auto':
-        return MODELS.build(config)
+        return config
     axes = len(last_shape(probe_features(backbone)))
     if axes == 4:
-        return MODELS.build(dict(type='GlobalAveragePooling'))
+        return dict(type='GlobalAveragePooling')
     if axes == 3:
         model = getattr(backbone, 'timm_model', backbone)
-        return TokenPooling(getattr(model, 'num_prefix_tokens', 0))
+        prefix = getattr(model, 'num_prefix_tokens', 0)
+        return dict(type='TokenPooling', num_prefix_tokens=prefix)
     return None
+
+
+def build_neck(
+    config: dict | list | str | None, backbone: nn.Module
+) -> nn.Module | None:
+    """Builds a neck that is not forked yet.
+
+    Args:
+        config: See :func:`neck_config`.
+        backbone: The backbone, not forked yet.
+
+    Returns:
+        nn.Module | None: The neck.
+    """
+    config = neck_config(config, backbone)
+    return None if config is None else MODELS.build(config)
 
 
 def fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
@@ -56,13 +69,13 @@ def fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
     return ForkedTail(neck, copy.deepcopy(neck), branch_init)
 
 
-def build_heads(
+def head_config(
     config: dict,
     num_classes: int,
     backbone: nn.Module,
     neck: nn.Module | None,
-) -> ModuleDict:
-    """Builds a head for each branch.
+) -> dict:
+    """Returns the whole config of one head.
 
     Args:
         config: Config of one head; ``num_classes`` and ``in_channels``, the
@@ -72,13 +85,34 @@ def build_heads(
         neck: The neck, not forked yet.
 
     Returns:
-        ModuleDict: The heads by branch.
+        dict: The config.
     """
     config = dict(config)
     config.setdefault('num_classes', num_classes)
     if 'in_channels' not in config:
         shape = last_shape(probe_features(backbone, neck))
         config['in_channels'] = shape[1]
+    return config
+
+
+def build_heads(
+    config: dict,
+    num_classes: int,
+    backbone: nn.Module,
+    neck: nn.Module | None,
+) -> ModuleDict:
+    """Builds a head for each branch.
+
+    Args:
+        config: See :func:`head_config`.
+        num_classes: K.
+        backbone: The backbone, not forked yet.
+        neck: The neck, not forked yet.
+
+    Returns:
+        ModuleDict: The heads by branch.
+    """
+    config = head_config(config, num_classes, backbone, neck)
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
 

@@ -1,0 +1,272 @@
+"""One branch for deployment: ``tools/model_converters/merge_branches.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS, DefaultScope
+from torch.utils.data import DataLoader
+
+from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.inference_model import (
+    build_model,
+    checkpoint_meta,
+    load_weights,
+    pick_device,
+    scope_of,
+)
+from ltml_mm.apis.launch import OverrideAction
+from ltml_mm.apis.stock_config import plugin_types, stock_config
+from ltml_mm.engine.whole_files import WholeFileBackend
+from ltml_mm.models.merging import (
+    DRIFT_LIMIT,
+    branch_drift,
+    merge_branches,
+    merged_modules,
+    reestimate_norms,
+)
+from ltml_mm.utils import write_bytes, write_text
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A stock network out of a two-branch one.
+
+    Attributes:
+        config: Its config, see :func:`~ltml_mm.apis.stock_config`.
+        checkpoint: Its ``state_dict``, and in ``meta`` the classes.
+        drift: How far the branches had drifted apart, see
+            :func:`~ltml_mm.models.merging.branch_drift`.
+        bn_images: The images that the norms were measured on, 0 where their
+            statistics are those of the branches, averaged.
+    """
+
+    config: Config
+    checkpoint: dict[str, Any]
+    drift: float
+    bn_images: int
+
+
+def merge_checkpoint(
+    config: str | Path,
+    path: str | Path,
+    cfg_options: Mapping[str, Any] | None = None,
+    bn_images: int = 0,
+) -> Merged:
+    """Merges the two branches of a checkpoint.
+
+    A checkpoint that was written with MMEngine's ``EMAHook`` holds the
+    averaged weights, those that were evaluated, and they are merged.
+
+    Args:
+        config: The config file of the training.
+        path: The checkpoint.
+        cfg_options: Overrides of the config.
+        bn_images: Training images to measure the BatchNorm statistics of the
+            merged modules on, 0 to average those of the branches.
+
+    Returns:
+        Merged: Config and checkpoint of the stock network.
+
+    Raises:
+        FileNotFoundError: The config does not exist.
+        CheckpointError: The checkpoint cannot be read, has no two branches,
+            or does not fit the config.
+        ValueError: The config has no two branches, or its networks no
+            BatchNorm where one is to be measured.
+    """
+    checkpoint = read_checkpoint(path)
+    meta = checkpoint_meta(checkpoint, path)
+    state_dict = checkpoint['state_dict']
+    try:
+        merged = merge_branches(state_dict)
+        drift = branch_drift(state_dict)
+    except ValueError as error:
+        raise CheckpointError(f'{path}: {error}') from error
+    cfg = load_config(config, cfg_options, meta)
+    stock = stock_config(cfg, meta)
+    model = build_model(stock)
+    load_weights(model, merged, path)
+    if bn_images:
+        model.to(pick_device())
+        batches = training_batches(cfg, bn_images)
+        modules = merged_modules(state_dict)
+        bn_images = reestimate_norms(model, batches, modules)
+    facts = dict(
+        merged_from=Path(path).name, branch_drift=drift, bn_images=bn_images
+    )
+    content = {
+        'state_dict': {k: v.cpu() for k, v in model.state_dict().items()},
+        'meta': {**facts, **({'dataset_meta': meta} if meta else {})},
+    }
+    return Merged(stock, content, drift, bn_images)
+
+
+def training_batches(
+    cfg: Config, num_images: int, seed: int = 0
+) -> Iterator[Any]:
+    """Yields training images as the test shows them, in batches.
+
+    The pipeline is the test's: the statistics are for images without
+    augmentation, and with it they would depend on more than the images.
+
+    Args:
+        cfg: A complete config of a training.
+        num_images: How many to draw, each once; at most all there are.
+        seed: Chooses which, and their order.
+
+    Yields:
+        dict: A batch, of the size of the test's or one less.
+    """
+    loader = cfg.test_dataloader
+    innermost = cfg.train_dataloader.dataset
+    while 'dataset' in innermost:
+        innermost = innermost.dataset
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
+        dataset = DATASETS.build(
+            {**innermost, 'pipeline': loader.dataset.pipeline}
+        )
+    order = np.random.default_rng(seed).permutation(len(dataset))[:num_images]
+    # Batches of nearly one size: a single image left over may have but one
+    # value a channel, and no variance.
+    count = -(-len(order) // loader.batch_size)
+    yield from DataLoader(
+        dataset,
+        batch_sampler=[part.tolist() for part in np.array_split(order, count)],
+        num_workers=loader.get('num_workers', 0),
+        collate_fn=default_collate,
+    )
+
+
+def config_path(out: str | Path) -> Path:
+    """Returns where the config of a merged checkpoint stands."""
+    return Path(out).with_suffix('.py')
+
+
+def write_merged(merged: Merged, out: str | Path) -> None:
+    """Writes a merged checkpoint, and its config beside it: both or none.
+
+    Args:
+        merged: What to write.
+        out: The checkpoint, ``*.pth``; the config has its name and ``.py``.
+
+    Raises:
+        OSError: The folder cannot be written; what was there before is
+            there again.
+    """
+    content = BytesIO()
+    torch.save(merged.checkpoint, content)
+    config = config_path(out)
+    before = config.read_bytes() if config.is_file() else None
+    write_text(config, merged.config.pretty_text)
+    try:
+        WholeFileBackend().put(content.getvalue(), out)
+    except BaseException:
+        if before is None:
+            config.unlink()
+        else:
+            write_bytes(config, before)
+        raise
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line of ``merge_branches.py``."""
+    parser = argparse.ArgumentParser(
+        description='Merge the two branches of a checkpoint into a stock '
+        'ImageClassifier of MMPretrain'
+    )
+    parser.add_argument('config', help='config file of the training')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'out',
+        metavar='OUT.pth',
+        help='checkpoint to write; its config OUT.py goes beside it',
+    )
+    parser.add_argument(
+        '--bn-images',
+        type=int,
+        default=0,
+        metavar='N',
+        help='measure the statistics of the merged BatchNorms on N training '
+        'images (default: average those of the branches)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OverrideAction,
+        metavar='KEY=VALUE',
+        help='overrides of the config, of its data too',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='overwrite existing output'
+    )
+    args = parser.parse_args(argv)
+    if not args.out.endswith('.pth'):
+        parser.error(f'OUT must end with .pth, got {args.out}')
+    if args.bn_images < 0:
+        parser.error(f'--bn-images must not be negative: {args.bn_images}')
+    return args
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Checks that the output may be written, before any work is done.
+
+    Args:
+        args: The parsed command line.
+
+    Raises:
+        ValueError: It would replace what is read, or it exists and there is
+            no ``--force``.
+    """
+    sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
+    for target in (Path(args.out), config_path(args.out)):
+        if os.path.realpath(target) in sources:
+            raise ValueError(f'{target} is read; give another OUT.pth')
+        if target.is_dir():
+            raise ValueError(f'{target} is a folder; give another OUT.pth')
+        if os.path.lexists(target) and not args.force:
+            raise ValueError(f'{target} exists; pass --force to overwrite it')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Merges."""
+    args = parse_args(argv)
+    check_output(args)
+    merged = merge_checkpoint(
+        args.config, args.checkpoint, args.cfg_options, args.bn_images
+    )
+    write_merged(merged, args.out)
+    print(f'{args.out} and {config_path(args.out)} written')
+    print(f'drift of the branches: {merged.drift:.3f}')
+    if merged.bn_images:
+        print(f'BatchNorm measured on {merged.bn_images} training images')
+    for warning in _warnings(merged):
+        print(f'WARNING: {warning}', file=sys.stderr)
+
+
+def _warnings(merged: Merged) -> Iterator[str]:
+    if merged.drift > DRIFT_LIMIT:
+        yield (
+            'the branches have drifted apart (drift '
+            f'{merged.drift:.3f}, above {DRIFT_LIMIT}): their average may be '
+            'far from both; compare it with the two-branch network before '
+            'using it (docs/deployment.md)'
+        )
+    own = plugin_types(merged.config.to_dict())
+    if own:
+        yield (
+            f'MMPretrain has no counterpart of {", ".join(own)}: the config '
+            'still imports ltml_mm'
+        )

@@ -1,0 +1,221 @@
+"""Writes the config of a two-branch network's single-branch twin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    MODELS,
+    TRANSFORMS,
+)
+
+from ltml_mm.apis.config import FILE_DATASETS
+from ltml_mm.apis.inference_model import scope_of, without_pretrained
+from ltml_mm.models.collaborative import (
+    DEFAULT_HEAD,
+    CollaborativeTwoBranchClassifier,
+)
+from ltml_mm.models.parts import build_neck, head_config, neck_config
+from ltml_mm.statistics import COUNTS_KEY, IMAGES_KEY
+
+PLUGIN = 'ltml_mm'
+#: What MMPretrain's ``MultiLabelDataset`` does not take, or takes elsewhere.
+OWN_SETTINGS = ('allow_outside', 'classes', 'metainfo', 'type')
+TWO_STREAM = 'TwoStreamDataPreprocessor'
+_REGISTRIES = (MODELS, DATASETS, TRANSFORMS, DATA_SAMPLERS)
+
+
+def stock_config(
+    cfg: Config, dataset_meta: Mapping[str, Any] | None = None
+) -> Config:
+    """Turns the config of a two-branch network into that of a stock one.
+
+    The model is an ``ImageClassifier`` with the backbone, neck and head of
+    one branch, and no weights to start from. It is tested on the config's
+    test set, with MMPretrain's ``MultiLabelDataset``, ``LoadImageFromFile``
+    and ``AveragePrecision`` in the place of the plugin's. What MMPretrain
+    has no counterpart for stays, and ``custom_imports`` with it; see
+    :func:`plugin_types`.
+
+    Args:
+        cfg: A complete config, see :func:`~ltml_mm.apis.load_config`.
+        dataset_meta: Classes and training counts from the checkpoint.
+
+    Returns:
+        Config: Without ``_base_``; all that testing and inference need.
+
+    Raises:
+        ValueError: The config's model is another, or its test set names
+            other classes than the checkpoint.
+    """
+    model = cfg.model.to_dict()
+    found = MODELS.get(model['type'])
+    if not isinstance(found, type) or not issubclass(
+        found, CollaborativeTwoBranchClassifier
+    ):
+        raise ValueError(
+            f'the model of the config is a {model["type"]}, which has no two '
+            'branches to merge; give the config of a '
+            'CollaborativeTwoBranchClassifier'
+        )
+    content: dict[str, Any] = {
+        'default_scope': scope_of(cfg),
+        'model': _model(model, scope_of(cfg)),
+        'data_preprocessor': _preprocessor(cfg, model),
+        'tta_model': dict(type='AverageClsScoreTTA'),
+    }
+    loader = cfg.get('test_dataloader')
+    if loader is not None:
+        content['test_dataloader'] = {
+            **loader.to_dict(),
+            'dataset': _dataset(loader.dataset.to_dict(), dataset_meta or {}),
+        }
+        content['test_cfg'] = {}
+        content['test_evaluator'] = dict(type='AveragePrecision')
+    content['default_hooks'] = dict(
+        visualization=dict(type='VisualizationHook', enable=False)
+    )
+    content['visualizer'] = dict(
+        type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]
+    )
+    for key in ('env_cfg', 'log_level'):
+        if cfg.get(key) is not None:
+            content[key] = cfg[key]
+    imports = _imports(cfg, content)
+    if imports:
+        content = {'custom_imports': dict(imports=imports), **content}
+    return Config(content)
+
+
+def plugin_types(content: Mapping[str, Any]) -> list[str]:
+    """Names what only this plugin provides in a config.
+
+    Args:
+        content: A config.
+
+    Returns:
+        list[str]: The types, each once.
+    """
+    return list(dict.fromkeys(filter(_is_own, _types(content))))
+
+
+def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
+    model = without_pretrained(model)
+    with DefaultScope.overwrite_default_scope(scope):
+        backbone = MODELS.build(model['backbone'])
+        neck = neck_config(model.get('neck', 'auto'), backbone)
+        head = head_config(
+            model.get('head') or DEFAULT_HEAD,
+            model['num_classes'],
+            backbone,
+            build_neck(neck, backbone),
+        )
+    return dict(
+        type='ImageClassifier',
+        backbone=model['backbone'],
+        neck=neck,
+        head=head,
+    )
+
+
+def _preprocessor(cfg: Config, model: Mapping[str, Any]) -> dict[str, Any]:
+    settings = model.get('data_preprocessor')
+    settings = dict(settings or cfg.get('data_preprocessor') or {})
+    settings.pop('batch_augments', None)  # of training alone
+    if settings.get('type', TWO_STREAM) == TWO_STREAM:
+        settings['type'] = 'ClsDataPreprocessor'
+    return {
+        **settings,
+        'num_classes': model['num_classes'],
+        'to_onehot': True,
+    }
+
+
+def _dataset(
+    dataset: dict[str, Any], dataset_meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    if 'dataset' in dataset:  # a wrapper
+        inner = _dataset(dataset['dataset'], dataset_meta)
+        return {**dataset, 'dataset': inner}
+    if 'pipeline' in dataset:
+        dataset['pipeline'] = [_transform(t) for t in dataset['pipeline']]
+    if dataset['type'] not in FILE_DATASETS:
+        return dataset
+    cls = DATASETS.get(dataset['type'])
+    folders = {
+        name: dataset.get(name, _default(cls, name))
+        for name in ('data_root', 'ann_file', 'data_prefix')
+    }
+    kept = {k: v for k, v in dataset.items() if k not in OWN_SETTINGS}
+    own = {**cls.METAINFO, **dataset.get('metainfo', {})}
+    if dataset.get('classes') is not None:
+        own['classes'] = dataset['classes']
+    return {
+        'type': 'MultiLabelDataset',
+        **folders,
+        'metainfo': _metainfo(own, dataset_meta),
+        **kept,
+    }
+
+
+def _metainfo(
+    own: Mapping[str, Any], dataset_meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = [
+        list(meta['classes'])
+        for meta in (own, dataset_meta)
+        if meta.get('classes') is not None
+    ]
+    if len(names) == 2 and names[0] != names[1]:
+        raise ValueError(
+            f'the test set of the config has the classes {names[0]}, the '
+            f'checkpoint was trained on {names[1]}'
+        )
+    both = {**own, **dataset_meta}
+    keys = ('classes', COUNTS_KEY, IMAGES_KEY)
+    return {key: both[key] for key in keys if both.get(key) is not None}
+
+
+def _default(cls: Any, name: str) -> Any:
+    parameter = signature(cls).parameters.get(name)
+    if parameter is None or parameter.default is Parameter.empty:
+        return ''
+    return parameter.default
+
+
+def _transform(transform: Any) -> Any:
+    if transform.get('type') == 'LoadCheckedImage':
+        return {**transform, 'type': 'LoadImageFromFile'}
+    return transform
+
+
+def _imports(cfg: Config, content: Mapping[str, Any]) -> list[str]:
+    """Keeps the user's modules, and the plugin where it is needed."""
+    imports = (cfg.get('custom_imports') or {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    kept = [name for name in imports if name.split('.')[0] != PLUGIN]
+    return [*kept, *([PLUGIN] if plugin_types(content) else [])]
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str):
+            yield node['type']
+        for value in node.values():
+            yield from _types(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _types(value)
+
+
+def _is_own(name: str) -> bool:
+    found = (registry.get(name) for registry in _REGISTRIES)
+    return any(
+        getattr(cls, '__module__', '').split('.')[0] == PLUGIN for cls in found
+    )

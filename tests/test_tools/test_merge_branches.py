@@ -1,0 +1,313 @@
+"""From a two-branch checkpoint to MMPretrain's own tools."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.hooks import EMAHook
+from mmengine.model import ExponentialMovingAverage
+from mmengine.registry import DATASETS, DefaultScope
+from tiny_training import CLASSES, LABELS, write_data
+
+from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.inference_model import build_model
+from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
+from ltml_mm.apis.test import main as evaluate
+from ltml_mm.engine.whole_files import WholeFileBackend
+from ltml_mm.models.merging import DRIFT_LIMIT, merge_branches
+
+REPO = Path(__file__).parents[2]
+META = dict(
+    classes=list(CLASSES), class_counts=[120, 50, 3], num_train_images=130
+)
+CONFIG = f"""
+_base_ = '{REPO}/configs/ltml_custom.py'
+data_root = 'data'
+model = dict(
+    backbone=dict(
+        depth=18, stem_channels=4, base_channels=4, frozen_stages=1,
+        init_cfg=dict(type='Pretrained', checkpoint='missing.pth')),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='MultiLabelLinearClsHead', in_channels=32))
+test = [
+    dict(type='LoadCheckedImage'),
+    dict(type='Resize', scale=(32, 32), keep_ratio=False),
+    dict(type='PackInputs')]
+test_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False,
+    pin_memory=False, dataset=dict(pipeline=test))
+"""
+# MMPretrain's own evaluation and inference, in a process without the plugin.
+STOCK = """
+import json, sys
+from mmengine.config import Config
+from mmengine.runner import Runner
+cfg = Config.fromfile('merged.py')
+cfg.update(work_dir='stock', load_from='merged.pth')
+metrics = Runner.from_cfg(cfg).test()
+from mmpretrain import ImageClassificationInferencer
+infer = ImageClassificationInferencer('merged.py', pretrained='merged.pth')
+(result,) = infer('data/2.png')
+assert 'ltml_mm' not in sys.modules
+result = dict(scores=result['pred_scores'].tolist(), name=result['pred_class'])
+json.dump(dict(metrics=metrics, **result), open('stock.json', 'w'))
+"""
+
+
+def save(name='epoch_1.pth', noise=0.0, change=None):
+    """A checkpoint whose copies are equal but for noise; the model too."""
+    torch.manual_seed(0)
+    model = build_model(load_config('config.py', dataset_meta=META))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    model.backbone.layer4.sync()
+    with torch.no_grad():
+        for head in model.heads.values():
+            head.fc.weight.normal_(std=0.3)
+        for weight in model.backbone.layer4.copies[0].parameters():
+            weight.add_(torch.randn_like(weight), alpha=noise)
+    content = {
+        'state_dict': model.state_dict(),
+        'meta': {'dataset_meta': META},
+    }
+    torch.save(change(content) if change else content, name)
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    data = write_data(tmp_path / 'data')
+    (data / 'train.json').rename(data / 'test.json')
+    entries = [
+        {'img_path': f'{number}.png', 'gt_label': labels}
+        for number, labels in enumerate(LABELS[:7])
+    ]
+    content = {'metainfo': {'classes': CLASSES}, 'data_list': entries}
+    (data / 'train.json').write_text(json.dumps(content))
+    (tmp_path / 'config.py').write_text(CONFIG)
+    return tmp_path
+
+
+def merge(*flags):
+    main(['config.py', 'epoch_1.pth', 'merged.pth', *flags])
+
+
+def fused_scores(model):
+    """What the two-branch network says of the test set."""
+    cfg = load_config('config.py', dataset_meta=META)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    batch = model.data_preprocessor(default_collate(list(dataset)))
+    with torch.no_grad():
+        samples = model.predict(**batch)
+    return np.array([sample.pred_score.tolist() for sample in samples])
+
+
+def test_mmpretrain_evaluates_the_merged_network_alone(folder, capsys):
+    fused = fused_scores(save())
+    assert fused.std(0).min() > 1e-4
+    merge()
+    assert 'WARNING' not in capsys.readouterr().err
+    subprocess.run(
+        [sys.executable, '-c', STOCK],
+        check=True,
+        capture_output=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    stock = json.loads(Path('stock.json').read_text())
+    np.testing.assert_allclose(stock['scores'], fused[2], rtol=1e-5)
+    assert stock['name'] == CLASSES[int(fused[2].argmax())]
+    # The same files in tools/test.py, by training frequency.
+    own = ['merged.py', 'merged.pth', '--out', 'own.json']
+    grouped = 'test_evaluator.type=GroupedAveragePrecision'
+    evaluate([*own, '--cfg-options', grouped])
+    out = json.loads(Path('own.json').read_text())
+    scores = [entry['scores'] for entry in out['predictions']]
+    np.testing.assert_allclose(scores, fused, rtol=1e-5)
+    assert out['metrics'].keys() == {
+        f'multi-label/mAP{group}'
+        for group in ('', '_head', '_medium', '_tail')
+    }
+    # Without ties both evaluators agree.
+    key = 'multi-label/mAP'
+    expected = pytest.approx(out['metrics'][key], rel=1e-5)
+    assert stock['metrics'] == {key: expected}
+
+
+def test_the_images_for_the_norms(folder):
+    cfg = load_config('config.py', dataset_meta=META)
+    test_images = list(training_batches(cfg, 7))
+
+    def paths(batches):
+        samples = [s for batch in batches for s in batch['data_samples']]
+        return [Path(sample.img_path).name for sample in samples]
+
+    assert sorted(paths(test_images)) == [f'{i}.png' for i in range(7)]
+    # Seven by four: not one image left over, and as the test shows them.
+    assert [len(batch['inputs']) for batch in test_images] == [4, 3]
+    assert test_images[0]['inputs'].shape[1:] == (3, 32, 32)
+    drawn = [paths(training_batches(cfg, 5, seed)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 5
+    assert len(paths(training_batches(cfg, 99))) == 7
+
+
+def test_norms_measured_on_training_images(folder, capsys):
+    model = save(noise=0.001)
+    merge('--bn-images', '5')
+    assert 'measured on 5 training images' in capsys.readouterr().out
+    averaged = merge_branches(model.state_dict())
+    written = read_checkpoint('merged.pth')
+    changed = {
+        key
+        for key, value in averaged.items()
+        if not torch.equal(written['state_dict'][key], value)
+    }
+    assert changed == {
+        key
+        for key in averaged
+        if key.startswith('backbone.layer4.')
+        and key.endswith(('_mean', '_var', '_tracked'))
+    }
+    assert written['meta']['bn_images'] == 5
+    assert written['meta']['dataset_meta'] == META
+
+
+def test_a_warning_where_the_branches_have_drifted(folder, capsys):
+    save(noise=0.001)
+    merge()
+    assert capsys.readouterr().err == ''
+    save(noise=1.0)
+    merge('--force')
+    shown = capsys.readouterr().err
+    assert 'WARNING: the branches have drifted apart' in shown
+    assert f'above {DRIFT_LIMIT}' in shown
+
+
+def test_averaged_weights_are_what_is_merged(folder):
+    """EMAHook puts them in the place of the trained ones."""
+
+    def average(content):
+        hook = EMAHook()
+        hook.ema_model = ExponentialMovingAverage(model)
+        for parameter in hook.ema_model.module.parameters():
+            parameter.data.mul_(3)
+        hook.before_save_checkpoint(None, content)
+        return content
+
+    model = save()
+    save(change=average)
+    merged = merge_checkpoint('config.py', 'epoch_1.pth').checkpoint
+    expected = merge_branches(model.state_dict())['head.fc.weight'] * 3
+    torch.testing.assert_close(
+        merged['state_dict']['head.fc.weight'], expected
+    )
+
+
+def plain(content):
+    content['state_dict'] = merge_branches(content['state_dict'])
+    return content
+
+
+def without_a_copy(content):
+    del content['state_dict']['backbone.layer4.rebalanced.1.conv2.weight']
+    return content
+
+
+def without_the_trunk(content):
+    del content['state_dict']['backbone.layer1.0.conv1.weight']
+    return content
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            plain,
+            r'epoch_1\.pth: there are no two branches to merge.*"backbone',
+        ),
+        (without_a_copy, r'1\.conv2\.weight is missing for branch "rebal'),
+        (without_the_trunk, r'layer1\.0\.conv1\.weight is missing'),
+        (lambda content: {'state_dict': {}}, 'no two branches'),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_merged(folder, change, message):
+    save(change=change)
+    before = sorted(folder.iterdir())
+    with pytest.raises(CheckpointError, match=message):
+        merge()
+    assert sorted(folder.iterdir()) == before
+
+
+def test_the_config_of_a_plain_network(folder):
+    save()
+    baseline = f"_base_ = '{REPO}/configs/baselines/custom_uniform_bce.py'\n"
+    Path('config.py').write_text(baseline + "data_root = 'data'\n")
+    with pytest.raises(ValueError, match='is a ImageClassifier, which has no'):
+        merge()
+
+
+def test_what_is_there_stays(folder):
+    save()
+    for name in ('merged.py', 'merged.pth'):
+        Path(name).write_text('precious')
+        with pytest.raises(ValueError, match=f'{name} exists; pass --force'):
+            merge()
+        assert Path(name).read_text() == 'precious'
+        Path(name).unlink()
+    Path('epoch_1.py').write_text('')
+    for target in ('epoch_1.pth', 'config.pth'):
+        with pytest.raises(ValueError, match='is read; give another'):
+            main(['config.py', 'epoch_1.pth', target, '--force'])
+
+
+@pytest.mark.parametrize('old', [None, 'old'])
+def test_a_full_disk_leaves_no_half(folder, old, monkeypatch):
+    save()
+    for name in ('merged.py', 'merged.pth'):
+        if old is not None:
+            Path(name).write_text(old)
+
+    def fail(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(WholeFileBackend, 'put', fail)
+    before = {path: path.stat().st_size for path in folder.iterdir()}
+    with pytest.raises(OSError, match='No space'):
+        merge('--force')
+    assert {p: p.stat().st_size for p in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['merged'], 'OUT must end with .pth, got merged'),
+        (['merged.pth', '--bn-images', '-1'], 'must not be negative'),
+    ],
+)
+def test_arguments_that_do_not_fit(args, message, capsys):
+    with pytest.raises(SystemExit):
+        main(['config.py', 'epoch_1.pth', *args])
+    assert message in capsys.readouterr().err
+
+
+def test_the_config_reads_back(folder):
+    save()
+    merge()
+    written = Config.fromfile('merged.py')
+    merged = merge_checkpoint('config.py', 'epoch_1.pth')
+    assert written.to_dict() == merged.config.to_dict()
+    assert 'custom_imports' not in written
