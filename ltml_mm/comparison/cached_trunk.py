@@ -87,9 +87,18 @@ class LoadTrunkFeatures(BaseTransform):
 
         Returns:
             dict: With ``img``.
+
+        Raises:
+            ValueError: The image is not in the cache.
         """
         rows, features = self._cache
-        views = features[rows[os.path.realpath(results['img_path'])]]
+        path = os.path.realpath(results['img_path'])
+        if path not in rows:
+            raise ValueError(
+                f'{path} is not in the cache {self.folder}: remove the cache '
+                'or name another folder'
+            )
+        views = features[rows[path]]
         if self.view == 'augmented':
             # Seeded by the draw, see TwoStreamDataset.
             chosen = np.random.randint(len(views))

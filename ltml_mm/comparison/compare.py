@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.comparison.cached_trunk import make_cache
-from ltml_mm.comparison.report import write_report
+from ltml_mm.comparison.report import parse_table, write_report
 from ltml_mm.comparison.rows import DATA_SETS, ROWS, Row, parse_row
 from ltml_mm.comparison.runs import (
     make_runs,
@@ -43,8 +43,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         default=list(ROWS),
         metavar='ROW',
-        help=f'{", ".join(ROWS)}; ROW+VARIANT (flip, uniform, rebalanced, '
-        'merged, merged_bn) adds another test of the row to the table; '
+        help=f'{", ".join(ROWS)}; ROW+VARIANT (flip, probs, uniform, '
+        'rebalanced, merged, merged_bn) adds another test of the row to the table; '
         'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
     )
     parser.add_argument(
@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compares."""
     args = parse_args(argv)
     specs, rows = parse_rows(args.rows, args.data)
+    reference = args.reference or specs[0]
+    parse_table(specs, reference)  # ahead of all the training
     plans = plan_runs(rows, args.seeds, base_plan(args))
     if args.dry_run:
         for plan in plans:
@@ -118,7 +120,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         init_default_scope(cfg.default_scope)
         make_cache(cfg, args.cache_trunk, args.views)
     failed = make_runs(args.out, plans, args.jobs)
-    reference = args.reference or specs[0]
     write_report(args.out, specs, args.seeds, reference)
     if failed:
         sys.exit(1)

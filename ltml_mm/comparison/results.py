@@ -13,6 +13,7 @@ PLAIN = 'fused'
 VARIANTS = (
     PLAIN,
     'flip',
+    'probs',
     'uniform',
     'rebalanced',
     'merged',

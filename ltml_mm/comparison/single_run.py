@@ -197,6 +197,7 @@ def _test(plan: Plan, work: Path) -> dict[str, Any]:
     }
     drift = None
     if plan.plain is not None:
+        reports['probs'] = _report(plan, work, path, 'probs')
         checkpoint = read_checkpoint(path)
         drift = branch_drift(checkpoint['state_dict'])
         merged = work / 'merged.pth'
@@ -226,6 +227,8 @@ def _test_config(
     merged = variant.startswith('merged')
     config = plan.plain if merged else plan.config
     options = [*plan.options, *([] if merged else plan.overrides)]
+    if variant == 'probs':
+        options.append('model.fuse=probs')
     args = [str(config), checkpoint, '--work-dir', str(folder)]
     if variant == 'flip' and plan.cache is None:
         args.append('--tta')
