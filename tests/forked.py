@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['ltml_mm.apis.train', 'tiny_training'])
@@ -17,6 +18,23 @@ def start(target, *args):
     process = CONTEXT.Process(target=target, args=args)
     process.start()
     return process
+
+
+def finish(*processes, timeout=180):
+    """Waits for processes; returns their exit codes.
+
+    Raises:
+        TimeoutError: One of them hangs; all of them are killed.
+    """
+    end = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0, end - time.monotonic()))
+    hanging = [i for i, p in enumerate(processes) if p.exitcode is None]
+    if hanging:
+        for process in processes:
+            process.kill()
+        raise TimeoutError(f'no end of process {hanging} in {timeout} s')
+    return [process.exitcode for process in processes]
 
 
 def train(config_file, options=(), environ=None, stderr=None):
@@ -63,6 +81,4 @@ def train_ranks(config_file, options=(), world_size=2):
         )
         for rank in range(world_size)
     ]
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+    return finish(*processes)

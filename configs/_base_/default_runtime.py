@@ -15,6 +15,7 @@ default_hooks = dict(
     exact_resume=dict(type='ExactResumeHook'),
     numerics=dict(type='NumericsHook'),
     class_report=dict(type='ClassReportHook'),
+    preemption=dict(type='PreemptionHook'),
 )
 
 env_cfg = dict(

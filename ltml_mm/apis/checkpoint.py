@@ -100,7 +100,8 @@ def find_whole_checkpoint(work_dir: str | Path) -> str | None:
 def _candidates(work_dir: Path) -> list[Path]:
     """Lists the checkpoints to resume from, the newest first.
 
-    The pointer comes first, then what has its name with a lower number.
+    The pointer comes first, then what has its name with a lower number. A
+    run that was stopped inside an epoch has another name there than before.
     """
     pointer = work_dir / 'last_checkpoint'
     named = ''
@@ -126,6 +127,9 @@ def _candidates(work_dir: Path) -> list[Path]:
         if name == kind and step < number
     ]
     earlier.sort(key=lambda path: numbered[path][1], reverse=True)
+    if kind == 'iter_':
+        epochs = [path for path in numbered if numbered[path][0] == 'epoch_']
+        earlier += sorted(epochs, key=lambda p: numbered[p][1], reverse=True)
     return [last, *earlier] if named else earlier
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import sys
@@ -15,7 +16,12 @@ from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config_errors import explain_config_error
-from ltml_mm.apis.processes import part_processes, prepare_processes
+from ltml_mm.apis.processes import (
+    explain_lost_process,
+    part_processes,
+    prepare_processes,
+)
+from ltml_mm.engine import TrainingStopped
 
 #: What ``Runner.register_default_hooks`` adds by itself.
 STOCK_HOOKS = (
@@ -100,20 +106,27 @@ def run_tool(main: Callable[[], None]) -> None:
         main: The tool.
 
     Raises:
-        SystemExit: With status 1 and the message, where a file is missing or
-            something in the config or the data is wrong.
+        SystemExit: With status 1 and the message, where a file is missing,
+            something in the config or the data is wrong, or a process that
+            the tool depends on is gone.
     """
     forbid_unsafe_loading()
     try:
         main()
         part_processes()
+    except TrainingStopped as stop:
+        if stop.together:
+            part_processes()
+        raise
     except (CheckpointError, OSError, ValueError) as error:
         _fail(own_words(error), error)
     except torch.distributed.DistError as error:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
     except Exception as error:
-        explanation = explain_config_error(error)
+        explanation = explain_config_error(error) or explain_lost_process(
+            error
+        )
         if explanation is None:
             raise
         _fail(explanation, error)
@@ -136,6 +149,10 @@ def _fail(message: str, error: Exception) -> NoReturn:
     if os.environ.get('LTML_TRACEBACK'):
         raise error
     print(f'error: {message}', file=sys.stderr)
+    # At Python's end torch waits 5 seconds for each, if memory is pinned.
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.terminate()
     sys.exit(1)
 
 
@@ -153,11 +170,35 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    check_work_dir(cfg.work_dir)
     if args.launcher != 'none':
         prepare_processes(cfg, args.launcher)
     if not torch.cuda.is_available():
         _forget_pinned_memory(cfg)
     _remove_hooks(cfg)
+
+
+def check_work_dir(work_dir: str | Path) -> None:
+    """Refuses a work directory that cannot be written, and writes nothing.
+
+    Args:
+        work_dir: The directory, which need not exist.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written into it.
+    """
+    path = Path(work_dir).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir():
+        reason = f'{existing} is a file'
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f'{existing} is read-only for this user'
+    else:
+        return
+    raise OSError(
+        f'the work directory {work_dir} cannot be written: {reason}. Choose '
+        'another one with --work-dir'
+    )
 
 
 def _remove_hooks(cfg: Config) -> None:

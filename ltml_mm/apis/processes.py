@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 
@@ -103,6 +104,34 @@ def part_processes() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def explain_lost_process(error: Exception) -> str | None:
+    """Describes an error that came of the end of another process.
+
+    Args:
+        error: The error, as it was caught.
+
+    Returns:
+        str | None: One line; None where the error came from elsewhere.
+    """
+    # Less the place in gloo's sources.
+    words = re.sub(r'^\[/\S+\] ', '', str(error)).split('\n')[0]
+    words = words.strip().rstrip('.')
+    if not isinstance(error, RuntimeError):
+        return None
+    if words.startswith('DataLoader worker (pid'):
+        return (
+            f'{words}. Most often the memory did not suffice: take fewer '
+            'workers (num_workers) or smaller batches, and let a training go '
+            'on with --resume'
+        )
+    if '/gloo/' in str(error) and 'onnection' in words:
+        return (
+            f'another process of this run is gone ({words}). The others say '
+            'why; let a training go on with --resume'
+        )
+    return None
 
 
 def _check_gpus() -> None:

@@ -9,6 +9,7 @@ from ltml_mm.engine.guarded_optim_wrapper import (
     NonFiniteError,
 )
 from ltml_mm.engine.numerics_hook import NumericsHook
+from ltml_mm.engine.preemption_hook import PreemptionHook, TrainingStopped
 from ltml_mm.engine.resume_check_hook import ResumeCheckHook
 from ltml_mm.engine.safe_checkpoint_hook import SafeCheckpointHook
 from ltml_mm.engine.schedule_check_hook import ScheduleCheckHook
@@ -21,7 +22,9 @@ __all__ = [
     'GuardedOptimWrapper',
     'NonFiniteError',
     'NumericsHook',
+    'PreemptionHook',
     'ResumeCheckHook',
     'SafeCheckpointHook',
     'ScheduleCheckHook',
+    'TrainingStopped',
 ]

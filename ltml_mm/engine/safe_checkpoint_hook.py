@@ -18,6 +18,8 @@ from ltml_mm.utils import write_text
 #: Under this name the message hub in a checkpoint lists what is removed once
 #: the checkpoint is written: a run that is killed before does it on resume.
 OUTDATED = 'outdated_ckpts'
+#: Under this one, the checkpoint of a run that was stopped inside an epoch.
+INTERIM = 'interim_ckpt'
 
 
 class RemoveLater(WholeFileBackend):
@@ -60,6 +62,7 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        self._saved_step: int | None = None
         given = {
             name: kwargs.pop(name, None)
             for name in ('backend_args', 'file_client_args')
@@ -78,6 +81,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Finds the folder, and removes what a killed run left in it."""
         super().before_train(runner)
+        self._saved_step = runner.iter  # What was loaded is saved.
         self.file_backend = RemoveLater()
         folder = Path(self.out_dir)
         for name in runner.message_hub.runtime_info.get(OUTDATED, ()):
@@ -88,14 +92,51 @@ class SafeCheckpointHook(CheckpointHook):
                 for path in folder.glob(pattern):
                     path.unlink(missing_ok=True)
 
+    def save_now(self, runner: Runner, by_epoch: bool) -> str:
+        """Saves a checkpoint, if there is none of this step already.
+
+        One inside an epoch, where checkpoints are those of epochs, is called
+        ``iter_37.pth`` and removed after the next one is written.
+
+        Args:
+            runner: The runner; all processes must call this.
+            by_epoch: Whether it is called after an epoch or after a step.
+
+        Returns:
+            str: The newest checkpoint.
+        """
+        step = runner.iter if by_epoch else runner.iter + 1
+        if not self.holds(step) and by_epoch == self.by_epoch:
+            self._save_checkpoint(runner)
+        elif not self.holds(step):
+            meta = dict(epoch=runner.epoch, iter=step)
+            self._write(runner, f'iter_{step}.pth', meta, interim=True)
+        return str(self.last_ckpt)
+
+    def holds(self, step: int) -> bool:
+        """Whether the newest checkpoint is that of so many steps."""
+        return self._saved_step == step
+
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        self._keep(runner, step)
+        self._write(runner, self.filename_tmpl.format(step), meta)
+
+    def _write(
+        self,
+        runner: Runner,
+        name: str,
+        meta: dict[str, Any],
+        interim: bool = False,
     ) -> None:
         for hook in runner.hooks:
             if isinstance(hook, ExactResumeHook):
                 hook.gather(runner)
-        self._keep(runner, step)
-        name = self.filename_tmpl.format(step)
+        if superfluous := runner.message_hub.pop_info(INTERIM):
+            self.file_backend.remove(Path(self.out_dir) / superfluous)
+        if interim:
+            runner.message_hub.update_info(INTERIM, name)
         self.last_ckpt = str(Path(self.out_dir) / name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         outdated = [Path(path).name for path in self.file_backend.pending]
@@ -113,6 +154,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             pointer = Path(runner.work_dir) / 'last_checkpoint'
             write_text(pointer, self.last_ckpt)
+        self._saved_step = meta['iter']
         self._remove_pending(runner)
 
     def _keep(self, runner: Runner, step: int) -> None:

@@ -31,8 +31,7 @@ def train(data, file, work_dir):
     make_config(data, work_dir, steps=1).dump(file)
     stderr = file.with_suffix('.err')
     process = forked.start(forked.train, file, ['--resume'], None, stderr)
-    process.join()
-    return process.exitcode
+    return forked.finish(process)[0]
 
 
 def test_full_disk(tmp_path, small_disk):

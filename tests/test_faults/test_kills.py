@@ -46,10 +46,10 @@ class Killed:
             ['--resume'],
             *(fate.get(name) for name in ('moment', 'delay', 'record')),
         )
-        process.join()
-        assert process.exitcode in (0, -9)
+        (status,) = forked.finish(process)
+        assert status in (0, -9)
         self.check_checkpoints()
-        return process.exitcode == -9
+        return status == -9
 
     def check_checkpoints(self):
         """The newest whole checkpoint is never older than before."""

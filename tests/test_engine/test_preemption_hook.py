@@ -1,0 +1,181 @@
+"""A signal stops a training in good order, wherever it comes."""
+
+import signal
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from signal_sender import SendSignal
+from tiny_training import make_config, read_scalars, write_data
+
+from ltml_mm._stack import find_stack
+from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
+from ltml_mm.engine import PreemptionHook, TrainingStopped
+
+ONEDL = find_stack() == 'onedl'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def whole(data, tmp_path_factory):
+    """A run that was not stopped, and gives its handlers back."""
+    before = signal.getsignal(signal.SIGTERM)
+    work_dir = tmp_path_factory.mktemp('whole')
+    assert train(make_config(data, work_dir, steps=0))[1] == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    return work_dir
+
+
+@pytest.fixture(autouse=True)
+def _handlers(quick):
+    """What comes where no hook listens fails a test, and does not end it."""
+
+    def fail(*_):
+        raise AssertionError('no hook listens to this signal')
+
+    before = {
+        n: signal.signal(n, fail) for n in (signal.SIGTERM, signal.SIGUSR1)
+    }
+    yield
+    # A run that is stopped leaves its handlers, since its process ends.
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def train(config, *sender, signals=('SIGTERM',)):
+    """Trains; returns the runner and the exit status."""
+    config.default_hooks.preemption = dict(
+        type='PreemptionHook', signals=signals
+    )
+    runner = Runner.from_cfg(config)
+    if sender:
+        runner.register_hook(SendSignal(*sender))
+    try:
+        runner.train()
+    except TrainingStopped as stop:
+        return runner, stop.code
+    return runner, 0
+
+
+def names(work_dir):
+    return sorted(path.name for path in work_dir.glob('*.pth'))
+
+
+def every_second_epoch(config):
+    config.default_hooks.checkpoint.interval = 2
+
+
+def accumulate(config):
+    config.optim_wrapper.accumulative_counts = 3
+
+
+def nothing(config):
+    pass
+
+
+@pytest.mark.parametrize(
+    ('change', 'moment', 'step', 'saved'),
+    [
+        # An epoch has three steps.
+        (nothing, (2,), 2, ['iter_2.pth']),
+        (nothing, (3,), 3, ['epoch_1.pth']),
+        (nothing, (3, True), 3, ['epoch_1.pth']),
+        # The validation is finished, since there is no checkpoint of it.
+        (every_second_epoch, (3, True), 4, ['iter_4.pth']),
+        (accumulate, (4,), 6, ['epoch_1.pth', 'epoch_2.pth']),
+    ],
+)
+def test_stopped_and_resumed(
+    data, tmp_path, whole, change, moment, step, saved
+):
+    config = make_config(data, tmp_path, steps=0)
+    change(config)
+    _, status = train(config, 'SIGTERM', 'self', *moment)
+    assert status == 143
+    assert names(tmp_path) == saved
+    newest = find_whole_checkpoint(tmp_path)
+    assert newest == str(tmp_path / saved[-1])
+    assert read_checkpoint(newest)['meta']['iter'] == step
+    if change is accumulate:
+        return
+    config = make_config(data, tmp_path, steps=0)
+    change(config)
+    config.resume, config.load_from = True, newest
+    assert train(config)[1] == 0
+    # What was saved inside an epoch is gone, and nothing else is lost.
+    assert set(names(tmp_path)) <= set(names(whole))
+    if ONEDL or step == 3:
+        assert_same_end(tmp_path, whole)
+
+
+def assert_same_end(folder, whole):
+    found, expected = (
+        read_checkpoint(path / 'epoch_3.pth') for path in (folder, whole)
+    )
+    for name, value in expected['state_dict'].items():
+        assert torch.equal(found['state_dict'][name], value), name
+    expected, found = read_scalars(whole), read_scalars(folder)
+    validations = {key for key in expected if key[0] == 'val'}
+    assert len(validations) == 3
+    assert validations <= found.keys()
+    assert found.items() <= expected.items()
+
+
+def test_stopped_in_the_last_validation(data, tmp_path, whole):
+    config = make_config(data, tmp_path, steps=0)
+    assert train(config, 'SIGTERM', 'self', 9, True)[1] == 143
+    assert ('val', 3) not in read_scalars(tmp_path)
+    config = make_config(data, tmp_path, steps=0)
+    config.resume, config.load_from = True, find_whole_checkpoint(tmp_path)
+    assert train(config)[1] == 0
+    assert_same_end(tmp_path, whole)
+
+
+def test_stopped_twice_inside_an_epoch(data, tmp_path):
+    for step in (1, 2):
+        config = make_config(data, tmp_path, steps=0)
+        config.resume, config.load_from = True, find_whole_checkpoint(tmp_path)
+        assert train(config, 'SIGTERM', 'self', step)[1] == 143
+        assert names(tmp_path) == [f'iter_{step}.pth']
+
+
+def test_a_damaged_one_gives_way_to_the_epoch_before(data, tmp_path):
+    config = make_config(data, tmp_path, steps=0)
+    train(config, 'SIGTERM', 'self', 5)
+    path = tmp_path / 'iter_5.pth'
+    assert find_whole_checkpoint(tmp_path) == str(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert find_whole_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
+
+
+def test_another_signal(data, tmp_path, capsys):
+    config = make_config(data, tmp_path, by_epoch=False)
+    signals = ('SIGTERM', 'SIGUSR1')
+    _, status = train(config, 'SIGUSR1', 'self', 2, signals=signals)
+    assert status == 128 + signal.SIGUSR1
+    said = capsys.readouterr().out
+    assert (
+        f'SIGUSR1: the training stops after step 2, which {tmp_path}' in said
+    )
+    # Among those that the interval makes, it is one of them.
+    assert names(tmp_path) == ['iter_2.pth']
+
+
+@pytest.mark.parametrize('names', ['SIGTERM', ['SIGTERN']])
+def test_unknown_signals(names):
+    with pytest.raises(ValueError, match='must be a list of names'):
+        PreemptionHook(names)
+
+
+def test_other_checkpoint_hooks_are_told(data, tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    config = make_config(data, tmp_path, steps=0)
+    config.default_hooks.checkpoint.type = 'CheckpointHook'
+    config.train_cfg.max_epochs = 1
+    assert train(config)[1] == 0
+    assert 'PreemptionHook does nothing' in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before
