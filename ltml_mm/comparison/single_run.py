@@ -25,6 +25,7 @@ from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.inference_model import load_weights
 from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.merge import training_batches
 from ltml_mm.comparison.cached_trunk import add_cached_flip, use_cache
 from ltml_mm.models.merging import (
     branch_drift,
@@ -195,10 +196,11 @@ def _test(plan: Plan, work: Path) -> dict[str, Any]:
         'fused': _report(plan, work, path, 'fused'),
         'flip': _report(plan, work, path, 'flip'),
     }
-    drift = None
+    drift = learned = None
     if plan.plain is not None:
         reports['probs'] = _report(plan, work, path, 'probs')
         checkpoint = read_checkpoint(path)
+        learned = compensation(checkpoint['state_dict'])
         drift = branch_drift(checkpoint['state_dict'])
         merged = work / 'merged.pth'
         checkpoint = {
@@ -210,7 +212,25 @@ def _test(plan: Plan, work: Path) -> dict[str, Any]:
         modules = merged_modules(read_checkpoint(path)['state_dict'])
         _reestimate(plan, work, merged, modules)
         reports['merged_bn'] = _report(plan, work, str(merged), 'merged_bn')
-    return {**collect(reports), 'drift': drift}
+    return {**collect(reports), 'drift': drift, 'compensation': learned}
+
+
+def compensation(state_dict: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Returns the scales and biases that the logits of each class have.
+
+    Args:
+        state_dict: Of a two-branch network.
+
+    Returns:
+        dict[str, list[float]]: By branch and name, such as
+        ``uniform.pos_scale``; empty without compensation.
+    """
+    names = ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
+    return {
+        key.removeprefix('loss_cls.'): value.tolist()
+        for key, value in state_dict.items()
+        if key.startswith('loss_cls.') and key.endswith(names)
+    }
 
 
 def _report(plan: Plan, work: Path, checkpoint: str, variant: str) -> dict:
@@ -235,6 +255,10 @@ def _test_config(
     if options:
         args += ['--cfg-options', *options]
     cfg = test.test_config(test.parse_args(args))
+    if merged:
+        # The stock config's is that of its own backbone.
+        weights = read_checkpoint(checkpoint)['state_dict']
+        cfg.model.head.in_channels = weights['head.fc.weight'].shape[1]
     _use_cache(cfg, plan)
     if variant == 'flip' and plan.cache is not None:
         add_cached_flip(cfg, plan.cache)
@@ -245,16 +269,15 @@ def _test_config(
 def _reestimate(
     plan: Plan, work: Path, merged: Path, modules: list[str]
 ) -> None:
-    """Measures BatchNorm anew on an epoch of uniform training images."""
+    """Measures BatchNorm anew, as merge_branches.py does with all images."""
     cfg = _test_config(plan, work / 'merged_bn', str(merged), 'merged_bn')
-    set_steps(cfg, plan)
     cfg.experiment_name += ' statistics'
     cfg.load_from = None
     model = Runner.from_cfg(cfg).model
     checkpoint = read_checkpoint(merged)
     load_weights(model, checkpoint['state_dict'], merged)
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=plan.seed)
-    reestimate_norms(model, loader, modules)
+    batches = training_batches(cfg, sys.maxsize, plan.seed)
+    reestimate_norms(model, batches, modules)
     checkpoint['state_dict'] = {
         key: value.cpu() for key, value in model.state_dict().items()
     }

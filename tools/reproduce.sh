@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Reproduces the paper's table on VOC-LT or COCO-LT: every row with five seeds,
+# as many runs at a time as there are GPUs, then the table and its pictures.
+#
+#   bash tools/reproduce.sh voc|coco [arguments of compare.py]
+#
+# The sets are made first, see docs/data.md. Start it again after it was
+# stopped: it goes on. With --dry-run it only lists the runs.
+set -euo pipefail
+
+data=${1:-}
+if [[ $data != voc && $data != coco ]]; then
+    echo "usage: bash $0 voc|coco [arguments of compare.py]" >&2
+    exit 2
+fi
+tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)
+
+exec python "$tools/benchmarks/compare.py" \
+    --data "$data" \
+    --rows erm rw rs focal cb_focal ldam db_focal asl \
+    uniform_branch rebalanced_branch two_branches two_branches+merged \
+    consistency consistency+merged ltml ltml+uniform ltml+rebalanced \
+    ltml+flip ltml+probs ltml+merged ltml+merged_bn \
+    --seeds 0 1 2 3 4 \
+    --reference erm \
+    --jobs "$((gpus > 0 ? gpus : 1))" \
+    --out "work_dirs/${data}_table" \
+    "${@:2}"
