@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=list(ROWS),
         metavar='ROW',
         help=f'{", ".join(ROWS)}; ROW+VARIANT (flip, probs, uniform, '
-        'rebalanced, merged, merged_bn) adds another test of the row to the table; '
+        'rebalanced, merged, merged_bn) adds another test of the row; '
         'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
     )
     parser.add_argument(

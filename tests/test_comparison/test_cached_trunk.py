@@ -1,0 +1,219 @@
+"""Training from the cached features of a frozen trunk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS, MODELS
+from tiny_comparison import options, write_set
+
+from ltml_mm.apis.config import load_config
+from ltml_mm.comparison.cached_trunk import (
+    add_cached_flip,
+    make_cache,
+    read_index,
+    use_cache,
+)
+from ltml_mm.comparison.compare import CONFIGS
+from ltml_mm.comparison.runs import parse_options
+
+VIEWS = 3
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp('photos'))
+
+
+@pytest.fixture(scope='module')
+def weights(data, tmp_path_factory):
+    """A backbone that both the cache and the networks start from."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    backbone = MODELS.build(read(data).model.backbone)
+    backbone.init_weights()
+    # BatchNorm that is not the identity.
+    generator = torch.Generator().manual_seed(0)
+    for name, value in backbone.state_dict().items():
+        if name.endswith('running_var'):
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.01)
+    path = tmp_path_factory.mktemp('weights') / 'backbone.pth'
+    torch.save(backbone.state_dict(), path)
+    return path
+
+
+def read(data, weights=None):
+    cfg = load_config(CONFIGS / 'ltml_custom.py', parse_options(options(data)))
+    if weights is not None:
+        cfg.model.backbone.init_cfg = dict(
+            type='Pretrained', checkpoint=str(weights)
+        )
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def cache(data, weights, tmp_path_factory):
+    init_default_scope('mmpretrain')
+    folder = tmp_path_factory.mktemp('cache') / 'trunk'
+    make_cache(read(data, weights), folder, VIEWS)
+    return folder
+
+
+def cached_config(data, weights, cache):
+    cfg = read(data, weights)
+    use_cache(cfg, cache, VIEWS)
+    return cfg
+
+
+def build(cfg):
+    torch.manual_seed(0)
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': dict(cfg.data_preprocessor)}
+    )
+    model.init_weights()
+    return model.eval()
+
+
+def predict(cfg, model):
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    batch = [dataset[index] for index in range(len(dataset))]
+    data = {'inputs': [sample['inputs'] for sample in batch]}
+    with torch.no_grad():
+        inputs = model.data_preprocessor(data, False)['inputs']
+        return model(inputs, mode='tensor')
+
+
+def test_features_give_the_logits_of_their_images(data, weights, cache, quiet):
+    images, features = (
+        read(data, weights),
+        cached_config(data, weights, cache),
+    )
+    expected = predict(images, build(images))
+    found = predict(features, build(features))
+    # The cache holds float16.
+    assert (found - expected).abs().max() < 0.02 * expected.std()
+
+
+def test_the_mirrored_view_is_the_mirrored_image(data, weights, cache, quiet):
+    images = read(data, weights)
+    model = build(images)
+    pipeline = images.test_dataloader.dataset.pipeline
+    pipeline.insert(2, dict(type='RandomFlip', prob=1.0))
+    expected = predict(images, model)
+    mirrored = cached_config(data, weights, cache)
+    mirrored.test_dataloader.dataset.pipeline[0].view = 'mirrored'
+    found = predict(mirrored, build(mirrored))
+    assert (found - expected).abs().max() < 0.02 * expected.std()
+
+
+def test_flip_test_averages_both_views(
+    data, weights, cache, quiet, quick, tmp_path
+):
+    cfg = cached_config(data, weights, cache)
+    whole = predict(cfg, build(cfg))
+    cfg.test_dataloader.dataset.pipeline[0].view = 'mirrored'
+    mirrored = predict(cfg, build(cfg))
+    cfg.test_dataloader.dataset.pipeline[0].view = 'whole'
+    add_cached_flip(cfg, cache)
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), 'flip of cached'
+    torch.manual_seed(0)
+    runner = Runner.from_cfg(cfg)
+    runner.model.module.load_state_dict(
+        build(cached_config(data, weights, cache)).state_dict()
+    )
+    runner.model.eval()
+    loader = runner.build_dataloader(cfg.test_dataloader)
+    found = [
+        sample.pred_score
+        for batch in loader
+        for sample in runner.model.test_step(batch)
+    ]
+    expected = ((whole + mirrored) / 2).sigmoid()
+    torch.testing.assert_close(
+        torch.stack(found), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_trunk_is_frozen_and_the_last_stage_learns(
+    data, weights, cache, quiet
+):
+    model = build(cached_config(data, weights, cache)).train()
+    learning = {
+        name.split('.')[1]
+        for name, value in model.named_parameters()
+        if value.requires_grad and name.startswith('backbone')
+    }
+    assert learning == {'layer4'}
+    assert not model.backbone.layer3.training
+    assert model.backbone.layer4.uniform.training
+
+
+def test_augmented_views_differ_and_are_drawn_by_seed(data, weights, cache):
+    features = np.load(cache / 'augmented.npy')
+    assert features.shape[:2] == (10, VIEWS)
+    assert features.dtype == np.float16
+    for views in features:
+        assert len({view.tobytes() for view in views}) == VIEWS
+    cfg = cached_config(data, weights, cache)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    draws = [
+        dataset[{'uniform': 4, 'rebalanced': 4, 'draw': (0, 0, n)}]
+        for n in range(20)
+    ]
+    again = dataset[{'uniform': 4, 'rebalanced': 4, 'draw': (0, 0, 0)}]
+    name = next(k for k in read_index(cache)['augmented'] if '/4.png' in k)
+    row = read_index(cache)['augmented'][name]
+    wanted = {view.astype('f4').tobytes() for view in features[row]}
+    seen = {
+        d['inputs'][s].permute(1, 2, 0).numpy().tobytes()
+        for d in draws
+        for s in ('uniform', 'rebalanced')
+    }
+    assert seen == wanted
+    assert torch.equal(
+        again['inputs']['uniform'], draws[0]['inputs']['uniform']
+    )
+
+
+def test_the_cache_of_another_pipeline_or_weights_is_refused(
+    data, weights, cache, tmp_path
+):
+    cfg = read(data, weights)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (32, 32)
+    with pytest.raises(ValueError, match='another test_pipeline'):
+        use_cache(cfg, cache, VIEWS)
+    other = tmp_path / 'other.pth'
+    state = torch.load(weights, weights_only=True)
+    state['conv1.weight'] += 1
+    torch.save(state, other)
+    with pytest.raises(ValueError, match='another backbone'):
+        make_cache(read(data, other), cache, VIEWS)
+    with pytest.raises(ValueError, match='another views'):
+        make_cache(read(data, weights), cache, VIEWS + 1)
+
+
+def test_an_image_that_is_not_cached_is_named(data, weights, cache, tmp_path):
+    other = write_set(tmp_path / 'others')
+    cfg = cached_config(other, weights, cache)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    with pytest.raises(ValueError, match=r'others.0\.png is not in the cache'):
+        dataset[0]
+
+
+def test_a_broken_image_leaves_no_cache(data, weights, tmp_path, quiet):
+    broken = write_set(tmp_path / 'broken')
+    (broken / '7.png').write_bytes(b'no image')
+    with pytest.raises(Exception, match=r'7\.png'):
+        make_cache(read(broken, weights), tmp_path / 'cache', VIEWS)
+    assert [path.name for path in tmp_path.iterdir()] == ['broken']
+
+
+def test_other_backbones_are_refused(data, cache):
+    cfg = read(data)
+    cfg.model.backbone.type = 'VGG'
+    with pytest.raises(ValueError, match='need an MMPretrain ResNet'):
+        use_cache(cfg, cache, VIEWS)
+    assert json.loads((cache / 'index.json').read_text())['facts']

@@ -1,0 +1,43 @@
+"""A comparison so small that a run takes seconds."""
+
+import shutil
+
+from tiny_training import write_data
+
+#: The rest of a stock row's config, whose backbone is made smaller below.
+SMALL_HEAD = 'model.head.in_channels=64'
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def write_set(folder):
+    """Writes ten images, to train on and to test on."""
+    write_data(folder)
+    shutil.copy(folder / 'train.json', folder / 'test.json')
+    return folder
+
+
+def options(data):
+    """Overrides for a narrow ResNet-18 on 64 x 64 pixels, two epochs."""
+    loaders = [
+        option
+        for name in LOADERS
+        for option in (
+            f'{name}.num_workers=0',
+            f'{name}.persistent_workers=False',
+        )
+    ]
+    scale = 'scale=(64,64)'
+    return [
+        f'data_root={data}',
+        'model.backbone.depth=18',
+        'model.backbone.stem_channels=8',
+        'model.backbone.base_channels=8',
+        'model.backbone.init_cfg=None',
+        'train_cfg.max_epochs=2',
+        'default_hooks.logger.interval=1',
+        'optim_wrapper.optimizer.lr=0.1',
+        f'train_dataloader.dataset.dataset.pipeline.2.{scale}',
+        f'val_dataloader.dataset.pipeline.1.{scale}',
+        f'test_dataloader.dataset.pipeline.1.{scale}',
+        *loaders,
+    ]
