@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -115,6 +116,8 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
         part_processes()
     except TrainingStopped as stop:
+        # Its frames hold the Runner, and that the group of processes.
+        traceback.clear_frames(stop.__traceback__)
         if stop.together:
             part_processes()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -104,6 +105,9 @@ def part_processes() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        # The Runner's cycles still hold the group, whose threads would
+        # otherwise run on until they are torn down with the interpreter.
+        gc.collect()
 
 
 def explain_lost_process(error: Exception) -> str | None:

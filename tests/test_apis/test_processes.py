@@ -1,6 +1,10 @@
 """How the processes of a launcher meet."""
 
 import os
+import signal
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from mmengine.config import Config
 
 from ltml_mm.apis.launch import run_tool
 from ltml_mm.apis.processes import prepare_processes
+from ltml_mm.engine import TrainingStopped
 
 ENVIRONMENTS = {
     'pytorch': dict(RANK='5', WORLD_SIZE='8', LOCAL_RANK='1'),
@@ -101,18 +106,41 @@ def test_fewer_gpus_than_processes(groups, monkeypatch):
     assert 'model_wrapper_cfg' not in cfg
 
 
-def test_a_tool_closes_its_group_at_its_orderly_end(tmp_path, monkeypatch):
+def gloo_threads():
+    """Counts the threads through which this process talks to others."""
+    names = Path('/proc/self/task').glob('*/comm')
+    return sum('gloo' in name.read_text() for name in names)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize('stopped', [False, True])
+def test_a_tool_closes_its_group_at_its_orderly_end(
+    stopped, tmp_path, monkeypatch
+):
     # A group left open aborts a process that exits before the others.
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    before = gloo_threads()
 
     def meet():
         torch.distributed.init_process_group(
             'gloo', init_method=f'file://{tmp_path}/meet', rank=0, world_size=1
         )
+        while gloo_threads() == before:  # they name themselves
+            time.sleep(0.01)
+        # As a Runner does: it holds the group, and itself.
+        runner = [torch.distributed.group.WORLD]
+        runner.append(runner)
+        if stopped:
+            raise TrainingStopped(signal.SIGTERM, together=True)
 
     try:
-        run_tool(meet)
+        if stopped:
+            with pytest.raises(SystemExit, match='143'):
+                run_tool(meet)
+        else:
+            run_tool(meet)
         assert not torch.distributed.is_initialized()
+        assert gloo_threads() == before
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
