@@ -12,7 +12,13 @@ from mmengine.registry import init_default_scope
 from ltml_mm.apis.config import load_config
 from ltml_mm.comparison.cached_trunk import make_cache
 from ltml_mm.comparison.report import parse_table, write_report
-from ltml_mm.comparison.rows import DATA_SETS, ROWS, Row, parse_row
+from ltml_mm.comparison.rows import (
+    DATA_SETS,
+    ROWS,
+    Row,
+    label_of,
+    parse_row,
+)
 from ltml_mm.comparison.runs import (
     make_runs,
     parse_options,
@@ -21,6 +27,8 @@ from ltml_mm.comparison.runs import (
 )
 from ltml_mm.comparison.single_run import Plan
 
+#: The rows in the picture of the classes, where the table has them.
+PICTURED = ('ltml', 'erm', 'rs')
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
@@ -57,6 +65,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--reference',
         help='row that the others are compared with (default: the first)',
+    )
+    parser.add_argument(
+        '--title', default='Comparison', help='of the table and pictures'
     )
     parser.add_argument(
         '--images-per-step',
@@ -120,7 +131,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         init_default_scope(cfg.default_scope)
         make_cache(cfg, args.cache_trunk, args.views)
     failed = make_runs(args.out, plans, args.jobs)
-    write_report(args.out, specs, args.seeds, reference)
+    write_report(
+        args.out,
+        specs,
+        args.seeds,
+        reference,
+        title=args.title,
+        labels={spec: label_of(spec) for spec in specs},
+        pictured=[row for row in PICTURED if row in specs],
+    )
     if failed:
         sys.exit(1)
 

@@ -22,6 +22,30 @@ ROWS = {
     'consistency': 'ablations/{data}_two_branches_consistency.py',
     'ltml': 'ltml_{data}.py',
 }
+#: What they are called in tables.
+LABELS = {
+    'erm': 'ERM (BCE, uniform)',
+    'rs': 'RS (BCE, class-aware)',
+    'rw': 'RW (re-weighted BCE)',
+    'focal': 'Focal',
+    'cb_focal': 'CB-Focal',
+    'ldam': 'LDAM',
+    'db_focal': 'DB-Focal',
+    'asl': 'ASL',
+    'uniform_branch': 'uniform branch alone',
+    'rebalanced_branch': 're-balanced branch alone',
+    'two_branches': 'both branches',
+    'consistency': '+ consistency',
+    'ltml': '+ compensation (LTML)',
+}
+VARIANT_LABELS = {
+    'flip': 'flip test',
+    'probs': 'probabilities fused',
+    'uniform': 'its uniform branch',
+    'rebalanced': 'its re-balanced branch',
+    'merged': 'merged',
+    'merged_bn': 'merged, BatchNorm anew',
+}
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
 DATA_SETS = ('voc', 'coco', 'demo', 'custom')
 
@@ -85,6 +109,26 @@ def parse_row(text: str, data: str, configs: Path) -> Row:
     if base in TWO_BRANCH_ROWS:
         row = replace(row, plain=_config('erm', data, configs))
     return row
+
+
+def label_of(spec: str) -> str:
+    """Names a line of a table.
+
+    Args:
+        spec: ``ROW`` or ``ROW+VARIANT``; rows of one's own keep their name.
+
+    Returns:
+        str: Its name.
+
+    Examples:
+        >>> label_of('focal+flip'), label_of('mine')
+        ('Focal, flip test', 'mine')
+    """
+    row, plus, variant = spec.partition('+')
+    name = LABELS.get(row, row)
+    if not plus:
+        return name
+    return f'{name}, {VARIANT_LABELS.get(variant, variant)}'
 
 
 def _config(row: str, data: str, configs: Path) -> Path:

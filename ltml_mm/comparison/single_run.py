@@ -334,7 +334,8 @@ def _variant_of(key: str, variant: str) -> tuple[str | None, str]:
 def _device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f'CPU, {torch.get_num_threads()} threads'
+    threads = torch.get_num_threads()
+    return f'CPU ({threads} thread{"s" * (threads > 1)})'
 
 
 if __name__ == '__main__':
