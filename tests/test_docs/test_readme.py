@@ -11,6 +11,7 @@ from tiny_training import write_data
 
 from ltml_mm.apis import predict, train
 from ltml_mm.apis import test as testing
+from ltml_mm.comparison import compare
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -18,6 +19,7 @@ PARSERS = {
     'train.py': train.parse_args,
     'test.py': testing.parse_args,
     'predict.py': predict.parse_args,
+    'compare.py': compare.parse_args,
 }
 BACKBONE = (
     "backbone=dict(type='ResNet', depth=18, stem_channels=4, "
