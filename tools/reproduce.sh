@@ -14,9 +14,10 @@ if [[ $data != voc && $data != coco ]]; then
     exit 2
 fi
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)
+cd "$tools/.."
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 
-exec python "$tools/benchmarks/compare.py" \
+exec python tools/benchmarks/compare.py \
     --data "$data" \
     --rows erm rw rs focal cb_focal ldam db_focal asl \
     uniform_branch rebalanced_branch two_branches two_branches+merged \

@@ -23,7 +23,9 @@ cached=(--data custom --images-per-step 32 --cache-trunk "$out/trunk")
 compare "${cached[@]}" --epoch-images 626 --out "$out/rows" \
   --title '626 photographs, 12 classes' \
   --rows erm rw rs focal cb_focal ldam db_focal asl uniform_branch \
-  rebalanced_branch two_branches consistency ltml ltml+flip --seeds 0 1 2 3 4 \
+  rebalanced_branch two_branches two_branches+{uniform,rebalanced,merged} \
+  consistency consistency+{uniform,rebalanced,merged} ltml \
+  ltml+{uniform,rebalanced,probs,flip,merged,merged_bn} --seeds 0 1 2 3 4 \
   --cfg-options data_root="$photos" data_prefix=images "${network[@]}"
 
 # The choices that the paper leaves open, on a part of the training photographs.
@@ -41,6 +43,7 @@ compare "${cached[@]}" --epoch-images 436 --out "$out/choices" \
   con_detach=ltml,$con,model.loss_consistency.detach=True \
   comp_statistics=ltml,$cls,model.loss_cls.compensation=statistics \
   reinit=ltml,model.branch_init=reinit \
+  class_max=ltml,train_dataloader.sampler.epoch_length=546 \
   --cfg-options data_root="$out/held_out" data_prefix="$photos/images" \
   allow_outside=True "${network[@]}"
 

@@ -122,12 +122,14 @@ def make_cache(cfg: Config, folder: str | Path, views: int) -> None:
 
     Raises:
         ValueError: The backbone is no ResNet, or the folder holds the
-            features of another backbone, pipeline or set.
+            features of another backbone, pipeline or number of views, or not
+            those of every image.
     """
     folder = Path(folder)
     facts = cache_facts(cfg, views)
     if folder.exists():
         check_cache(folder, facts)
+        _check_images(cfg, folder)
         return
     partial = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
     partial.mkdir(parents=True)
@@ -139,9 +141,33 @@ def make_cache(cfg: Config, folder: str | Path, views: int) -> None:
         whole = trunk.write_plain(partial / 'plain.npy', [plain, test])
         index = {'facts': facts, 'augmented': augmented, 'plain': whole}
         write_json(partial / 'index.json', index)
-        os.replace(partial, folder)
+        _put(partial, folder)
+        check_cache(folder, facts)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, folder: Path) -> None:
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        # Another process was faster.
+        if not (folder / 'index.json').is_file():
+            raise
+
+
+def _check_images(cfg: Config, folder: Path) -> None:
+    index = read_index(folder)
+    train, test = _datasets(cfg)
+    for kind, dataset in (('augmented', train), ('plain', test)):
+        missing = [
+            path for path in _paths([dataset]) if path not in index[kind]
+        ]
+        if missing:
+            raise ValueError(
+                f'{len(missing)} images are not in the cache {folder}, the '
+                f'first {missing[0]}: remove it or name another folder'
+            )
 
 
 def use_cache(cfg: Config, folder: str | Path, views: int) -> None:
@@ -153,7 +179,8 @@ def use_cache(cfg: Config, folder: str | Path, views: int) -> None:
         views: As there.
 
     Raises:
-        ValueError: The cache is that of another backbone, pipeline or set.
+        ValueError: The cache is that of another backbone, pipeline or
+            number of views.
     """
     check_cache(Path(folder), cache_facts(cfg, views))
     backbone = cfg.model.backbone

@@ -14,6 +14,7 @@ from ltml_mm.comparison.cached_trunk import make_cache
 from ltml_mm.comparison.report import parse_table, write_report
 from ltml_mm.comparison.rows import (
     DATA_SETS,
+    ONE_BRANCH_VARIANTS,
     ROWS,
     Row,
     label_of,
@@ -72,12 +73,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--images-per-step',
         type=int,
-        help="over all streams (default: the configs', 64)",
+        help="images of a step, over all streams (default: the configs', 64)",
     )
     parser.add_argument(
         '--epoch-images',
         type=int,
-        help="over all streams (default: the configs')",
+        help='images of an epoch, over all streams (default: as configured; '
+        'a row that overrides its epoch length keeps it)',
     )
     parser.add_argument(
         '--cache-trunk',
@@ -110,8 +112,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error(f'--jobs must be positive, got {args.jobs}')
-    if args.views < 1:
-        parser.error(f'--views must be positive, got {args.views}')
+    for name in ('views', 'images_per_step', 'epoch_images'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            flag = name.replace('_', '-')
+            parser.error(f'--{flag} must be positive, got {value}')
     return args
 
 
@@ -130,7 +135,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = load_config(rows[0].config, parse_options(args.cfg_options))
         init_default_scope(cfg.default_scope)
         make_cache(cfg, args.cache_trunk, args.views)
-    failed = make_runs(args.out, plans, args.jobs)
+    status = 0
+    try:
+        if make_runs(args.out, plans, args.jobs):
+            status = 1
+    except KeyboardInterrupt:
+        status = 130
     write_report(
         args.out,
         specs,
@@ -140,32 +150,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels={spec: label_of(spec) for spec in specs},
         pictured=[row for row in PICTURED if row in specs],
     )
-    if failed:
-        sys.exit(1)
+    if status:
+        sys.exit(status)
 
 
 def parse_rows(texts: Sequence[str], data: str) -> tuple[list[str], list[Row]]:
     """Reads ``--rows``.
 
     Args:
-        texts: As given.
+        texts: As given: ``ROW``, ``NAME=ROW,KEY=VALUE...``, or either's name
+            with ``+VARIANT``.
         data: The set of configs.
 
     Returns:
         tuple: The lines of the table, and the rows to train.
 
     Raises:
-        ValueError: A row is unknown or broken.
+        ValueError: A row is unknown, broken or given twice, or has no such
+            variant.
     """
-    specs = []
+    specs: list[str] = []
     rows: dict[str, Row] = {}
     for text in texts:
         spec, changed, _ = text.partition('=')
+        name, _, variant = spec.partition('+')
+        if spec in specs:
+            raise ValueError(f'--rows names {spec} twice')
         specs.append(spec)
-        # NAME+VARIANT after NAME=ROW,... is about the changed row.
-        if changed or spec.partition('+')[0] not in rows:
-            row = parse_row(text, data, CONFIGS)
-            rows[row.name] = row
+        if changed or name not in rows:
+            rows[name] = parse_row(text if changed else name, data, CONFIGS)
+        if not rows[name].two_branches and variant not in ONE_BRANCH_VARIANTS:
+            raise ValueError(
+                f'--rows {text}: {name} has one branch, and no {variant}'
+            )
     return specs, [*rows.values()]
 
 
@@ -177,7 +194,6 @@ def base_plan(args: argparse.Namespace) -> Plan:
         seed=0,
         set=args.data,
         config='',
-        plain=None,
         options=list(args.cfg_options),
         overrides=[],
         images_per_step=args.images_per_step,

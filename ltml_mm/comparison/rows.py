@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 #: The paper's rows, in the order of its tables, by the name of their config.
@@ -47,6 +47,8 @@ VARIANT_LABELS = {
     'merged_bn': 'merged, BatchNorm anew',
 }
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
+#: The tests that a row of one branch has.
+ONE_BRANCH_VARIANTS = ('', 'flip')
 DATA_SETS = ('voc', 'coco', 'demo', 'custom')
 
 
@@ -58,14 +60,13 @@ class Row:
         name: What the row is called, and its folder.
         config: The config file.
         overrides: Its own overrides, ``KEY=VALUE``.
-        plain: The config of the same set with one stock branch, to which
-            merged branches are tested; None for rows of one branch.
+        two_branches: Whether it has two.
     """
 
     name: str
     config: Path
     overrides: tuple[str, ...] = ()
-    plain: Path | None = None
+    two_branches: bool = False
 
 
 def parse_row(text: str, data: str, configs: Path) -> Row:
@@ -73,8 +74,7 @@ def parse_row(text: str, data: str, configs: Path) -> Row:
 
     Args:
         text: ``ROW``, a name of :data:`ROWS`, or a changed row:
-            ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``. ``+VARIANT`` behind a
-            name, as in tables, is read over: variants share a training.
+            ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``.
         data: One of :data:`DATA_SETS`.
         configs: The folder of the configs.
 
@@ -89,26 +89,25 @@ def parse_row(text: str, data: str, configs: Path) -> Row:
         >>> row.name, row.config.as_posix(), row.overrides
         ('sum', 'c/ltml_voc.py', ('model.fuse=probs',))
     """
-    name, separator, rest = text.partition('=')
-    name = name.partition('+')[0]
-    base, *overrides = rest.split(',') if separator else [name]
+    name, changed, rest = text.partition('=')
+    # Commas in lists stand ahead of no KEY=.
+    base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
     if base not in ROWS:
         raise ValueError(
-            f'--rows {text}: {base!r} is none of {", ".join(ROWS)}'
+            f'--rows {text}: {base!r} is none of {", ".join(ROWS)}; a '
+            'changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
         )
-    if not re.fullmatch(r'\w[\w-]*', name):
-        raise ValueError(
-            f'--rows {text}: a name has letters, digits, _ and -, got {name!r}'
-        )
-    broken = [item for item in overrides if '=' not in item]
-    if broken or (separator and not overrides):
+    if changed and not overrides:
         raise ValueError(
             f'--rows {text}: a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE]'
         )
-    row = Row(name, _config(base, data, configs), tuple(overrides))
-    if base in TWO_BRANCH_ROWS:
-        row = replace(row, plain=_config('erm', data, configs))
-    return row
+    if not re.fullmatch(r'\w[\w-]*', name) or (changed and name in ROWS):
+        raise ValueError(
+            f'--rows {text}: the name of a changed row has letters, digits, _ '
+            f'and -, and is none of {", ".join(ROWS)}; got {name!r}'
+        )
+    config = configs / ROWS[base].format(data=data)
+    return Row(name, config, tuple(overrides), base in TWO_BRANCH_ROWS)
 
 
 def label_of(spec: str) -> str:
@@ -129,7 +128,3 @@ def label_of(spec: str) -> str:
     if not plus:
         return name
     return f'{name}, {VARIANT_LABELS.get(variant, variant)}'
-
-
-def _config(row: str, data: str, configs: Path) -> Path:
-    return configs / ROWS[row].format(data=data)

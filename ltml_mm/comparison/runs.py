@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,14 @@ from mmengine.logging import print_log
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.launch import OverrideAction
+from ltml_mm.comparison.digest import digest
 from ltml_mm.comparison.rows import Row
-from ltml_mm.comparison.single_run import BUSY, Plan, write_plan
+from ltml_mm.comparison.single_run import (
+    BUSY,
+    Plan,
+    set_steps,
+    write_plan,
+)
 
 #: Seconds between two looks at the running processes, and for a process to
 #: end when it is told to.
@@ -41,47 +47,30 @@ def plan_runs(
         list[Plan]: The runs.
 
     Raises:
-        ValueError: Two rows have one name, or a row's config or overrides
-            are broken.
+        FileNotFoundError: A config or a file of the data does not exist.
+        ValueError: A row's config or overrides are broken, its streams
+            cannot share the images, or they set what the comparison sets.
     """
-    names = [row.name for row in rows]
-    if len(set(names)) < len(names):
-        raise ValueError(f'--rows names a row twice: {", ".join(names)}')
     plans = []
     for row in rows:
         plan = replace(
             base,
             row=row.name,
             config=str(row.config),
-            plain=None if row.plain is None else str(row.plain),
             overrides=[*row.overrides],
         )
-        plans.append(replace(plan, config_digest=digest(plan)))
+        options = parse_options([*plan.options, *plan.overrides])
+        taken = {'randomness.seed', 'work_dir', 'resume'} & options.keys()
+        if taken:
+            raise ValueError(
+                f'--cfg-options {taken.pop()}: the comparison sets it; see '
+                '--seeds and --out'
+            )
+        cfg = load_config(plan.config, options)
+        set_steps(cfg, plan)
+        views = None if plan.cache is None else plan.views
+        plans.append(replace(plan, config_digest=digest(cfg, views)))
     return [replace(plan, seed=seed) for seed in seeds for plan in plans]
-
-
-def digest(plan: Plan) -> str:
-    """Stands for everything that is configured, but for seed and folders.
-
-    Args:
-        plan: The run.
-
-    Returns:
-        str: 16 hexadecimal digits.
-
-    Raises:
-        FileNotFoundError: The config or a file of the data does not exist.
-        ValueError: The config or an override is broken.
-    """
-    options = parse_options([*plan.options, *plan.overrides])
-    content = load_config(plan.config, options).to_dict()
-    content['comparison'] = [
-        plan.images_per_step,
-        plan.epoch_images,
-        plan.views if plan.cache else None,
-    ]
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def parse_options(options: Sequence[str]) -> dict:
@@ -102,61 +91,70 @@ def parse_options(options: Sequence[str]) -> dict:
     return found or {}
 
 
-def make_runs(
-    out: Path,
-    plans: Sequence[Plan],
-    jobs: int,
-    on_finish: Callable[[], None] = lambda: None,
-) -> list[Plan]:
+def make_runs(out: Path, plans: Sequence[Plan], jobs: int) -> list[Plan]:
     """Makes the missing runs, in processes of their own.
 
     A run is finished when it has left its ``result.json``; any other is
-    started, and resumes from its last checkpoint. Ctrl-C and SIGTERM stop
-    the running ones in their order and this process after them. A run that
-    another process is at is left to it.
+    started, and resumes from its last checkpoint. One that another process
+    is at, of a comparison that was killed, say, is waited for. Ctrl-C,
+    SIGTERM and a lost terminal stop the running ones in their order.
 
     Args:
         out: The comparison's folder; a run has ``ROW/seed_SEED`` in it, with
             all it printed in ``log.txt``.
         plans: The runs.
         jobs: How many at a time; with GPUs they take them in turns.
-        on_finish: Called after each finished run.
 
     Returns:
         list[Plan]: The runs that failed.
 
     Raises:
         ValueError: A finished or begun run was configured otherwise.
+        KeyboardInterrupt: The comparison was stopped.
     """
     for plan in plans:
         _check_begun(run_folder(out, plan), plan)
     waiting = [p for p in plans if not _result(out, p).exists()]
-    done = len(plans) - len(waiting)
     running: dict[subprocess.Popen, tuple[Plan, int]] = {}
     failed: list[Plan] = []
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with _stopping(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 slots = {slot for _, slot in running.values()}
                 slot = min(set(range(jobs)) - slots)
                 plan = waiting.pop(0)
-                running[_start(out, plan, slot, jobs)] = plan, slot
+                running[_start(out, plan, slot)] = plan, slot
             time.sleep(POLL)
             for process in [p for p in running if p.poll() is not None]:
                 plan, _ = running.pop(process)
                 folder = run_folder(out, plan)
-                if process.returncode == 0 and _result(out, plan).exists():
-                    done += 1
-                    _say(f'{done} of {len(plans)} runs: {folder}')
-                    on_finish()
-                else:
+                if process.returncode == BUSY:
+                    waiting.append(plan)
+                elif process.returncode or not _result(out, plan).exists():
                     failed.append(plan)
                     _say(_failure(folder, process.returncode))
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        _stop([*running])
+                else:
+                    _say(f'finished, {len(waiting)} to start: {folder}')
     return failed
+
+
+@contextmanager
+def _stopping(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
+    """Stops what runs, whatever ends this process in an orderly way."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        signal.signal(number, _interrupt)
+    previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        # A second signal must not leave anything running.
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)
+        _stop([*running])
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def run_folder(out: Path, plan: Plan) -> Path:
@@ -171,25 +169,31 @@ def _result(out: Path, plan: Plan) -> Path:
 def _check_begun(folder: Path, plan: Plan) -> None:
     for name in ('result.json', 'run.json'):
         path = folder / name
-        if path.exists():
+        if not path.exists():
+            continue
+        try:
             found = json.loads(path.read_text()).get('config_digest')
-            if found != plan.config_digest:
-                raise ValueError(
-                    f'{folder} was configured otherwise ({path}): remove it '
-                    'or choose another --out'
-                )
-            return
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f'{path} is broken ({error}): remove {folder}'
+            ) from error
+        if found != plan.config_digest:
+            raise ValueError(
+                f'{folder} was configured otherwise ({path}): remove it or '
+                'choose another --out'
+            )
+        return
 
 
-def _start(out: Path, plan: Plan, slot: int, jobs: int) -> subprocess.Popen:
+def _start(out: Path, plan: Plan, slot: int) -> subprocess.Popen:
     folder = run_folder(out, plan)
     write_plan(folder, plan)
     environment = dict(os.environ)
-    if torch.cuda.device_count() > 1:
-        number = slot % torch.cuda.device_count()
-        environment['CUDA_VISIBLE_DEVICES'] = str(number)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment.setdefault('OMP_NUM_THREADS', str(threads))
+    devices = _devices()
+    if devices:
+        environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
+    # With more threads, sums would depend on how many there are.
+    environment.setdefault('OMP_NUM_THREADS', '1')
     with (folder / 'log.txt').open('ab') as log:
         return subprocess.Popen(
             [sys.executable, '-m', f'{__package__}.single_run', str(folder)],
@@ -201,9 +205,14 @@ def _start(out: Path, plan: Plan, slot: int, jobs: int) -> subprocess.Popen:
         )
 
 
+def _devices() -> list[str]:
+    """Names the GPUs that this process may use."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = given.split(',') if given else []
+    return names or [str(i) for i in range(torch.cuda.device_count())]
+
+
 def _failure(folder: Path, status: int) -> str:
-    if status == BUSY:
-        return f'left to another process: {folder}'
     log = folder / 'log.txt'
     last = log.read_text(errors='replace').strip().splitlines()[-5:]
     return '\n  '.join([f'failed with status {status}: {log}', *last])

@@ -8,6 +8,7 @@ Killed and started again, it resumes from its last checkpoint.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import sys
 import time
@@ -26,9 +27,11 @@ from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.inference_model import load_weights
 from ltml_mm.apis.launch import run_tool
 from ltml_mm.apis.merge import training_batches
+from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.comparison.cached_trunk import add_cached_flip, use_cache
 from ltml_mm.models.merging import (
     branch_drift,
+    has_norms,
     merge_branches,
     merged_modules,
     reestimate_norms,
@@ -48,7 +51,6 @@ class Plan:
         seed: Seed of the weights, the samplers and the augmentation.
         set: Name of the data set.
         config: The config file.
-        plain: Config with one stock branch, for merged branches; or None.
         options: Overrides of every row, ``KEY=VALUE``.
         overrides: Overrides of this row.
         images_per_step: Images of a step, over all streams; None leaves the
@@ -64,7 +66,6 @@ class Plan:
     seed: int
     set: str
     config: str
-    plain: str | None
     options: list[str]
     overrides: list[str]
     images_per_step: int | None
@@ -100,6 +101,8 @@ def read_plan(folder: Path) -> Plan:
 def set_steps(cfg: Config, plan: Plan) -> None:
     """Gives all rows as many images a step and an epoch, in place.
 
+    A row that overrides its batch size or epoch length keeps its own.
+
     Args:
         cfg: The config of a training.
         plan: Holds the images, which are shared out over the streams.
@@ -109,16 +112,20 @@ def set_steps(cfg: Config, plan: Plan) -> None:
     """
     loader = cfg.train_dataloader
     streams = len(loader.sampler.streams)
-    for name in ('images_per_step', 'epoch_images'):
+    own = {override.partition('=')[0] for override in plan.overrides}
+    for name, section, key in (
+        ('images_per_step', loader, 'batch_size'),
+        ('epoch_images', loader.sampler, 'epoch_length'),
+    ):
         images = getattr(plan, name)
-        if images is not None and images % streams:
+        path = 'train_dataloader.' + ('sampler.' if key[0] == 'e' else '')
+        if images is None or path + key in own:
+            continue
+        if images % streams:
             raise ValueError(
                 f'{name} = {images} cannot be shared by {streams} streams'
             )
-    if plan.images_per_step is not None:
-        loader.batch_size = plan.images_per_step // streams
-    if plan.epoch_images is not None:
-        loader.sampler.epoch_length = plan.epoch_images // streams
+        section[key] = images // streams
 
 
 def run(folder: Path) -> None:
@@ -135,7 +142,7 @@ def run(folder: Path) -> None:
         steps, images = _train(plan, work)
         result = asdict(plan)
         result = {key: result[key] for key in ('row', 'seed', 'set')}
-        result |= _test(plan, work)
+        result |= _test(plan, work, steps)
         result |= dict(
             steps=steps,
             images_per_step=images,
@@ -145,17 +152,20 @@ def run(folder: Path) -> None:
         )
         write_json(folder / 'result.json', result)
         if not plan.keep_checkpoints:
-            for path in work.glob('*.pth'):
-                path.unlink()
+            for path in [*work.glob('*.pth*'), work / 'last_checkpoint']:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the run's lock, which the system frees when the process ends."""
+    """Holds the run's lock, which the system frees when the process ends.
+
+    It is one that data workers do not inherit.
+    """
     with (folder / 'lock').open('w') as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             print(f'{folder}: another process is at this run')
             sys.exit(BUSY)
         yield
@@ -164,7 +174,9 @@ def _alone(folder: Path) -> Iterator[None]:
 def _train(plan: Plan, work: Path) -> tuple[int, int]:
     """Trains, or resumes; returns steps and images per step."""
     options = [*plan.options, *plan.overrides, f'randomness.seed={plan.seed}']
-    args = [plan.config, '--work-dir', str(work), '--no-validate', '--resume']
+    args = [plan.config, '--work-dir', str(work), '--no-validate']
+    if find_whole_checkpoint(work) is not None:
+        args.append('--resume')
     cfg = train.training_config(
         train.parse_args([*args, '--cfg-options', *options])
     )
@@ -172,12 +184,13 @@ def _train(plan: Plan, work: Path) -> tuple[int, int]:
     _use_cache(cfg, plan)
     cfg.experiment_name = f'{plan.row} {plan.seed}'
     runner = Runner.from_cfg(cfg)
-    start = time.perf_counter()
-    runner.train()
-    # Over all starts of this run; the times of killed ones are lost.
-    write_json(
-        work / 'seconds.json', _seconds(work) + time.perf_counter() - start
-    )
+    before, start = _seconds(work), time.perf_counter()
+    try:
+        runner.train()
+    finally:
+        # Over all starts of this run, but for those that were killed.
+        spent = before + time.perf_counter() - start
+        write_json(work / 'seconds.json', spent)
     loader = cfg.train_dataloader
     return runner.iter, loader.batch_size * len(loader.sampler.streams)
 
@@ -187,32 +200,38 @@ def _seconds(work: Path) -> float:
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 
-def _test(plan: Plan, work: Path) -> dict[str, Any]:
+def _test(plan: Plan, work: Path, steps: int) -> dict[str, Any]:
     """Tests all variants; returns metrics, classes and drift."""
     path = find_whole_checkpoint(work)
-    if path is None:
-        raise ValueError(f'{work} holds no checkpoint after the training')
+    checkpoint = None if path is None else read_checkpoint(path)
+    if checkpoint is None or checkpoint['meta']['iter'] != steps:
+        raise ValueError(f'{work} holds no checkpoint of the last step')
     reports = {
-        'fused': _report(plan, work, path, 'fused'),
-        'flip': _report(plan, work, path, 'flip'),
+        variant: _report(plan, work, str(path), variant)
+        for variant in ('fused', 'flip')
     }
     drift = learned = None
-    if plan.plain is not None:
-        reports['probs'] = _report(plan, work, path, 'probs')
-        checkpoint = read_checkpoint(path)
-        learned = compensation(checkpoint['state_dict'])
-        drift = branch_drift(checkpoint['state_dict'])
-        merged = work / 'merged.pth'
-        checkpoint = {
-            'state_dict': merge_branches(checkpoint['state_dict']),
-            'meta': {'dataset_meta': checkpoint['meta']['dataset_meta']},
-        }
-        torch.save(checkpoint, merged)
-        reports['merged'] = _report(plan, work, str(merged), 'merged')
-        modules = merged_modules(read_checkpoint(path)['state_dict'])
-        _reestimate(plan, work, merged, modules)
-        reports['merged_bn'] = _report(plan, work, str(merged), 'merged_bn')
+    state_dict = checkpoint['state_dict']
+    if any(key.startswith('heads.') for key in state_dict):
+        learned, drift = compensation(state_dict), branch_drift(state_dict)
+        reports['probs'] = _report(plan, work, str(path), 'probs')
+        reports |= _test_merged(plan, work, checkpoint)
     return {**collect(reports), 'drift': drift, 'compensation': learned}
+
+
+def _test_merged(
+    plan: Plan, work: Path, checkpoint: Mapping[str, Any]
+) -> dict[str, dict]:
+    """Tests the average of the branches, as it is and with new statistics."""
+    path = work / 'merged.pth'
+    meta = {'dataset_meta': checkpoint['meta']['dataset_meta']}
+    merged = merge_branches(checkpoint['state_dict'])
+    torch.save({'state_dict': merged, 'meta': meta}, path)
+    reports = {'merged': _report(plan, work, str(path), 'merged')}
+    modules = merged_modules(checkpoint['state_dict'])
+    if _reestimate(plan, work, path, modules):
+        reports['merged_bn'] = _report(plan, work, str(path), 'merged_bn')
+    return reports
 
 
 def compensation(state_dict: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -238,50 +257,68 @@ def _report(plan: Plan, work: Path, checkpoint: str, variant: str) -> dict:
     folder = work / variant
     runner = Runner.from_cfg(_test_config(plan, folder, checkpoint, variant))
     runner.test()
+    # The next one needs the card, and the Runner holds itself.
+    del runner
+    gc.collect()
+    torch.cuda.empty_cache()
     return json.loads((folder / 'test_class_report.json').read_text())
 
 
 def _test_config(
     plan: Plan, folder: Path, checkpoint: str, variant: str
 ) -> Config:
-    merged = variant.startswith('merged')
-    config = plan.plain if merged else plan.config
-    options = [*plan.options, *([] if merged else plan.overrides)]
+    options = [*plan.options, *plan.overrides]
     if variant == 'probs':
         options.append('model.fuse=probs')
-    args = [str(config), checkpoint, '--work-dir', str(folder)]
+    args = [plan.config, checkpoint, '--work-dir', str(folder)]
     if variant == 'flip' and plan.cache is None:
         args.append('--tta')
     if options:
         args += ['--cfg-options', *options]
     cfg = test.test_config(test.parse_args(args))
-    if merged:
-        # The stock config's is that of its own backbone.
-        weights = read_checkpoint(checkpoint)['state_dict']
-        cfg.model.head.in_channels = weights['head.fc.weight'].shape[1]
+    cfg.test_dataloader.persistent_workers = False
+    stock = stock_config(cfg) if variant.startswith('merged') else None
     _use_cache(cfg, plan)
+    if stock is not None:
+        _use_stock_model(cfg, stock, plan)
     if variant == 'flip' and plan.cache is not None:
         add_cached_flip(cfg, plan.cache)
     cfg.experiment_name = f'{plan.row} {plan.seed} {variant}'
     return cfg
 
 
+def _use_stock_model(cfg: Config, stock: Config, plan: Plan) -> None:
+    """Lets a test evaluate the network that merge_branches.py writes."""
+    stock.model.backbone.type = cfg.model.backbone.type
+    cfg.model = stock.model
+    if plan.cache is None:
+        cfg.data_preprocessor = stock.data_preprocessor
+    for name in ('val_evaluator', 'test_evaluator'):
+        cfg[name].pop('branches', None)
+
+
 def _reestimate(
     plan: Plan, work: Path, merged: Path, modules: list[str]
-) -> None:
-    """Measures BatchNorm anew, as merge_branches.py does with all images."""
+) -> bool:
+    """Measures BatchNorm anew, as merge_branches.py does with all images.
+
+    Returns False where there is none.
+    """
     cfg = _test_config(plan, work / 'merged_bn', str(merged), 'merged_bn')
     cfg.experiment_name += ' statistics'
     cfg.load_from = None
     model = Runner.from_cfg(cfg).model
     checkpoint = read_checkpoint(merged)
     load_weights(model, checkpoint['state_dict'], merged)
+    if not has_norms(model, modules):
+        return False
     batches = training_batches(cfg, sys.maxsize, plan.seed)
     reestimate_norms(model, batches, modules)
     checkpoint['state_dict'] = {
         key: value.cpu() for key, value in model.state_dict().items()
     }
     torch.save(checkpoint, merged)
+    return True
 
 
 def _use_cache(cfg: Config, plan: Plan) -> None:

@@ -136,12 +136,7 @@ def reestimate_norms(
         ValueError: The modules have no BatchNorm with running statistics, or
             there is no batch; the model is as it was.
     """
-    norms = [
-        layer
-        for name in modules
-        for layer in model.get_submodule(name).modules()
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats
-    ]
+    norms = _norms(model, modules)
     if not norms:
         raise ValueError(
             f'{", ".join(modules)}: no BatchNorm here whose statistics could '
@@ -162,6 +157,28 @@ def reestimate_norms(
     if not seen:
         raise ValueError('no images to estimate the statistics on')
     return seen
+
+
+def has_norms(model: nn.Module, modules: Sequence[str]) -> bool:
+    """Whether :func:`reestimate_norms` has anything to do.
+
+    Args:
+        model: An ``ImageClassifier``.
+        modules: Names of the modules whose norms are meant.
+
+    Returns:
+        bool: Whether they have a BatchNorm with running statistics.
+    """
+    return bool(_norms(model, modules))
+
+
+def _norms(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:
+    return [
+        layer
+        for name in modules
+        for layer in model.get_submodule(name).modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats
+    ]
 
 
 @contextmanager
@@ -230,6 +247,6 @@ def _average(name: str, uniform: Tensor, rebalanced: Tensor) -> Tensor:
             )
         return uniform.clone()
     mean = (uniform.double() + rebalanced.double()) / 2
-    if mean.isnan().any():
+    if not mean.isfinite().all():
         raise ValueError(f'{name} holds values that are not finite')
     return mean.to(uniform.dtype)

@@ -197,6 +197,8 @@ def test_the_cache_of_another_pipeline_or_weights_is_refused(
 
 def test_an_image_that_is_not_cached_is_named(data, weights, cache, tmp_path):
     other = write_set(tmp_path / 'others')
+    with pytest.raises(ValueError, match=r'10 images are not in .*0\.png'):
+        make_cache(read(other, weights), cache, VIEWS)
     cfg = cached_config(other, weights, cache)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     with pytest.raises(ValueError, match=r'others.0\.png is not in the cache'):

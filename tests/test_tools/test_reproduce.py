@@ -20,6 +20,8 @@ def reproduce(*arguments, cwd):
 
 
 def test_every_row_and_seed_is_listed_and_nothing_written(tmp_path):
+    out = REPO / 'work_dirs/voc_table'
+    before = out.exists()
     process = reproduce('voc', '--dry-run', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     lines = [
@@ -36,6 +38,7 @@ def test_every_row_and_seed_is_listed_and_nothing_written(tmp_path):
     for _, config in lines[: len(ROWS)]:
         dataset = Config.fromfile(config).train_dataloader.dataset.dataset
         assert dataset.type == 'VOCLTDataset'
+    assert out.exists() == before
     assert not [*tmp_path.iterdir()]
 
 
