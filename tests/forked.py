@@ -20,7 +20,7 @@ def start(target, *args):
     return process
 
 
-def finish(*processes, timeout=180):
+def finish(*processes, timeout=600):
     """Waits for processes; returns their exit codes.
 
     Raises:

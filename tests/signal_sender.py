@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
 from mmengine.dist import get_rank
@@ -41,16 +42,30 @@ class SendSignal(Hook):
         if get_rank() != self.rank:
             return
         if self.to == 'group':
-            os.killpg(0, self.signal)
-            # Time for the workers to die of it, and for torch to notice.
-            time.sleep(0.5)
+            self.send_to_group()
         elif self.to == 'parent':
             self.send_to_parent()
         elif self.to == 'worker':
             worker = multiprocessing.active_children()[0]
             os.kill(worker.pid, self.signal)
+            # Its end is told here, and not at some later moment.
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
         else:
             os.kill(os.getpid(), self.signal)
+
+    def send_to_group(self):
+        """Sends it as a scheduler does, and sees whether workers live.
+
+        From a process of its own: a signal of their parent ends workers.
+        """
+        subprocess.run(
+            ['kill', f'-{self.signal.value}', '--', f'-{os.getpgid(0)}'],
+            start_new_session=True,
+            check=True,
+        )
+        for worker in multiprocessing.active_children():
+            worker.join(0.5)
+            assert worker.is_alive(), 'a data worker died of the signal'
 
     def send_to_parent(self):
         """Sends it to the launcher, and waits until it passes it on."""

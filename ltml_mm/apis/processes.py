@@ -6,7 +6,7 @@ import gc
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from mmengine.config import Config
@@ -119,23 +119,34 @@ def explain_lost_process(error: Exception) -> str | None:
     Returns:
         str | None: One line; None where the error came from elsewhere.
     """
-    # Less the place in gloo's sources.
-    words = re.sub(r'^\[/\S+\] ', '', str(error)).split('\n')[0]
-    words = words.strip().rstrip('.')
-    if not isinstance(error, RuntimeError):
-        return None
-    if words.startswith('DataLoader worker (pid'):
-        return (
-            f'{words}. Most often the memory did not suffice: take fewer '
-            'workers (num_workers) or smaller batches, and let a training go '
-            'on with --resume'
-        )
-    if '/gloo/' in str(error) and 'onnection' in words:
-        return (
-            f'another process of this run is gone ({words}). The others say '
-            'why; let a training go on with --resume'
-        )
+    for cause in _chain(error):
+        # Less the place in gloo's sources.
+        words = re.sub(r'^\[/\S+\] ', '', str(cause)).split('\n')[0]
+        words = words.strip().rstrip('.')
+        if words.startswith('DataLoader worker (pid'):
+            return (
+                f'{words}. Most often the memory did not suffice: take fewer '
+                'workers (num_workers) or smaller batches, and let a training '
+                'go on with --resume'
+            )
+        if '/gloo/' in str(cause) and 'onnection' in words:
+            return (
+                f'another process of this run is gone ({words}). The others '
+                'say why; let a training go on with --resume'
+            )
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[RuntimeError]:
+    """Yields an error and those that it came of.
+
+    torch tells of a lost worker in the midst of anything, of code too that
+    makes an error of its own out of every other.
+    """
+    while error is not None:
+        if isinstance(error, RuntimeError):
+            yield error
+        error = error.__cause__ or error.__context__
 
 
 def _check_gpus() -> None:

@@ -60,16 +60,17 @@ class PreemptionHook(Hook):
             --signal=USR1@120``. Defaults to ``('SIGTERM',)``.
 
     Raises:
-        ValueError: There is no signal of such a name.
+        ValueError: There is no signal of such a name, or none to listen to.
     """
 
     # After CheckpointHook.
     priority = 'LOWEST'
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
-        known = signal.Signals.__members__
-        unknown = [name for name in signals if name not in known]
-        if isinstance(signals, str) or unknown:
+        # Nobody can listen to those two.
+        known = dict(signal.Signals.__members__)
+        del known['SIGKILL'], known['SIGSTOP']
+        if isinstance(signals, str) or not known.keys() >= set(signals):
             raise ValueError(
                 'signals must be a list of names such as SIGTERM and SIGUSR1, '
                 f'got {signals!r}'

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from ltml_mm.apis.launch import run_tool
-from ltml_mm.apis.processes import prepare_processes
+from ltml_mm.apis.processes import explain_lost_process, prepare_processes
 from ltml_mm.engine import TrainingStopped
 
 ENVIRONMENTS = {
@@ -144,3 +144,13 @@ def test_a_tool_closes_its_group_at_its_orderly_end(
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def test_a_lost_worker_inside_another_error():
+    # It may come while a config is formatted, which calls it a syntax error.
+    words = 'DataLoader worker (pid 7) is killed by signal: Killed. '
+    lost = SyntaxError('check the syntax')
+    lost.__context__ = RuntimeError(words)
+    assert words.strip() in explain_lost_process(lost)
+    assert explain_lost_process(SyntaxError('check the syntax')) is None
+    assert explain_lost_process(RuntimeError('of another kind')) is None

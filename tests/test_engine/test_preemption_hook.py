@@ -1,5 +1,6 @@
 """A signal stops a training in good order, wherever it comes."""
 
+import multiprocessing
 import signal
 
 import pytest
@@ -165,7 +166,7 @@ def test_another_signal(data, tmp_path, capsys):
     assert names(tmp_path) == ['iter_2.pth']
 
 
-@pytest.mark.parametrize('names', ['SIGTERM', ['SIGTERN']])
+@pytest.mark.parametrize('names', ['SIGTERM', ['SIGTERN'], ['SIGKILL']])
 def test_unknown_signals(names):
     with pytest.raises(ValueError, match='must be a list of names'):
         PreemptionHook(names)
@@ -179,3 +180,11 @@ def test_other_checkpoint_hooks_are_told(data, tmp_path, capsys):
     assert train(config)[1] == 0
     assert 'PreemptionHook does nothing' in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_no_worker_is_left(data, tmp_path):
+    config = make_config(data, tmp_path, num_workers=1, steps=0)
+    config.train_cfg.max_epochs = 1
+    assert train(config)[1] == 0
+    left = multiprocessing.active_children()
+    assert not [child for child in left if child.daemon]

@@ -10,7 +10,9 @@ from ltml_mm.apis.launch import run_tool
 
 
 @pytest.fixture
-def config(tmp_path, quick):
+def config(tmp_path, monkeypatch):
+    # run_tool sets it for the rest of the process.
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     file = tmp_path / 'config.py'
     make_config(write_data(tmp_path / 'data'), 'unused').dump(file)
     return file
