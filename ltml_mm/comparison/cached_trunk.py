@@ -77,7 +77,8 @@ class LoadTrunkFeatures(BaseTransform):
         augmented = self.view == 'augmented'
         kind = 'augmented' if augmented else 'plain'
         rows = read_index(self.folder)[kind]
-        return rows, np.load(f'{self.folder}/{kind}.npy', mmap_mode='r')
+        path = f'{self.folder}/{kind}.npy'
+        return rows, np.lib.format.open_memmap(path, mode='r')
 
     def transform(self, results: dict) -> dict:
         """Puts the features (h, w, C), float32, where an image is expected.
