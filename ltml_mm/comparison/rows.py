@@ -36,7 +36,7 @@ LABELS = {
     'rebalanced_branch': 're-balanced branch alone',
     'two_branches': 'both branches',
     'consistency': '+ consistency',
-    'ltml': '+ compensation (LTML)',
+    'ltml': 'LTML (+ compensation)',
 }
 VARIANT_LABELS = {
     'flip': 'flip test',
@@ -127,4 +127,5 @@ def label_of(spec: str) -> str:
     name = LABELS.get(row, row)
     if not plus:
         return name
-    return f'{name}, {VARIANT_LABELS.get(variant, variant)}'
+    short = name.partition(' (')[0]
+    return f'{short}, {VARIANT_LABELS.get(variant, variant)}'

@@ -122,7 +122,7 @@ def test_finished_runs_are_not_made_again(compared, data, monkeypatch):
 
     monkeypatch.setattr(subprocess, 'Popen', refuse)
     compare.main(arguments(data, compared, ROWS))
-    assert '(LTML), merged' in (compared / 'table.md').read_text()
+    assert 'LTML, merged' in (compared / 'table.md').read_text()
 
 
 def test_another_configuration_is_refused(compared, data):
