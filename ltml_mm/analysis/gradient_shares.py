@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -143,7 +144,11 @@ def follow(
         # The results of the training itself are not wanted.
         hooks = {'default_hooks.checkpoint': None}
         args.cfg_options = {**(cfg_options or {}), **hooks}
-        runner = Runner.from_cfg(train.training_config(args))
+        cfg = train.training_config(args)
+        # MMEngine would go on with the visualizer of a run of the same name
+        # and second, which writes into that one's folder.
+        cfg.experiment_name = Path(folder).name
+        runner = Runner.from_cfg(cfg)
         runner.register_hook(hook)
         with suppress(_EnoughError):
             runner.train()
