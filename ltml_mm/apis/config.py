@@ -143,10 +143,23 @@ def dataset_configs(cfg: Config) -> Iterator[Any]:
             dataset = dataset.get('dataset')
 
 
+def innermost_dataset(loader: Any) -> Any:
+    """Returns the config of the dataset within a dataloader's wrappers.
+
+    Args:
+        loader: Config of the dataloader.
+
+    Returns:
+        ConfigDict: The dataset's config itself, no copy.
+    """
+    dataset = loader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
 def _training_metainfo(cfg: Config) -> dict[str, Any]:
-    innermost = cfg.train_dataloader.dataset
-    while 'dataset' in innermost:
-        innermost = innermost.dataset
+    innermost = innermost_dataset(cfg.train_dataloader)
     dataset = DATASETS.build({**innermost, 'pipeline': [], 'lazy_init': False})
     return dataset.metainfo
 

@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import innermost_dataset, load_config
 from ltml_mm.apis.inference_model import (
     build_model,
     checkpoint_meta,
@@ -131,9 +131,7 @@ def training_batches(
         dict: A batch, of the size of the test's or one less.
     """
     loader = cfg.test_dataloader
-    innermost = cfg.train_dataloader.dataset
-    while 'dataset' in innermost:
-        innermost = innermost.dataset
+    innermost = innermost_dataset(cfg.train_dataloader)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         dataset = DATASETS.build(
             {**innermost, 'pipeline': loader.dataset.pipeline}

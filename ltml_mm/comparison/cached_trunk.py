@@ -12,101 +12,23 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
 from mmengine.config import Config
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.utils import track_iter_progress
-from mmpretrain.models import ResNet
 from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
+from ltml_mm.apis.config import innermost_dataset
+from ltml_mm.comparison.trunk_features import PLAIN_VIEWS, read_index
 from ltml_mm.datasets.two_stream import seeded_draw
 from ltml_mm.utils import write_json
 
-#: Features of the whole image and of its mirror image, for tests.
-PLAIN_VIEWS = ('whole', 'mirrored')
 #: Images that pass through the trunk at once.
 BATCH = 32
-
-
-@ROOT_MODELS.register_module()
-class CachedTrunkResNet(ResNet):
-    """MMPretrain's ResNet, which also takes what enters its last stage.
-
-    Args:
-        **kwargs: Those of ``ResNet``.
-    """
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Runs the backbone, or its last stage alone.
-
-        Args:
-            x: Images (N, 3, H, W), or cached features (N, C, h, w).
-
-        Returns:
-            tuple[Tensor, ...]: The outputs of the stages, or of the last.
-        """
-        if x.size(1) == 3:
-            return super().forward(x)
-        return (getattr(self, self.res_layers[-1])(x),)
-
-
-@ROOT_TRANSFORMS.register_module()
-class LoadTrunkFeatures(BaseTransform):
-    """Loads cached features in place of an image.
-
-    Args:
-        folder (str): The cache, as :func:`make_cache` writes it.
-        view (str): ``'augmented'``, a random one of the cached views, or
-            ``'whole'`` or ``'mirrored'``.
-    """
-
-    def __init__(self, folder: str, view: str) -> None:
-        self.folder = folder
-        self.view = view
-
-    @cached_property
-    def _cache(self) -> tuple[dict[str, int], np.ndarray]:
-        augmented = self.view == 'augmented'
-        kind = 'augmented' if augmented else 'plain'
-        rows = read_index(self.folder)[kind]
-        path = f'{self.folder}/{kind}.npy'
-        return rows, np.lib.format.open_memmap(path, mode='r')
-
-    def transform(self, results: dict) -> dict:
-        """Puts the features (h, w, C), float32, where an image is expected.
-
-        Args:
-            results: Of a dataset, with ``img_path``.
-
-        Returns:
-            dict: With ``img``.
-
-        Raises:
-            ValueError: The image is not in the cache.
-        """
-        rows, features = self._cache
-        path = os.path.realpath(results['img_path'])
-        if path not in rows:
-            raise ValueError(
-                f'{path} is not in the cache {self.folder}: remove the cache '
-                'or name another folder'
-            )
-        views = features[rows[path]]
-        if self.view == 'augmented':
-            # Seeded by the draw, see TwoStreamDataset.
-            chosen = np.random.randint(len(views))
-        else:
-            chosen = PLAIN_VIEWS.index(self.view)
-        results['img'] = views[chosen].astype(np.float32)
-        return results
 
 
 def make_cache(cfg: Config, folder: str | Path, views: int) -> None:
@@ -192,7 +114,7 @@ def use_cache(cfg: Config, folder: str | Path, views: int) -> None:
         if cfg.get(name) is None:
             continue
         view = 'augmented' if name.startswith('train') else 'whole'
-        _innermost(cfg[name].dataset).pipeline = load_view(folder, view)
+        innermost_dataset(cfg[name]).pipeline = load_view(folder, view)
         # Reading an array takes no worker.
         cfg[name].update(num_workers=0, persistent_workers=False)
 
@@ -251,7 +173,7 @@ def cache_facts(cfg: Config, views: int) -> dict[str, Any]:
         backbone['init_cfg']['checkpoint'] = hashlib.sha256(
             Path(checkpoint).read_bytes()
         ).hexdigest()
-    pipeline = _innermost(cfg.train_dataloader.dataset).pipeline
+    pipeline = innermost_dataset(cfg.train_dataloader).pipeline
     facts = dict(
         backbone=backbone,
         data_preprocessor=cfg.data_preprocessor.to_dict(),
@@ -279,19 +201,6 @@ def check_cache(folder: Path, facts: dict[str, Any]) -> None:
             f'{folder} holds the features of another '
             f'{" and ".join(differing)}: remove it or name another folder'
         )
-
-
-def read_index(folder: str | Path) -> dict[str, Any]:
-    """Reads what a cache holds.
-
-    Args:
-        folder: The cache.
-
-    Returns:
-        dict[str, Any]: ``facts``, and the rows of the ``augmented`` and
-        ``plain`` features by the image's path.
-    """
-    return json.loads((Path(folder) / 'index.json').read_text())
 
 
 class _Trunk:
@@ -370,7 +279,7 @@ def _paths(datasets: list[Any]) -> dict[str, int]:
 
 
 def _datasets(cfg: Config) -> tuple[Any, Any]:
-    train = _innermost(cfg.train_dataloader.dataset).pipeline
+    train = innermost_dataset(cfg.train_dataloader).pipeline
     return (
         _dataset(cfg, cfg.train_dataloader, train),
         _dataset(cfg, cfg.test_dataloader, _test_pipeline(cfg)),
@@ -378,15 +287,9 @@ def _datasets(cfg: Config) -> tuple[Any, Any]:
 
 
 def _dataset(cfg: Config, loader: Any, pipeline: list) -> Any:
-    dataset = {**_innermost(loader.dataset), 'pipeline': pipeline}
+    dataset = {**innermost_dataset(loader), 'pipeline': pipeline}
     return DATASETS.build(dataset)
 
 
 def _test_pipeline(cfg: Config) -> list:
-    return _innermost(cfg.test_dataloader.dataset).pipeline
-
-
-def _innermost(dataset: Any) -> Any:
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+    return innermost_dataset(cfg.test_dataloader).pipeline

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.comparison.cached_trunk import make_cache
+from ltml_mm.comparison.plan import Plan
 from ltml_mm.comparison.report import parse_table, write_report
 from ltml_mm.comparison.rows import (
     DATA_SETS,
@@ -26,7 +27,6 @@ from ltml_mm.comparison.runs import (
     plan_runs,
     run_folder,
 )
-from ltml_mm.comparison.single_run import Plan
 
 #: The rows in the picture of the classes, where the table has them.
 PICTURED = ('ltml', 'erm', 'rs')

@@ -20,13 +20,10 @@ from mmengine.logging import print_log
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.launch import OverrideAction
 from ltml_mm.comparison.digest import digest
+from ltml_mm.comparison.plan import Plan, set_steps, write_plan
+from ltml_mm.comparison.results import RESULT, result_path
 from ltml_mm.comparison.rows import Row
-from ltml_mm.comparison.single_run import (
-    BUSY,
-    Plan,
-    set_steps,
-    write_plan,
-)
+from ltml_mm.comparison.single_run import BUSY
 
 #: Seconds between two looks at the running processes, and for a process to
 #: end when it is told to.
@@ -159,15 +156,15 @@ def _stopping(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
 
 def run_folder(out: Path, plan: Plan) -> Path:
     """The folder of a run."""
-    return out / plan.row / f'seed_{plan.seed}'
+    return _result(out, plan).parent
 
 
 def _result(out: Path, plan: Plan) -> Path:
-    return run_folder(out, plan) / 'result.json'
+    return result_path(out, plan.row, plan.seed)
 
 
 def _check_begun(folder: Path, plan: Plan) -> None:
-    for name in ('result.json', 'run.json'):
+    for name in (RESULT, 'run.json'):
         path = folder / name
         if not path.exists():
             continue

@@ -16,6 +16,7 @@ from tiny_comparison import SMALL_HEAD, options, write_set
 from ltml_mm.apis import test
 from ltml_mm.apis.config import load_config
 from ltml_mm.comparison import compare, runs, single_run
+from ltml_mm.comparison.plan import set_steps, write_plan
 from ltml_mm.comparison.rows import parse_row
 from ltml_mm.comparison.runs import parse_options, plan_runs
 from ltml_mm.comparison.single_run import BUSY
@@ -138,7 +139,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     _, rows = compare.parse_rows(args.rows, args.data)
     [plan] = plan_runs(rows, [0], compare.base_plan(args))
     folder = compared / 'killed'
-    single_run.write_plan(folder, plan)
+    write_plan(folder, plan)
     killed = subprocess.run([sys.executable, '-c', KILL, str(folder)])
     assert killed.returncode == -signal.SIGKILL
     assert (folder / 'work/epoch_1.pth').exists()
@@ -193,7 +194,7 @@ def test_a_row_may_keep_its_own_epoch_length(data):
     plan = planned(data, row)
     cfg = load_config(plan.config, parse_options(plan.options))
     cfg.merge_from_dict(parse_options(plan.overrides))
-    single_run.set_steps(cfg, plan)
+    set_steps(cfg, plan)
     assert cfg.train_dataloader.sampler.epoch_length == 10
     assert cfg.train_dataloader.batch_size == 2
 
