@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ltml_mm.comparison.plan import set_steps, write_plan
 from ltml_mm.comparison.rows import parse_row
 from ltml_mm.comparison.runs import parse_options, plan_runs
 from ltml_mm.comparison.single_run import BUSY
+from ltml_mm.utils import write_json
 
 ROWS = ['ltml', 'ltml+merged', f'plain=erm,{SMALL_HEAD}']
 BROKEN = 'broken=ltml,model.fuse=nonsense'
@@ -270,3 +272,23 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
     assert runs._devices() == ['0', '1', '2']
+
+
+def test_a_run_of_another_process_is_waited_for(tmp_path, monkeypatch):
+    plan = SimpleNamespace(row='a', seed=0, config_digest='d')
+    result = tmp_path / 'a/seed_0/result.json'
+    states = [BUSY, BUSY, 0]
+
+    class Ended:
+        def __init__(self, *_):
+            self.returncode = states.pop(0)
+            if self.returncode == 0:
+                write_json(result, {})
+
+        def poll(self):
+            return self.returncode
+
+    monkeypatch.setattr(runs, '_start', Ended)
+    monkeypatch.setattr(runs, 'POLL', 0)
+    assert runs.make_runs(tmp_path, [plan], jobs=1) == []
+    assert not states
