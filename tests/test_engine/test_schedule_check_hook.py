@@ -12,8 +12,13 @@ def warm_up(end, kind='LinearLR', **kwargs):
     return dict(type=kind, **kwargs, **end)
 
 
-def drops(end):
-    return dict(type='MultiStepLR', by_epoch=True, milestones=[1], end=end)
+def drops(end, milestone=None, by_epoch=True):
+    return dict(
+        type='MultiStepLR',
+        by_epoch=by_epoch,
+        milestones=[end if milestone is None else milestone],
+        end=end,
+    )
 
 
 def train(work_dir, schedulers, epochs=3):
@@ -29,13 +34,22 @@ def train(work_dir, schedulers, epochs=3):
 
 @pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
 def test_a_warm_up_as_long_as_the_run_is_fine(tmp_path, kind):
-    train(tmp_path, [warm_up(6, kind), drops(3)])
+    train(tmp_path, [warm_up(6, kind)])
 
 
 @pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
 def test_a_longer_one_is_refused(tmp_path, kind):
     with pytest.raises(ValueError, match=r'takes 7 steps, .* only 6: 1 pro'):
         train(tmp_path, [warm_up(7, kind), drops(3)])
+
+
+@pytest.mark.parametrize(('milestone', 'by_epoch'), [(2, True), (4, False)])
+def test_one_until_the_first_drop_is_refused(tmp_path, milestone, by_epoch):
+    end = 3 if by_epoch else 6
+    schedule = drops(end, milestone, by_epoch)
+    with pytest.raises(ValueError, match=r'takes 4 steps.* drops after 4:'):
+        train(tmp_path / 'a', [warm_up(4), schedule])
+    train(tmp_path / 'b', [warm_up(3), schedule])
 
 
 def test_the_message_names_the_option(tmp_path):
