@@ -17,10 +17,7 @@ from mmpretrain.registry import (
 
 from ltml_mm.apis.config import FILE_DATASETS
 from ltml_mm.apis.inference_model import scope_of, without_pretrained
-from ltml_mm.models.collaborative import (
-    DEFAULT_HEAD,
-    CollaborativeTwoBranchClassifier,
-)
+from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
 from ltml_mm.models.parts import build_neck, head_config, neck_config
 from ltml_mm.statistics import COUNTS_KEY, IMAGES_KEY
 
@@ -111,7 +108,7 @@ def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
         backbone = MODELS.build(model['backbone'])
         neck = neck_config(model.get('neck', 'auto'), backbone)
         head = head_config(
-            model.get('head') or DEFAULT_HEAD,
+            model.get('head'),
             model['num_classes'],
             backbone,
             build_neck(neck, backbone),

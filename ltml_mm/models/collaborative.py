@@ -22,6 +22,7 @@ from ltml_mm.models.fork import (
 )
 from ltml_mm.models.fusion import check_fuse, fuse_logits, fuse_scores
 from ltml_mm.models.parts import (
+    build_consistency,
     build_heads,
     build_losses,
     build_neck,
@@ -32,10 +33,6 @@ from ltml_mm.models.streams import (
     check_streams,
     stream_targets,
 )
-
-DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
-DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
-DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
 
 
 @ROOT_MODELS.register_module()
@@ -60,13 +57,16 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             :class:`TokenPooling` of tokens, none for vectors. A neck with
             parameters is copied for each branch. Defaults to ``'auto'``.
         head (dict, optional): Config of one branch's head. ``num_classes``
-            and ``in_channels`` are filled in where missing. Defaults to one
-            linear layer, MMPretrain's ``MultiLabelLinearClsHead``.
+            and ``in_channels`` are filled in where missing; a ``loss`` of
+            its own would not be used and is refused. By default of type
+            ``MultiLabelLinearClsHead``, one linear layer.
         loss_cls (dict, optional): Config of one branch's classification
-            loss. Defaults to :class:`LogitCompensatedBCELoss`; each branch
-            has its own compensation.
+            loss, called as ``loss(logits, target)`` with (N, K) each, by
+            default of type :class:`LogitCompensatedBCELoss`. Each branch has
+            its own.
         loss_consistency (dict, optional): Config of the loss between the
-            branches. Defaults to :class:`CrossBranchConsistencyLoss`.
+            branches, by default of type
+            :class:`CrossBranchConsistencyLoss`.
         fork_at (str | Sequence[str]): Names of the backbone's modules from
             the branching point on, or ``'auto'`` for the built-in table.
             Defaults to ``'auto'``.
@@ -116,17 +116,13 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self.bn_streams = bn_streams
         self.backbone = MODELS.build(backbone)
         plain_neck = build_neck(neck, self.backbone)
-        self.heads = build_heads(
-            head or DEFAULT_HEAD, num_classes, self.backbone, plain_neck
-        )
+        self.heads = build_heads(head, num_classes, self.backbone, plain_neck)
         self.fork_at = fork_backbone(
             self.backbone, fork_at, branch_init, bn_streams
         )
         self.neck = fork_neck(plain_neck, branch_init)
-        self.loss_cls = build_losses(loss_cls or DEFAULT_LOSS, num_classes)
-        self.loss_consistency = MODELS.build(
-            loss_consistency or DEFAULT_CONSISTENCY
-        )
+        self.loss_cls = build_losses(loss_cls, num_classes)
+        self.loss_consistency = build_consistency(loss_consistency)
         if hasattr(self.backbone, '_checkpoint_filter'):
             self._register_load_state_dict_pre_hook(
                 self.backbone._checkpoint_filter
@@ -219,6 +215,9 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             dict[str, Tensor]: ``uniform.loss_cls``,
             ``rebalanced.loss_cls`` and ``loss_consistency``, scalars; for
             the log, what :func:`branch_agreement` returns.
+
+        Raises:
+            ValueError: The batch is flat or has other streams.
         """
         check_streams(inputs)
         device = inputs[BRANCHES[0]].device
@@ -253,8 +252,10 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
         Returns:
             list[DataSample]: With ``pred_score`` (K,), the fused scores;
-            ``pred_label``, the classes above the head's threshold; and
-            ``branch_logits``, each branch's logits (K,) by name.
+            ``pred_label``, the classes with at least the head's threshold
+            (``thr``, 0.5), or the best ``topk`` where only that is set; and
+            ``branch_scores`` and ``branch_logits``, each branch's scores and
+            logits (K,) by name.
         """
         logits = self.branch_logits(inputs)
         if data_samples is None:

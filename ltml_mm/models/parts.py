@@ -13,6 +13,11 @@ from torch import nn
 from ltml_mm.models.branches import BRANCHES, ForkedTail
 from ltml_mm.models.probe import last_shape, probe_features
 
+#: What a part is where its config names no type.
+DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
+DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
+DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
+
 
 def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
     """Returns the config of a neck, with ``'auto'`` resolved.
@@ -70,7 +75,7 @@ def fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
 
 
 def head_config(
-    config: dict,
+    config: dict | None,
     num_classes: int,
     backbone: nn.Module,
     neck: nn.Module | None,
@@ -78,16 +83,25 @@ def head_config(
     """Returns the whole config of one head.
 
     Args:
-        config: Config of one head; ``num_classes`` and ``in_channels``, the
-            width behind the neck, are filled in where missing.
+        config: Config of one head; its type, ``num_classes`` and
+            ``in_channels``, the width behind the neck, are filled in where
+            missing.
         num_classes: K.
         backbone: The backbone, not forked yet.
         neck: The neck, not forked yet.
 
     Returns:
         dict: The config.
+
+    Raises:
+        ValueError: It has a loss, which would never be used.
     """
-    config = dict(config)
+    config = {**DEFAULT_HEAD, **(config or {})}
+    if 'loss' in config:
+        raise ValueError(
+            "the branches do not use their heads' losses: move head.loss to "
+            f'loss_cls, got {config["loss"]}'
+        )
     config.setdefault('num_classes', num_classes)
     if 'in_channels' not in config:
         shape = last_shape(probe_features(backbone, neck))
@@ -96,7 +110,7 @@ def head_config(
 
 
 def build_heads(
-    config: dict,
+    config: dict | None,
     num_classes: int,
     backbone: nn.Module,
     neck: nn.Module | None,
@@ -116,19 +130,31 @@ def build_heads(
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
 
-def build_losses(config: dict, num_classes: int) -> ModuleDict:
+def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
     """Builds a classification loss for each branch.
 
     Args:
-        config: Config of one loss; ``num_classes`` is filled in where the
-            loss takes it and it is missing.
+        config: Config of one loss; its type is filled in where missing, and
+            ``num_classes`` where the loss takes it, too.
         num_classes: K.
 
     Returns:
         ModuleDict: The losses by branch.
     """
-    config = dict(config)
+    config = {**DEFAULT_LOSS, **(config or {})}
     loss = MODELS.get(config['type'])
     if loss and 'num_classes' in inspect.signature(loss).parameters:
         config.setdefault('num_classes', num_classes)
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
+
+
+def build_consistency(config: dict | None) -> nn.Module:
+    """Builds the loss between the branches.
+
+    Args:
+        config: Its config; its type is filled in where missing.
+
+    Returns:
+        nn.Module: The loss.
+    """
+    return MODELS.build({**DEFAULT_CONSISTENCY, **(config or {})})

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -227,6 +228,7 @@ def test_unknown_streams_are_named():
         (dict(branch_init='zero'), 'branch_init'),
         (dict(bn_streams='none'), 'bn_streams'),
         (dict(fork_at=['layer5']), 'layer5'),
+        (dict(head=dict(loss=dict(type='FocalLoss'))), 'loss_cls'),
     ],
 )
 def test_bad_options(options, message):
@@ -237,7 +239,7 @@ def test_bad_options(options, message):
 def test_head_and_losses_can_be_replaced():
     model = build(
         head=dict(type='StackedLinearClsHead', mid_channels=[16, 8]),
-        loss_cls=dict(type='AsymmetricLoss', loss_weight=1 / K),
+        loss_cls=dict(type='AsymmetricLoss'),
         loss_consistency=dict(
             type='CrossBranchConsistencyLoss', on='probs', reduction='sum'
         ),
@@ -247,6 +249,34 @@ def test_head_and_losses_can_be_replaced():
     sizes = [layer.fc.out_features for layer in model.heads['uniform'].layers]
     assert sizes == [16, 8, K]
     assert not list(model.loss_cls.parameters())
+
+
+def test_parts_without_a_type_keep_the_default_one():
+    model = build(
+        head=dict(topk=3),
+        loss_cls=dict(compensation='none'),
+        loss_consistency=dict(loss_weight=0.5),
+    )
+    default = build()
+    for name in ('heads', 'loss_cls', 'loss_consistency'):
+        modules = getattr(model, name), getattr(default, name)
+        found, expected = ([type(m) for m in ms.modules()] for ms in modules)
+        assert found == expected
+    assert model.heads['uniform'].topk == 3
+    assert not list(model.loss_cls.parameters())
+    assert model.loss_consistency.loss_weight == 0.5
+
+
+def test_losses_of_mmpretrain_are_means_with_and_without_the_wrapper():
+    plain = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    data = batch()
+    for config in (plain, dict(type='ClassMeanLoss', loss=plain)):
+        model = build(loss_cls=config)
+        # Logits of zero have a cross entropy of log 2 each.
+        for parameter in model.heads.parameters():
+            torch.nn.init.zeros_(parameter)
+        loss = model(**data, mode='loss')['uniform.loss_cls']
+        assert loss.item() == pytest.approx(math.log(2), rel=1e-5)
 
 
 def test_parametric_neck_is_copied_for_each_branch():

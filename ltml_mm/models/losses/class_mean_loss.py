@@ -13,19 +13,20 @@ from torch import Tensor, nn
 class ClassMeanLoss(nn.Module):
     """A multi-label loss of MMPretrain as a mean over the K classes.
 
-    MMPretrain's multi-label losses sum over the classes and average over the
-    images, so one learning rate means K times the step that it means for a
-    loss that averages over both, as the losses of LTML do.
+    MMPretrain's heads divide a multi-label loss by the number of images
+    alone, so that it sums over the classes, and one learning rate means K
+    times the step that it means for a loss that averages over both, as the
+    losses of LTML do.
 
     Args:
-        loss (dict): Config of a loss that sums over the classes.
+        loss (dict): Config of a loss of MMPretrain.
 
     Examples:
         >>> import torch
         >>> loss = ClassMeanLoss(dict(type='CrossEntropyLoss',
         ...                           use_sigmoid=True))
         >>> zeros = torch.zeros(2, 8)
-        >>> loss(zeros, zeros, avg_factor=2)
+        >>> loss(zeros, zeros)
         tensor(0.6931)
     """
 
@@ -39,9 +40,12 @@ class ClassMeanLoss(nn.Module):
         Args:
             logits: Logits (N, K).
             target: Labels (N, K).
-            **kwargs: What the loss takes further, as the head gives it.
+            **kwargs: What the loss takes further, as the head gives it;
+                ``avg_factor`` is by default N.
 
         Returns:
-            Tensor: The wrapped loss over K.
+            Tensor: The mean over images and classes.
         """
+        # Without it the loss would be a mean over the classes already.
+        kwargs.setdefault('avg_factor', len(logits))
         return self.loss(logits, target, **kwargs) / logits.size(1)
