@@ -20,9 +20,8 @@ gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 exec python tools/benchmarks/compare.py \
     --data "$data" \
     --rows erm rw rs focal cb_focal ldam db_focal asl \
-    uniform_branch rebalanced_branch two_branches two_branches+merged \
-    consistency consistency+merged ltml ltml+uniform ltml+rebalanced \
-    ltml+flip ltml+probs ltml+merged ltml+merged_bn \
+    uniform_branch rebalanced_branch ltml+flip ltml+probs \
+    {two_branches,consistency,ltml}{,+uniform,+rebalanced,+merged,+merged_bn} \
     --seeds 0 1 2 3 4 \
     --reference erm \
     --jobs "$((gpus > 0 ? gpus : 1))" \

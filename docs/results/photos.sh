@@ -1,11 +1,29 @@
 #!/usr/bin/env bash
-# Makes every figure of docs/results.md, on two CPU cores in about three hours.
+# Makes every run, table and picture behind docs/results.md; what is there
+# already is not made again. On two CPU cores it takes about eight hours.
+#
 #   bash docs/results/photos.sh PHOTOS RESNET50 [OUT]
+#
 # PHOTOS holds train.json, test.json and images/; RESNET50 is an ImageNet
-# checkpoint for MMPretrain's ResNet-50 with style='caffe'.
+# checkpoint for MMPretrain's ResNet-50 with style='caffe'. Every table leaves
+# OUT/NAME.md, NAME.csv, NAME_groups.png and NAME_classes.png.
 set -euo pipefail
-photos=$(realpath "$1") weights=$(realpath "$2") out=${3:-work_dirs/results}
+photos=$(realpath -e "$1")
+weights=$(realpath -e "$2")
+out=$(realpath -m "${3:-work_dirs/results}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# compare NAME RUNS REFERENCE ARGUMENTS: the runs lie in OUT/RUNS.
+compare() {
+  local name=$1 runs=$out/$2 reference=$3
+  shift 3
+  python tools/benchmarks/compare.py --jobs 2 --out "$runs" \
+    --reference "$reference" "$@"
+  cp "$runs/table.md" "$out/$name.md"
+  cp "$runs/runs.csv" "$out/$name.csv"
+  cp "$runs/groups.png" "$out/${name}_groups.png"
+  cp "$runs/classes.png" "$out/${name}_classes.png"
+}
 
 images='scale=(128,128)'
 network=(
@@ -16,39 +34,62 @@ network=(
   "test_dataloader.dataset.pipeline.1.$images"
   default_hooks.checkpoint.interval=8 default_hooks.logger.interval=19
 )
-compare() { python tools/benchmarks/compare.py --jobs 2 "$@"; }
 cached=(--data custom --images-per-step 32 --cache-trunk "$out/trunk")
+test_set=(data_root="$photos" data_prefix=images "${network[@]}")
 
 # The rows of the paper's table, on the test photographs.
-compare "${cached[@]}" --epoch-images 626 --out "$out/rows" \
-  --title '626 photographs, 12 classes' \
-  --rows erm rw rs focal cb_focal ldam db_focal asl uniform_branch \
-  rebalanced_branch two_branches two_branches+{uniform,rebalanced,merged} \
-  consistency consistency+{uniform,rebalanced,merged} ltml \
-  ltml+{uniform,rebalanced,probs,flip,merged,merged_bn} --seeds 0 1 2 3 4 \
-  --cfg-options data_root="$photos" data_prefix=images "${network[@]}"
+rows() {
+  compare "$@" --epoch-images 626 --title '626 photographs, 12 classes' \
+    --seeds 0 1 2 3 4 "${cached[@]}" --cfg-options "${test_set[@]}"
+}
+rows rows rows erm --rows erm rw rs focal cb_focal ldam db_focal asl \
+  {uniform,rebalanced}_branch two_branches consistency ltml ltml+flip
+rows gain rows erm --rows erm rs {uniform,rebalanced}_branch two_branches \
+  consistency ltml
+rows branches rows two_branches \
+  --rows {two_branches,consistency,ltml}{,+uniform,+rebalanced}
+rows merged rows ltml --rows {two_branches,consistency,ltml}{,+merged,+merged_bn}
 
-# The choices that the paper leaves open, on a part of the training photographs.
-python tools/dataset_converters/custom.py mmpretrain "$photos/train.json" \
-  --images "$photos/images" --test-fraction 0.3 --out "$out/held_out" \
-  --allow-outside
-con=model.loss_consistency.type=CrossBranchConsistencyLoss
-cls=model.loss_cls.type=LogitCompensatedBCELoss
-compare "${cached[@]}" --epoch-images 436 --out "$out/choices" \
-  --title 'Choices, on held-out training photographs' --seeds 0 1 \
-  --rows ltml ltml+probs consistency \
+# Twice the steps.
+compare longer longer erm --epoch-images 626 --seeds 0 1 2 "${cached[@]}" \
+  --title '626 photographs, 304 steps' \
+  --rows erm rs uniform_branch consistency ltml \
+  --cfg-options "${test_set[@]}" train_cfg.max_epochs=16 \
+  'param_scheduler.1.milestones=[10,14]' param_scheduler.1.end=16
+
+# What is chosen is chosen on a part of the training photographs.
+if [[ ! -e $out/held_out/train.json ]]; then
+  python tools/dataset_converters/custom.py mmpretrain "$photos/train.json" \
+    --images "$photos/images" --test-fraction 0.3 --out "$out/held_out" \
+    --allow-outside
+fi
+held_out() {
+  compare "$@" --epoch-images 436 "${cached[@]}" \
+    --cfg-options data_root="$out/held_out" data_prefix="$photos/images" \
+    allow_outside=True "${network[@]}"
+}
+# The choices that the paper leaves open.
+held_out choices choices ltml --seeds 0 1 2 --title 'Choices' \
+  --rows ltml{,+probs,+merged,+merged_bn} consistency \
   bn_separate=ltml,model.bn_streams=separate \
-  con_sum=ltml,$con,model.loss_consistency.reduction=sum \
-  con_probs=ltml,$con,model.loss_consistency.on=probs \
-  con_detach=ltml,$con,model.loss_consistency.detach=True \
-  comp_statistics=ltml,$cls,model.loss_cls.compensation=statistics \
-  reinit=ltml,model.branch_init=reinit \
-  class_max=ltml,train_dataloader.sampler.epoch_length=546 \
-  --cfg-options data_root="$out/held_out" data_prefix="$photos/images" \
-  allow_outside=True "${network[@]}"
+  con_sum=ltml,model.loss_consistency.reduction=sum con_sum+merged \
+  con_probs=ltml,model.loss_consistency.on=probs \
+  con_detach=ltml,model.loss_consistency.detach=True \
+  comp_statistics=ltml,model.loss_cls.compensation=statistics \
+  reinit=ltml,model.branch_init=reinit reinit+merged \
+  class_max=ltml,train_dataloader.sampler.epoch_length=546
+# The learning rate of the rows.
+rate() { echo "$1-lr${2/./_}=$1,optim_wrapper.optimizer.lr=$2"; }
+rates=("$(rate cb_focal 0.1)" "$(rate ldam 0.003)")
+for row in erm rs cb_focal ldam db_focal asl ltml; do
+  rates+=("$row" "$(rate "$row" 0.03)")
+done
+held_out rates rates erm --seeds 0 --title 'Learning rates' \
+  --rows "${rates[@]}"
 
 # The demo, from scratch.
-compare --data demo --rows erm rs ltml --seeds 0 1 --out "$out/demo"
+compare demo demo erm --data demo --rows erm rs ltml --seeds 0 1 2 \
+  --title 'The demo, from scratch'
 
 # How far the branches agree, without and with the consistency loss.
 python tools/analysis/plot_log.py --out "$out/agreement.png" \
