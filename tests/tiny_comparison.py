@@ -4,6 +4,9 @@ import shutil
 
 from tiny_training import write_data
 
+from ltml_mm.comparison import compare
+from ltml_mm.comparison.runs import plan_runs
+
 #: The rest of a stock row's config, whose backbone is made smaller below.
 SMALL_HEAD = 'model.head.in_channels=64'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -41,3 +44,30 @@ def options(data):
         f'test_dataloader.dataset.pipeline.1.{scale}',
         *loaders,
     ]
+
+
+def arguments(data, out, rows):
+    """The command line of a comparison of two epochs with one seed."""
+    return [
+        '--data=custom',
+        '--rows',
+        *rows,
+        '--seeds=0',
+        '--jobs=2',
+        '--images-per-step=4',
+        '--epoch-images=12',
+        '--keep-checkpoints',
+        '--out',
+        str(out),
+        '--cfg-options',
+        *options(data),
+    ]
+
+
+def planned(data, row, *further):
+    """The plan of a row."""
+    args = compare.parse_args(
+        [*arguments(data, data / 'out', [row]), *further]
+    )
+    _, rows = compare.parse_rows(args.rows, args.data)
+    return plan_runs(rows, args.seeds, compare.base_plan(args))[0]

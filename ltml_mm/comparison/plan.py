@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.launch import OverrideAction
+from ltml_mm.comparison.digest import digest
 from ltml_mm.utils import write_json
+
+#: What the images of a step and of an epoch set in a config.
+BATCH_SIZE = 'train_dataloader.batch_size'
+EPOCH_LENGTH = 'train_dataloader.sampler.epoch_length'
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,64 @@ def read_plan(folder: Path) -> Plan:
     return Plan(**json.loads((folder / 'run.json').read_text()))
 
 
+def planned_config(plan: Plan) -> Config:
+    """Reads the config of a run, with all that the plan changes in it.
+
+    Args:
+        plan: The run.
+
+    Returns:
+        Config: That of its training.
+
+    Raises:
+        FileNotFoundError: The config or a file of the data does not exist.
+        ValueError: The config or an override is broken, or the streams
+            cannot share the images.
+    """
+    options = parse_options([*plan.options, *plan.overrides])
+    cfg = load_config(plan.config, options)
+    set_steps(cfg, plan)
+    return cfg
+
+
+def planned_digest(plan: Plan) -> str:
+    """Stands for what a run depends on, as the files are now.
+
+    Args:
+        plan: The run; its ``config_digest`` is not looked at.
+
+    Returns:
+        str: See :func:`~ltml_mm.comparison.digest.digest`.
+
+    Raises:
+        FileNotFoundError: See :func:`planned_config`.
+        ValueError: Likewise.
+    """
+    views = None if plan.cache is None else plan.views
+    return digest(planned_config(plan), views)
+
+
+def parse_options(options: Sequence[str]) -> dict:
+    """Reads overrides as the tools' ``--cfg-options`` does.
+
+    Args:
+        options: ``KEY=VALUE`` each.
+
+    Returns:
+        dict: Values by key.
+
+    Raises:
+        ValueError: One cannot be read.
+    """
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument('--options', nargs='*', action=OverrideAction)
+    try:
+        found = parser.parse_args(['--options', *options]).options
+    except argparse.ArgumentError as error:
+        raise ValueError(f'--cfg-options: {error.message}') from error
+    return found or {}
+
+
 def set_steps(cfg: Config, plan: Plan) -> None:
     """Gives all rows as many images a step and an epoch, in place.
 
@@ -79,19 +146,17 @@ def set_steps(cfg: Config, plan: Plan) -> None:
     Raises:
         ValueError: They do not divide by the streams.
     """
-    loader = cfg.train_dataloader
-    streams = len(loader.sampler.streams)
+    streams = len(cfg.train_dataloader.sampler.streams)
     own = {override.partition('=')[0] for override in plan.overrides}
-    for name, section, key in (
-        ('images_per_step', loader, 'batch_size'),
-        ('epoch_images', loader.sampler, 'epoch_length'),
+    for flag, images, path in (
+        ('images-per-step', plan.images_per_step, BATCH_SIZE),
+        ('epoch-images', plan.epoch_images, EPOCH_LENGTH),
     ):
-        images = getattr(plan, name)
-        path = 'train_dataloader.' + ('sampler.' if key[0] == 'e' else '')
-        if images is None or path + key in own:
+        if images is None or path in own:
             continue
         if images % streams:
             raise ValueError(
-                f'{name} = {images} cannot be shared by {streams} streams'
+                f'--{flag} {images} must be a multiple of {streams}, the '
+                f'streams of row {plan.row}'
             )
-        section[key] = images // streams
+        cfg.merge_from_dict({path: images // streams})

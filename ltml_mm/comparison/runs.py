@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -17,13 +16,15 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
-from ltml_mm.apis.config import load_config
-from ltml_mm.apis.launch import OverrideAction
-from ltml_mm.comparison.digest import digest
-from ltml_mm.comparison.plan import Plan, set_steps, write_plan
+from ltml_mm.comparison.plan import (
+    Plan,
+    parse_options,
+    planned_digest,
+    write_plan,
+)
 from ltml_mm.comparison.results import RESULT, result_path
 from ltml_mm.comparison.rows import Row
-from ltml_mm.comparison.single_run import BUSY
+from ltml_mm.comparison.run_lock import BUSY, is_held
 
 #: Seconds between two looks at the running processes, and for a process to
 #: end when it is told to.
@@ -63,29 +64,8 @@ def plan_runs(
                 f'--cfg-options {taken.pop()}: the comparison sets it; see '
                 '--seeds and --out'
             )
-        cfg = load_config(plan.config, options)
-        set_steps(cfg, plan)
-        views = None if plan.cache is None else plan.views
-        plans.append(replace(plan, config_digest=digest(cfg, views)))
+        plans.append(replace(plan, config_digest=planned_digest(plan)))
     return [replace(plan, seed=seed) for seed in seeds for plan in plans]
-
-
-def parse_options(options: Sequence[str]) -> dict:
-    """Reads overrides as the tools' ``--cfg-options`` does.
-
-    Args:
-        options: ``KEY=VALUE`` each.
-
-    Returns:
-        dict: Values by key.
-    """
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument('--options', nargs='*', action=OverrideAction)
-    try:
-        found = parser.parse_args(['--options', *options]).options
-    except argparse.ArgumentError as error:
-        raise ValueError(f'--cfg-options: {error.message}') from error
-    return found or {}
 
 
 def make_runs(out: Path, plans: Sequence[Plan], jobs: int) -> list[Plan]:
@@ -93,8 +73,9 @@ def make_runs(out: Path, plans: Sequence[Plan], jobs: int) -> list[Plan]:
 
     A run is finished when it has left its ``result.json``; any other is
     started, and resumes from its last checkpoint. One that another process
-    is at, of a comparison that was killed, say, is waited for. Ctrl-C,
-    SIGTERM and a lost terminal stop the running ones in their order.
+    is at, of a comparison that was killed, say, waits for its end while the
+    others go on. Ctrl-C, SIGTERM and a lost terminal stop the running ones
+    in their order; under nohup a lost terminal does not.
 
     Args:
         out: The comparison's folder; a run has ``ROW/seed_SEED`` in it, with
@@ -114,12 +95,14 @@ def make_runs(out: Path, plans: Sequence[Plan], jobs: int) -> list[Plan]:
     waiting = [p for p in plans if not _result(out, p).exists()]
     running: dict[subprocess.Popen, tuple[Plan, int]] = {}
     failed: list[Plan] = []
+    told: set[Path] = set()
     with _stopping(running):
         while waiting or running:
-            while waiting and len(running) < jobs:
-                slots = {slot for _, slot in running.values()}
-                slot = min(set(range(jobs)) - slots)
-                plan = waiting.pop(0)
+            slots = {slot for _, slot in running.values()}
+            free = sorted(set(range(jobs)) - slots)
+            found = _not_held(out, [*waiting], told)
+            for slot, plan in zip(free, found, strict=False):
+                waiting.remove(plan)
                 running[_start(out, plan, slot)] = plan, slot
             time.sleep(POLL)
             for process in [p for p in running if p.poll() is not None]:
@@ -135,14 +118,33 @@ def make_runs(out: Path, plans: Sequence[Plan], jobs: int) -> list[Plan]:
     return failed
 
 
+def _not_held(
+    out: Path, plans: Sequence[Plan], told: set[Path]
+) -> Iterator[Plan]:
+    """Yields the runs that no process is at, and tells once of the others.
+
+    One may come to it afterwards; the lock of the run itself is the guard.
+    """
+    for plan in plans:
+        folder = run_folder(out, plan)
+        if not is_held(folder):
+            yield plan
+        elif folder not in told:
+            told.add(folder)
+            _say(f'another process is at this run, which waits: {folder}')
+
+
 @contextmanager
 def _stopping(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
-    """Stops what runs, whatever ends this process in an orderly way."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
+    """Stops what runs, whatever ends this process in an orderly way.
+
+    What is ignored already, as nohup ignores a lost terminal, stays so.
+    """
+    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     previous = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        signal.signal(number, _interrupt)
-    previous[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if previous[number] is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         yield
     finally:

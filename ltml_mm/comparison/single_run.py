@@ -7,13 +7,11 @@ Killed and started again, it resumes from its last checkpoint.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,14 @@ from ltml_mm.apis.launch import run_tool
 from ltml_mm.apis.merge import training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.comparison.cached_trunk import add_cached_flip, use_cache
-from ltml_mm.comparison.plan import Plan, read_plan, set_steps
+from ltml_mm.comparison.plan import (
+    Plan,
+    planned_digest,
+    read_plan,
+    set_steps,
+)
 from ltml_mm.comparison.results import RESULT
+from ltml_mm.comparison.run_lock import alone
 from ltml_mm.models.merging import (
     branch_drift,
     has_norms,
@@ -39,20 +43,21 @@ from ltml_mm.models.merging import (
 )
 from ltml_mm.utils import write_json
 
-#: The state of a process that found another one at its run.
-BUSY = 75
-
 
 def run(folder: Path) -> None:
     """Makes one run, where it is not finished already.
 
     Args:
         folder: Of the run, with its ``run.json``.
+
+    Raises:
+        ValueError: What the run depends on has changed since it was planned.
     """
     plan = read_plan(folder)
-    with _alone(folder):
+    with alone(folder):
         if (folder / RESULT).exists():
             return
+        _check_unchanged(folder, plan)
         work = folder / 'work'
         steps, images = _train(plan, work)
         result = dict(
@@ -66,25 +71,21 @@ def run(folder: Path) -> None:
             device=_device_name(),
             config_digest=plan.config_digest,
         )
+        _check_unchanged(folder, plan)
         write_json(folder / RESULT, result)
         if not plan.keep_checkpoints:
             for path in [*work.glob('*.pth*'), work / 'last_checkpoint']:
                 path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the run's lock, which the system frees when the process ends.
-
-    It is one that data workers do not inherit.
-    """
-    with (folder / 'lock').open('w') as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f'{folder}: another process is at this run')
-            sys.exit(BUSY)
-        yield
+def _check_unchanged(folder: Path, plan: Plan) -> None:
+    """Refuses a result that would stand for other files than were used."""
+    if planned_digest(plan) != plan.config_digest:
+        raise ValueError(
+            f'{plan.config}, the annotations, the initial weights or the '
+            f'software changed after {folder} was planned: undo the change or '
+            'remove that folder, then start the comparison again'
+        )
 
 
 def _train(plan: Plan, work: Path) -> tuple[int, int]:

@@ -7,21 +7,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
-from tiny_comparison import SMALL_HEAD, options, write_set
+from tiny_comparison import (
+    SMALL_HEAD,
+    arguments,
+    options,
+    planned,
+    write_set,
+)
 
 from ltml_mm.apis import test
-from ltml_mm.apis.config import load_config
-from ltml_mm.comparison import compare, runs, single_run
-from ltml_mm.comparison.plan import set_steps, write_plan
+from ltml_mm.comparison import compare, single_run
+from ltml_mm.comparison.plan import planned_config, write_plan
 from ltml_mm.comparison.rows import parse_row
-from ltml_mm.comparison.runs import parse_options, plan_runs
-from ltml_mm.comparison.single_run import BUSY
-from ltml_mm.utils import write_json
 
 ROWS = ['ltml', 'ltml+merged', f'plain=erm,{SMALL_HEAD}']
 BROKEN = 'broken=ltml,model.fuse=nonsense'
@@ -42,23 +43,6 @@ single_run.run(Path(sys.argv[1]))
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp('photos'))
-
-
-def arguments(data, out, rows):
-    return [
-        '--data=custom',
-        '--rows',
-        *rows,
-        '--seeds=0',
-        '--jobs=2',
-        '--images-per-step=4',
-        '--epoch-images=12',
-        '--keep-checkpoints',
-        '--out',
-        str(out),
-        '--cfg-options',
-        *options(data),
-    ]
 
 
 @pytest.fixture(scope='module')
@@ -137,11 +121,8 @@ def test_another_configuration_is_refused(compared, data):
 def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     compared, data, quick, quiet
 ):
-    args = compare.parse_args(arguments(data, compared, ['ltml']))
-    _, rows = compare.parse_rows(args.rows, args.data)
-    [plan] = plan_runs(rows, [0], compare.base_plan(args))
     folder = compared / 'killed'
-    write_plan(folder, plan)
+    write_plan(folder, planned(data, 'ltml'))
     killed = subprocess.run([sys.executable, '-c', KILL, str(folder)])
     assert killed.returncode == -signal.SIGKILL
     assert (folder / 'work/epoch_1.pth').exists()
@@ -160,43 +141,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     assert found == expected
 
 
-HOLD = """
-import fcntl, sys
-file = open(sys.argv[1], 'w')
-fcntl.lockf(file, fcntl.LOCK_EX)
-print('held', flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_run_that_another_process_is_at_is_left_to_it(compared):
-    folder = compared / 'ltml/seed_0'
-    with subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(folder / 'lock')],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        with pytest.raises(SystemExit, match=str(BUSY)):
-            single_run.run(folder)
-        holder.stdin.close()
-    single_run.run(folder)  # finished: nothing to do
-
-
-def planned(data, row, *further):
-    args = compare.parse_args(
-        [*arguments(data, data / 'out', [row]), *further]
-    )
-    _, rows = compare.parse_rows(args.rows, args.data)
-    return plan_runs(rows, args.seeds, compare.base_plan(args))[0]
-
-
 def test_a_row_may_keep_its_own_epoch_length(data):
     row = 'own=ltml,train_dataloader.sampler.epoch_length=10'
     plan = planned(data, row)
-    cfg = load_config(plan.config, parse_options(plan.options))
-    cfg.merge_from_dict(parse_options(plan.overrides))
-    set_steps(cfg, plan)
+    cfg = planned_config(plan)
     assert cfg.train_dataloader.sampler.epoch_length == 10
     assert cfg.train_dataloader.batch_size == 2
 
@@ -249,10 +197,22 @@ def test_broken_rows_are_refused_ahead_of_any_training(rows, words, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('flag', ['--images-per-step=33', '--epoch-images=5'])
-def test_images_that_cannot_be_shared_are_refused_at_once(flag, tmp_path):
-    with pytest.raises(ValueError, match='cannot be shared by 2 streams'):
-        compare.main(['--data=voc', '--rows=ltml', f'--out={tmp_path}', flag])
+@pytest.mark.parametrize(
+    ('flag', 'number'), [('--images-per-step', 33), ('--epoch-images', 5)]
+)
+def test_images_that_cannot_be_shared_are_refused_at_once(
+    flag, number, tmp_path
+):
+    words = f'{flag} {number} must be a multiple of 2, the streams of row ltml'
+    with pytest.raises(ValueError, match=words):
+        compare.main(
+            [
+                '--data=voc',
+                '--rows=ltml',
+                f'--out={tmp_path}',
+                f'{flag}={number}',
+            ]
+        )
 
 
 def test_a_broken_result_is_named(compared, data):
@@ -264,31 +224,3 @@ def test_a_broken_result_is_named(compared, data):
             compare.main(arguments(data, compared, ['ltml']))
     finally:
         path.write_text(content)
-
-
-def test_gpus_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,5')
-    assert runs._devices() == ['2', '5']
-    monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
-    monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
-    assert runs._devices() == ['0', '1', '2']
-
-
-def test_a_run_of_another_process_is_waited_for(tmp_path, monkeypatch):
-    plan = SimpleNamespace(row='a', seed=0, config_digest='d')
-    result = tmp_path / 'a/seed_0/result.json'
-    states = [BUSY, BUSY, 0]
-
-    class Ended:
-        def __init__(self, *_):
-            self.returncode = states.pop(0)
-            if self.returncode == 0:
-                write_json(result, {})
-
-        def poll(self):
-            return self.returncode
-
-    monkeypatch.setattr(runs, '_start', Ended)
-    monkeypatch.setattr(runs, 'POLL', 0)
-    assert runs.make_runs(tmp_path, [plan], jobs=1) == []
-    assert not states
