@@ -27,7 +27,11 @@ from ltml_mm.apis.inference_model import (
     pick_device,
     scope_of,
 )
-from ltml_mm.apis.predictions import check_selection, prediction_record
+from ltml_mm.apis.predictions import (
+    check_batch_size,
+    check_selection,
+    prediction_record,
+)
 from ltml_mm.datasets.image_checks import (
     UnreadableImageError,
     check_image,
@@ -73,7 +77,7 @@ class MultiLabelInferencer(BaseInferencer):
         ... )  # doctest: +SKIP
         >>> inferencer('photo.jpg', threshold=0.3)[0]  # doctest: +SKIP
         {'path': 'photo.jpg',
-         'labels': [{'name': 'dog', 'group': 'head', 'train_images': 131,
+         'labels': [{'name': 'dog', 'group': 'medium', 'train_images': 48,
                      'score': 0.91}],
          'scores': {'aeroplane': 0.002, ...}}
     """
@@ -241,7 +245,10 @@ class MultiLabelInferencer(BaseInferencer):
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         steps = dataset.get('pipeline')
         if not steps:
-            raise ValueError('the config has no test_dataloader with pipeline')
+            raise ValueError(
+                'the config has no test_dataloader with pipeline; give that '
+                'of the training, or add test_dataloader.dataset.pipeline'
+            )
         loading = [step for step in steps if _loads(step)]
         others = [step for step in steps if not _loads(step)]
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):
@@ -272,16 +279,6 @@ class MultiLabelInferencer(BaseInferencer):
                 if on_error is None:
                     raise
                 on_error(error)
-
-
-def check_batch_size(value: int) -> None:
-    """Checks the number of images a step.
-
-    Raises:
-        ValueError: It is not positive.
-    """
-    if value < 1:
-        raise ValueError(f'the batch size must be at least 1, got {value}')
 
 
 def _loads(step: Mapping[str, Any]) -> bool:

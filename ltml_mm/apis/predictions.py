@@ -14,6 +14,16 @@ from ltml_mm.datasets.image_checks import printable
 DEFAULT_THRESHOLD = 0.5
 
 
+def check_batch_size(value: int) -> None:
+    """Checks the number of images a step.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    if value < 1:
+        raise ValueError(f'the batch size must be at least 1, got {value}')
+
+
 def check_selection(
     threshold: float | None, topk: int | None, num_classes: int
 ) -> None:

@@ -148,6 +148,32 @@ def test_names_from_the_config(tmp_path):
     assert [info['group'] for info in inferencer.class_info] == GROUPS
 
 
+@pytest.mark.parametrize(
+    'evaluator',
+    [
+        "dict(type='GroupedAveragePrecision', head=20, tail=10)",
+        "[dict(type='AveragePrecision', tail=300), "
+        "dict(type='GroupedAveragePrecision', head=20, tail=10)]",
+        "dict(type='Evaluator', metrics="
+        "[dict(type='GroupedAveragePrecision', head=20, tail=10)])",
+    ],
+)
+def test_groups_have_the_bounds_of_the_evaluator(tmp_path, evaluator):
+    config, checkpoint, _ = make(tmp_path)
+    config.write_text(f'{config.read_text()}test_evaluator = {evaluator}\n')
+    inferencer = MultiLabelInferencer(config, checkpoint, 'cpu')
+    groups = [info['group'] for info in inferencer.class_info]
+    assert groups == ['head', 'head', 'head', 'tail', 'medium'] != GROUPS
+
+
+def test_a_config_without_a_test_pipeline(tmp_path):
+    config, checkpoint, _ = make(tmp_path)
+    config.write_text(f'{config.read_text()}test_dataloader = None\n')
+    words = r'no test_dataloader with pipeline; give that of the training'
+    with pytest.raises(ValueError, match=words):
+        MultiLabelInferencer(config, checkpoint, 'cpu')
+
+
 def test_names_of_another_number(tmp_path):
     meta = dict(classes=CLASSES[:4], class_counts=[1, 2, 3, 4])
     config, checkpoint, _ = make(tmp_path, dataset_meta=meta)
