@@ -105,7 +105,9 @@ def _use_mixed_precision(cfg: Config) -> None:
             f'the config has {kind}'
         )
     if not torch.cuda.is_available():
-        raise ValueError('--amp needs a GPU, and there is none')
+        raise ValueError(
+            '--amp needs a GPU, and there is none; leave out --amp'
+        )
     cfg.optim_wrapper.type = MIXED_PRECISION.get(kind, kind)
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
