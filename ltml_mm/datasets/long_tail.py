@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from mmengine.registry import DATASETS
@@ -155,8 +156,11 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         # with them that the labels could mean other classes.
         if given is not None and list(given) != list(names):
             raise ValueError(
-                f'{self.ann_file}: its classes {list(names)} are not those '
-                f'that were expected, {list(given)}'
+                f'{self.ann_file}: its {len(names)} classes are not the '
+                f'{len(given)} that were expected: '
+                f'{_first_difference(names, given)}. Correct the file, or '
+                'read it with a dataset for its classes, such as '
+                'LongTailMultiLabelDataset without classes=[...]'
             )
         repeated = [name for name, n in Counter(names).items() if n > 1]
         if repeated:
@@ -232,6 +236,19 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         counts = self.label_table.counts(len(self.CLASSES)).tolist()
         statistics = ClassStatistics(tuple(counts), len(self))
         self._metainfo.update(statistics.to_metainfo())
+
+
+def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    index, (name, wanted) = next(
+        (index, pair)
+        for index, pair in enumerate(zip_longest(found, expected))
+        if pair[0] != pair[1]
+    )
+    if name is None:
+        return f'class {index}, {wanted!r}, is missing'
+    if wanted is None:
+        return f'class {index}, {name!r}, is one too many'
+    return f'class {index} is {name!r} in place of {wanted!r}'
 
 
 def leaves_folder(path: str) -> bool:

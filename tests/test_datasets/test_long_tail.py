@@ -175,7 +175,7 @@ def test_further_metainfo_is_kept(make):
 def test_voc_names_hold_for_its_files(make):
     dataset = make(put('classes', list(VOC_CLASSES)), kind=VOCLTDataset)
     assert len(dataset.metainfo['class_counts']) == 20
-    with pytest.raises(ValueError, match='not those that were expected'):
+    with pytest.raises(ValueError, match=r'its 3 .* not the 20 that'):
         make(kind=VOCLTDataset)
 
 
@@ -303,10 +303,27 @@ def test_bad_categories_are_named(make):
         make(alter)
 
 
-def test_other_names_than_expected_are_refused(make):
-    # The same names in another order would silently swap labels.
-    with pytest.raises(ValueError, match='not those that were expected'):
-        make(classes=['dog', 'cat', 'person'])
+@pytest.mark.parametrize(
+    ('given', 'difference'),
+    [
+        # The same names in another order would silently swap labels.
+        (['cat', 'person', 'dog'], "class 1 is 'dog' in place of 'person'"),
+        (['cat', 'dog'], "class 2, 'person', is one too many"),
+        (['cat', 'dog', 'person', 'x'], "class 3, 'x', is missing"),
+    ],
+)
+def test_other_names_than_expected_are_refused(make, given, difference):
+    with pytest.raises(ValueError, match=difference) as caught:
+        make(classes=given)
+    assert f'its 3 classes are not the {len(given)}' in str(caught.value)
+    assert 'Correct the file, or' in str(caught.value)
+
+
+def test_a_long_list_of_other_names_is_not_printed(make):
+    names = [*COCO_CLASSES[:-1], 'broom']
+    with pytest.raises(ValueError, match='class 79 is') as caught:
+        make(put('classes', names), kind=COCOLTDataset)
+    assert sum(repr(name) in str(caught.value) for name in names) == 1
 
 
 @pytest.mark.parametrize(
