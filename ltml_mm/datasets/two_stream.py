@@ -96,7 +96,18 @@ class TwoStreamDataset:
         return len(self.dataset)
 
     def __getitem__(self, draw: int | Mapping[str, Any]) -> dict:
-        """Runs the pipeline on the images of a draw."""
+        """Runs the pipeline on the images of a draw.
+
+        Args:
+            draw: What :class:`TwoStreamSampler` yields: the index of an image
+                by the name of its stream, and the draw's number. Or the index
+                of one image.
+
+        Returns:
+            dict: The sample of the image, for a draw of one stream and for a
+            plain index; else under each key of the samples, such as
+            ``inputs`` and ``data_samples``, a dict by stream.
+        """
         if not isinstance(draw, Mapping):
             return self.dataset[draw]
         number = draw[DRAW]

@@ -107,10 +107,11 @@ class TwoStreamSampler(StreamSampler):
                 f"'{type(self.dataset).__name__}', ...))"
             )
         epoch, own = self.epoch, self.own_positions()
-        rows = self.positions(epoch)[own].tolist()
-        for position, row in zip(own.tolist(), rows, strict=True):
-            draw: dict = dict(zip(self.streams, row, strict=True))
-            draw[DRAW] = (self.seed, epoch, position)
+        rows = self.positions(epoch)[own]
+        # Row by row: as lists, an epoch takes eight times the memory.
+        for position, row in zip(own, rows, strict=True):
+            draw: dict = dict(zip(self.streams, row.tolist(), strict=True))
+            draw[DRAW] = (self.seed, epoch, int(position))
             yield draw
 
     def set_seed(self, seed: int) -> None:
