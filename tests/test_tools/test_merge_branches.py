@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ test_dataloader = dict(
     batch_size=4, num_workers=0, persistent_workers=False,
     pin_memory=False, dataset=dict(pipeline=test))
 """
+DEPLOYMENT = (REPO / 'docs' / 'deployment.md').read_text(encoding='utf-8')
+(TRACE,) = re.findall(r'```python\n([^`]*jit\.trace[^`]*)```', DEPLOYMENT)
 # MMPretrain's own evaluation and inference, in a process without the plugin.
 STOCK = """
 import json, sys
@@ -105,24 +108,29 @@ def merge(*flags):
     main(['config.py', 'epoch_1.pth', 'merged.pth', *flags])
 
 
-def fused_scores(model):
-    """What the two-branch network says of the test set."""
+def normalised_images(model):
+    """The test set, normalised."""
     cfg = load_config('config.py', dataset_meta=META)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    batch = model.data_preprocessor(default_collate(list(dataset)))
+    return model.data_preprocessor(default_collate(list(dataset)))
+
+
+def fused_scores(model):
+    """What the two-branch network says of the test set."""
     with torch.no_grad():
-        samples = model.predict(**batch)
+        samples = model.predict(**normalised_images(model))
     return np.array([sample.pred_score.tolist() for sample in samples])
 
 
 def test_mmpretrain_evaluates_the_merged_network_alone(folder, capsys):
-    fused = fused_scores(save())
+    model = save()
+    fused = fused_scores(model)
     assert fused.std(0).min() > 1e-4
     merge()
     assert 'WARNING' not in capsys.readouterr().err
     subprocess.run(
-        [sys.executable, '-c', STOCK],
+        [sys.executable, '-c', STOCK + TRACE],
         check=True,
         capture_output=True,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
@@ -130,6 +138,10 @@ def test_mmpretrain_evaluates_the_merged_network_alone(folder, capsys):
     stock = json.loads(Path('stock.json').read_text())
     np.testing.assert_allclose(stock['scores'], fused[2], rtol=1e-5)
     assert stock['name'] == CLASSES[int(fused[2].argmax())]
+    # What the documentation traces there, of any number and size of images.
+    images = normalised_images(model)['inputs']
+    traced = torch.jit.load('merged.pt')(images).sigmoid()
+    np.testing.assert_allclose(traced.detach(), fused, rtol=1e-5)
     # The same files in tools/test.py, by training frequency.
     own = ['merged.py', 'merged.pth', '--out', 'own.json']
     grouped = 'test_evaluator.type=GroupedAveragePrecision'
