@@ -7,8 +7,6 @@ the copies of the last stage and the heads, is trained as ever.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,11 +17,21 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ltml_mm.apis.config import innermost_dataset
-from ltml_mm.comparison.trunk_features import PLAIN_VIEWS, read_index
+from ltml_mm.comparison.cache_checks import (
+    build_dataset,
+    build_datasets,
+    cache_facts,
+    cached_images,
+    check_cache,
+    check_images,
+    image_checksums,
+    plain_pipeline,
+)
+from ltml_mm.comparison.trunk_features import PLAIN_VIEWS
 from ltml_mm.datasets.two_stream import seeded_draw
 from ltml_mm.utils import write_json
 
@@ -45,24 +53,26 @@ def make_cache(cfg: Config, folder: str | Path, views: int) -> None:
 
     Raises:
         ValueError: The backbone is no ResNet, or the folder holds the
-            features of another backbone, pipeline or number of views, or not
-            those of every image.
+            features of another backbone, pipeline or number of views, not
+            those of every image, or those of an image that has changed.
     """
     folder = Path(folder)
-    facts = cache_facts(cfg, views)
+    facts, images = cache_facts(cfg, views), cached_images(cfg)
     if folder.exists():
         check_cache(folder, facts)
-        _check_images(cfg, folder)
+        check_images(folder, images)
         return
     partial = folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
     partial.mkdir(parents=True)
     try:
+        # Ahead of the features: what changes meanwhile must be told of later.
+        checksums = image_checksums(images)
         trunk = _Trunk(cfg)
-        train, test = _datasets(cfg)
-        plain = _dataset(cfg, cfg.train_dataloader, _test_pipeline(cfg))
-        augmented = trunk.write(partial / 'augmented.npy', train, views)
-        whole = trunk.write_plain(partial / 'plain.npy', [plain, test])
-        index = {'facts': facts, 'augmented': augmented, 'plain': whole}
+        train, test = build_datasets(cfg)
+        plain = build_dataset(cfg.train_dataloader, plain_pipeline(cfg))
+        trunk.write(partial / 'augmented.npy', train, views)
+        trunk.write_plain(partial / 'plain.npy', [plain, test])
+        index = {'facts': facts, **images, 'checksums': checksums}
         write_json(partial / 'index.json', index)
         _put(partial, folder)
         check_cache(folder, facts)
@@ -77,20 +87,6 @@ def _put(partial: Path, folder: Path) -> None:
         # Another process was faster.
         if not (folder / 'index.json').is_file():
             raise
-
-
-def _check_images(cfg: Config, folder: Path) -> None:
-    index = read_index(folder)
-    train, test = _datasets(cfg)
-    for kind, dataset in (('augmented', train), ('plain', test)):
-        missing = [
-            path for path in _paths([dataset]) if path not in index[kind]
-        ]
-        if missing:
-            raise ValueError(
-                f'{len(missing)} images are not in the cache {folder}, the '
-                f'first {missing[0]}: remove it or name another folder'
-            )
 
 
 def use_cache(cfg: Config, folder: str | Path, views: int) -> None:
@@ -148,61 +144,6 @@ def add_cached_flip(cfg: Config, folder: str | Path) -> None:
     cfg.test_dataloader.dataset.pipeline = [views]
 
 
-def cache_facts(cfg: Config, views: int) -> dict[str, Any]:
-    """What the features depend on, as JSON holds it.
-
-    Args:
-        cfg: A complete config, before :func:`use_cache`.
-        views: Augmented views of a training image.
-
-    Returns:
-        dict[str, Any]: The facts.
-
-    Raises:
-        ValueError: The backbone is no ResNet.
-    """
-    backbone = cfg.model.backbone.to_dict()
-    if backbone.pop('type') != 'ResNet':
-        raise ValueError(
-            'cached features need an MMPretrain ResNet, got '
-            f'{cfg.model.backbone.type}'
-        )
-    backbone.pop('frozen_stages', None)
-    checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
-    if Path(checkpoint).is_file():
-        backbone['init_cfg']['checkpoint'] = hashlib.sha256(
-            Path(checkpoint).read_bytes()
-        ).hexdigest()
-    pipeline = innermost_dataset(cfg.train_dataloader).pipeline
-    facts = dict(
-        backbone=backbone,
-        data_preprocessor=cfg.data_preprocessor.to_dict(),
-        train_pipeline=pipeline,
-        test_pipeline=_test_pipeline(cfg),
-        views=views,
-    )
-    return json.loads(json.dumps(facts))
-
-
-def check_cache(folder: Path, facts: dict[str, Any]) -> None:
-    """Checks that a cache is that of a config.
-
-    Args:
-        folder: The cache.
-        facts: Those of the config, see :func:`cache_facts`.
-
-    Raises:
-        ValueError: They differ; names what does.
-    """
-    found = read_index(folder)['facts']
-    differing = [key for key in facts if facts[key] != found.get(key)]
-    if differing:
-        raise ValueError(
-            f'{folder} holds the features of another '
-            f'{" and ".join(differing)}: remove it or name another folder'
-        )
-
-
 class _Trunk:
     """A backbone up to its last stage, and the preprocessing before it."""
 
@@ -225,7 +166,7 @@ class _Trunk:
         (output,) = self.backbone(self.preprocessor(data)['inputs'])
         return output.permute(0, 2, 3, 1).half().cpu().numpy()
 
-    def write(self, path: Path, dataset: Any, views: int) -> dict[str, int]:
+    def write(self, path: Path, dataset: Any, views: int) -> None:
         """Writes augmented views (N, views, h, w, C) of a dataset."""
 
         def images() -> Iterator[Tensor]:
@@ -236,9 +177,8 @@ class _Trunk:
                     yield image
 
         self._fill(path, images(), len(dataset), views)
-        return _paths([dataset])
 
-    def write_plain(self, path: Path, datasets: list[Any]) -> dict[str, int]:
+    def write_plain(self, path: Path, datasets: list[Any]) -> None:
         """Writes the whole and the mirrored images (N, 2, h, w, C)."""
 
         def images() -> Iterator[Tensor]:
@@ -248,7 +188,6 @@ class _Trunk:
                     yield from (image, image.flip(-1))
 
         self._fill(path, images(), sum(map(len, datasets)), 2)
-        return _paths(datasets)
 
     def _fill(
         self, path: Path, images: Iterator[Tensor], count: int, views: int
@@ -267,29 +206,3 @@ class _Trunk:
             flat[start : start + size] = features
         if flat is not None:
             array.flush()
-
-
-def _paths(datasets: list[Any]) -> dict[str, int]:
-    paths = [
-        os.path.realpath(dataset.get_data_info(index)['img_path'])
-        for dataset in datasets
-        for index in range(len(dataset))
-    ]
-    return {path: row for row, path in enumerate(paths)}
-
-
-def _datasets(cfg: Config) -> tuple[Any, Any]:
-    train = innermost_dataset(cfg.train_dataloader).pipeline
-    return (
-        _dataset(cfg, cfg.train_dataloader, train),
-        _dataset(cfg, cfg.test_dataloader, _test_pipeline(cfg)),
-    )
-
-
-def _dataset(cfg: Config, loader: Any, pipeline: list) -> Any:
-    dataset = {**innermost_dataset(loader), 'pipeline': pipeline}
-    return DATASETS.build(dataset)
-
-
-def _test_pipeline(cfg: Config) -> list:
-    return innermost_dataset(cfg.test_dataloader).pipeline

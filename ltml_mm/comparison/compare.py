@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from ltml_mm.apis.config import load_config
+from ltml_mm.comparison.cache_checks import check_rows
 from ltml_mm.comparison.cached_trunk import make_cache
-from ltml_mm.comparison.plan import Plan
+from ltml_mm.comparison.plan import Plan, planned_config
 from ltml_mm.comparison.report import parse_table, write_report
 from ltml_mm.comparison.rows import (
     DATA_SETS,
@@ -21,12 +21,7 @@ from ltml_mm.comparison.rows import (
     label_of,
     parse_row,
 )
-from ltml_mm.comparison.runs import (
-    make_runs,
-    parse_options,
-    plan_runs,
-    run_folder,
-)
+from ltml_mm.comparison.runs import make_runs, plan_runs, run_folder
 
 #: The rows in the picture of the classes, where the table has them.
 PICTURED = ('ltml', 'erm', 'rs')
@@ -132,9 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(run_folder(args.out, plan), plan.config, *plan.overrides)
         return
     if args.cache_trunk is not None:
-        cfg = load_config(rows[0].config, parse_options(args.cfg_options))
-        init_default_scope(cfg.default_scope)
-        make_cache(cfg, args.cache_trunk, args.views)
+        share_cache(plans, args.cache_trunk, args.views)
     status = 0
     try:
         if make_runs(args.out, plans, args.jobs):
@@ -152,6 +145,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if status:
         sys.exit(status)
+
+
+def share_cache(plans: Sequence[Plan], folder: Path, views: int) -> None:
+    """Computes the features that all rows train from, or checks them.
+
+    Args:
+        plans: The runs.
+        folder: The cache.
+        views: Augmented views of a training image.
+
+    Raises:
+        ValueError: The rows need different features, or the folder holds
+            others.
+    """
+    by_row = {plan.row: plan for plan in plans}
+    configs = {row: planned_config(plan) for row, plan in by_row.items()}
+    cfg = configs[plans[0].row]
+    init_default_scope(cfg.default_scope)
+    check_rows(configs, views)
+    make_cache(cfg, folder, views)
 
 
 def parse_rows(texts: Sequence[str], data: str) -> tuple[list[str], list[Row]]:

@@ -75,8 +75,11 @@ def _annotations(cfg: Config) -> list[str]:
     ]
 
 
+def checksum(path: str | Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def _content(path: str) -> str:
     """A file's checksum, or the name of what is no file here."""
-    if not Path(path).is_file():
-        return path
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return checksum(path) if Path(path).is_file() else path

@@ -14,11 +14,12 @@ from ltml_mm.apis.config import load_config
 from ltml_mm.comparison.cached_trunk import (
     add_cached_flip,
     make_cache,
-    read_index,
     use_cache,
 )
 from ltml_mm.comparison.compare import CONFIGS
-from ltml_mm.comparison.runs import parse_options
+from ltml_mm.comparison.plan import parse_options
+from ltml_mm.comparison.trunk_features import read_index
+from ltml_mm.utils import write_json
 
 VIEWS = 3
 
@@ -203,6 +204,33 @@ def test_an_image_that_is_not_cached_is_named(data, weights, cache, tmp_path):
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     with pytest.raises(ValueError, match=r'others.0\.png is not in the cache'):
         dataset[0]
+
+
+def test_an_image_that_was_replaced_is_named(data, weights, cache):
+    image = data / '3.png'
+    content = image.read_bytes()
+    try:
+        image.write_bytes((data / '4.png').read_bytes())
+        with pytest.raises(ValueError, match=r'3\.png has changed since'):
+            make_cache(read(data, weights), cache, VIEWS)
+        # A run does not read all images again.
+        use_cache(read(data, weights), cache, VIEWS)
+        image.unlink()
+        make_cache(read(data, weights), cache, VIEWS)
+    finally:
+        image.write_bytes(content)
+    # Written anew, but the same.
+    make_cache(read(data, weights), cache, VIEWS)
+
+
+def test_a_cache_without_checksums_is_refused(data, weights, cache, tmp_path):
+    index = read_index(cache)
+    del index['checksums']
+    write_json(tmp_path / 'old/index.json', index)
+    with pytest.raises(
+        ValueError, match=r'no checksums .*: remove that cache'
+    ):
+        make_cache(read(data, weights), tmp_path / 'old', VIEWS)
 
 
 def test_a_broken_image_leaves_no_cache(data, weights, tmp_path, quiet):
