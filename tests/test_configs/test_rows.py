@@ -1,6 +1,7 @@
 """Every row of the tables differs from its neighbour in one thing."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmpretrain.registry import MODELS
 
 import ltml_mm  # noqa: F401
 from ltml_mm.comparison.rows import DATA_SETS, ROWS
+from ltml_mm.statistics import ClassStatistics
 
 ROOT = Path(__file__).parents[2] / 'configs'
 # A row, its neighbour, and the only entry in which they differ.
@@ -92,28 +94,89 @@ LOGITS = torch.randn(4, 20, generator=torch.Generator().manual_seed(0)) * 2
 LABELS = torch.rand(4, 20, generator=torch.Generator().manual_seed(1)) > 0.8
 
 
-def value_of(row):
-    loss = MODELS.build(read(row, 'voc')['model']['head']['loss'])
+COUNTS = np.array([775, 300, 120, 60, 34, 20, 15, 11, 8, 4, *range(2, 12)])
+IMAGES = 1142
+
+
+def value_of(row, data):
+    config = read(row, data)['model']['head']['loss']
+    if 'num_classes' in config:
+        config['num_classes'] = len(COUNTS)
+    loss = MODELS.build(config)
+    if hasattr(loss, 'set_class_statistics'):
+        loss.set_class_statistics(ClassStatistics(tuple(COUNTS), IMAGES))
     # As MMPretrain's multi-label head calls it.
     return loss(LOGITS, LABELS.float(), avg_factor=len(LOGITS)).item()
 
 
-def expected_terms():
-    z, y = LOGITS.double().numpy(), LABELS.numpy()
-    p = 1 / (1 + np.exp(-z))
-    return p, y, -np.log(np.where(y, p, 1 - p))
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
 
 
-def test_plain_bce_and_focal_are_means_over_images_and_classes():
-    p, y, bce = expected_terms()
-    assert value_of('erm') == pytest.approx(bce.mean(), rel=1e-5)
-    focal = np.where(y, 1 - p, p) ** 2 * bce
-    assert value_of('focal') == pytest.approx(focal.mean(), rel=1e-5)
+def bce(z, y):
+    return np.logaddexp(0, np.where(y, -z, z))
 
 
-def test_asymmetric_loss_is_a_mean_over_images_and_classes():
-    p, y, _ = expected_terms()
+def focal(z, y):
+    return np.where(y, 1 - sigmoid(z), sigmoid(z)) ** 2 * bce(z, y)
+
+
+def reweighted(z, y):
+    weight = IMAGES / COUNTS
+    return bce(z, y) * weight / weight.mean()
+
+
+def class_balanced_focal(z, y):
+    weight = (1 - 0.9) / (1 - 0.9**COUNTS)
+    image = (y * weight).sum(1, keepdims=True) / y.sum(1, keepdims=True)
+    return image * focal(z, y)
+
+
+def ldam(z, y):
+    margin = 0.5 * COUNTS.min() ** 0.25 / COUNTS**0.25
+    return bce(30 * (z - y * margin), y)
+
+
+def asymmetric(z, y):
     # gamma 0 and 4, margin 0.05 (Ridnik et al., ICCV 2021).
-    shifted = np.maximum(p - 0.05, 0)
-    terms = np.where(y, -np.log(p), -(shifted**4) * np.log(1 - shifted))
-    assert value_of('asl') == pytest.approx(terms.mean(), rel=1e-4)
+    shifted = np.maximum(sigmoid(z) - 0.05, 0)
+    negative = -(shifted**4) * np.log(1 - shifted)
+    return np.where(y, bce(z, y), negative)
+
+
+def distribution_balanced(z, y, mu, neg_scale):
+    ratio = 1 / COUNTS / (y / COUNTS).sum(1, keepdims=True)
+    weight = 0.1 + sigmoid(10 * (ratio - mu))
+    z = z - 0.05 * np.log(IMAGES / COUNTS - 1)
+    negative = focal(neg_scale * z, y) / neg_scale
+    return 2 * weight * np.where(y, focal(z, y), negative)
+
+
+def weighted(z, y):
+    rho = COUNTS / IMAGES
+    return np.where(y, np.exp(1 - rho), np.exp(rho)) * bce(z, y)
+
+
+# The losses of the rows with their constants, before the mean over images and
+# classes. DB-Focal has constants of its own for COCO-LT.
+LOSSES = {
+    'erm': bce,
+    'rs': bce,
+    'rw': reweighted,
+    'focal': focal,
+    'cb_focal': class_balanced_focal,
+    'ldam': ldam,
+    'db_focal': partial(distribution_balanced, mu=0.3, neg_scale=5),
+    'asl': asymmetric,
+    'uniform_branch': weighted,
+    'rebalanced_branch': weighted,
+}
+COCO_LOSSES = {'db_focal': partial(distribution_balanced, mu=0.2, neg_scale=2)}
+
+
+@pytest.mark.parametrize('data', DATA_SETS)
+@pytest.mark.parametrize('row', LOSSES)
+def test_the_loss_of_a_row_has_its_constants(row, data):
+    own = COCO_LOSSES if data == 'coco' else {}
+    terms = {**LOSSES, **own}[row](LOGITS.double().numpy(), LABELS.numpy())
+    assert value_of(row, data) == pytest.approx(terms.mean(), rel=1e-5)
