@@ -31,7 +31,10 @@ from ltml_mm.comparison.cache_checks import (
     image_checksums,
     plain_pipeline,
 )
-from ltml_mm.comparison.trunk_features import PLAIN_VIEWS
+from ltml_mm.comparison.trunk_features import (
+    PLAIN_VIEWS,
+    CachedTrunkResNet,
+)
 from ltml_mm.datasets.two_stream import seeded_draw
 from ltml_mm.utils import write_json
 
@@ -102,6 +105,8 @@ def use_cache(cfg: Config, folder: str | Path, views: int) -> None:
             number of views.
     """
     check_cache(Path(folder), cache_facts(cfg, views))
+    # The config that a run dumps must stand by itself.
+    cfg.custom_imports.imports.append(CachedTrunkResNet.__module__)
     backbone = cfg.model.backbone
     backbone.type = 'CachedTrunkResNet'
     backbone.frozen_stages = backbone.get('num_stages', 4) - 1

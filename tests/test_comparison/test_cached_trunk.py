@@ -1,6 +1,8 @@
 """Training from the cached features of a frozen trunk."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -239,6 +241,23 @@ def test_a_broken_image_leaves_no_cache(data, weights, tmp_path, quiet):
     with pytest.raises(Exception, match=r'7\.png'):
         make_cache(read(broken, weights), tmp_path / 'cache', VIEWS)
     assert [path.name for path in tmp_path.iterdir()] == ['broken']
+
+
+def test_a_dumped_config_trains_by_itself(data, weights, cache, tmp_path):
+    cfg = cached_config(data, weights, cache)
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.dump(tmp_path / 'cached.json')
+    code = (
+        'import sys; from mmengine.config import Config; '
+        'from mmengine.runner import Runner; '
+        'Runner.from_cfg(Config.fromfile(sys.argv[1]))'
+    )
+    process = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path / 'cached.json')],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
 
 
 def test_other_backbones_are_refused(data, cache):

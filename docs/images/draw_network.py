@@ -1,7 +1,7 @@
 """Draws the network of LTML for the README.
 
 Example:
-    python tools/analysis/draw_network.py docs/images/network.png
+    python docs/images/draw_network.py docs/images/network.png
 """
 
 from __future__ import annotations
