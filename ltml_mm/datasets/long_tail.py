@@ -156,8 +156,8 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         # with them that the labels could mean other classes.
         if given is not None and list(given) != list(names):
             raise ValueError(
-                f'{self.ann_file}: its {len(names)} classes are not the '
-                f'{len(given)} that were expected: '
+                f'{self.ann_file}: its classes ({len(names)}) are not those '
+                f'that were expected ({len(given)}): '
                 f'{_first_difference(names, given)}. Correct the file, or '
                 'read it with a dataset for its classes, such as '
                 'LongTailMultiLabelDataset without classes=[...]'

@@ -108,7 +108,7 @@ CASES = {
     'plain': (*(f'{MISFIT} .*layer4.* is unexpected',) * 2, None),
     # The classes are those of the checkpoint, which the test set lacks.
     'two classes': (
-        r"test\.json: its classes .* expected, \['common', 'medium'\]",
+        r"test\.json: its classes .* expected \(2\): class 2, 'rare', is one",
         rf'{MISFIT} .*has shape \(2,',
         None,
     ),
