@@ -37,6 +37,9 @@ network=(
 cached=(--data custom --images-per-step 32 --cache-trunk "$out/trunk")
 test_set=(data_root="$photos" data_prefix=images "${network[@]}")
 
+# A row with another learning rate.
+rate() { echo "$1-lr${2/./_}=$1,optim_wrapper.optimizer.lr=$2"; }
+
 # The rows of the paper's table, on the test photographs.
 rows() {
   compare "$@" --epoch-images 626 --title '626 photographs, 12 classes' \
@@ -46,6 +49,7 @@ rows rows rows erm --rows erm rw rs focal cb_focal ldam db_focal asl \
   {uniform,rebalanced}_branch two_branches consistency ltml ltml+flip
 rows gain rows erm --rows erm rs {uniform,rebalanced}_branch two_branches \
   consistency ltml
+rows tuned rows erm --rows erm "$(rate erm 0.03)" ltml
 rows branches rows two_branches \
   --rows {two_branches,consistency,ltml}{,+uniform,+rebalanced}
 rows merged rows ltml --rows {two_branches,consistency,ltml}{,+merged,+merged_bn}
@@ -72,14 +76,13 @@ held_out() {
 held_out choices choices ltml --seeds 0 1 2 --title 'Choices' \
   --rows ltml{,+probs,+merged,+merged_bn} consistency \
   bn_separate=ltml,model.bn_streams=separate \
-  con_sum=ltml,model.loss_consistency.reduction=sum con_sum+merged \
+  con_sum=ltml,model.loss_consistency.reduction=sum \
   con_probs=ltml,model.loss_consistency.on=probs \
   con_detach=ltml,model.loss_consistency.detach=True \
   comp_statistics=ltml,model.loss_cls.compensation=statistics \
-  reinit=ltml,model.branch_init=reinit reinit+merged \
+  reinit=ltml,model.branch_init=reinit reinit+merged{,_bn} \
   class_max=ltml,train_dataloader.sampler.epoch_length=546
 # The learning rate of the rows.
-rate() { echo "$1-lr${2/./_}=$1,optim_wrapper.optimizer.lr=$2"; }
 rates=("$(rate cb_focal 0.1)" "$(rate ldam 0.003)")
 for row in erm rs cb_focal ldam db_focal asl ltml; do
   rates+=("$row" "$(rate "$row" 0.03)")

@@ -1,0 +1,106 @@
+"""The figures of the results are those of the runs beside them."""
+
+import csv
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltml_mm.comparison.results import GROUPS, VARIANTS
+from ltml_mm.comparison.rows import ROWS, label_of
+
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / 'docs/results.md').read_text(encoding='utf-8')
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+SPECS = {
+    label_of(spec): spec
+    for row in ROWS
+    for spec in (row, *(f'{row}+{variant}' for variant in VARIANTS))
+}
+
+
+def read_runs(name):
+    """Percent by row and variant, group and seed."""
+    runs = defaultdict(lambda: defaultdict(dict))
+    with (ROOT / 'docs/results' / name).open(encoding='utf-8') as file:
+        for entry in csv.DictReader(file):
+            plain = entry['variant'] == 'fused'
+            variant = '' if plain else '+' + entry['variant']
+            for group in GROUPS:
+                value = float(entry[group])
+                runs[entry['row'] + variant][group][entry['seed']] = value
+    return runs
+
+
+def tables():
+    """Every table of rows: the name of its CSV, and its lines as dicts."""
+    name, lines = '', []
+    for line in [*DOC.splitlines(), '']:
+        link = re.search(r'\]\(results/(\w+\.csv)\)', line)
+        name = link[1] if link else name
+        if line.startswith('|'):
+            lines.append([cell.strip() for cell in line.strip('|').split('|')])
+        elif lines:
+            header, _, *body = lines
+            if header[:2] == ['row', 'seeds']:
+                yield (
+                    name,
+                    [dict(zip(header, cells, strict=True)) for cells in body],
+                )
+            lines = []
+
+
+def spec_of(cell):
+    quoted = re.match(r'`(.+?)`', cell)
+    return quoted[1] if quoted else SPECS[cell]
+
+
+def mean(values):
+    values = [*values.values()]
+    text = f'{np.mean(values):.2f}'
+    return text + (f' ± {np.std(values, ddof=1):.2f}' if values[1:] else '')
+
+
+def difference(own, reference):
+    found = [own[seed] - reference[seed] for seed in own.keys() & reference]
+    ahead = sum(value > 0 for value in found)
+    return f'{np.mean(found):+.2f}', f'{ahead} of {len(found)}'
+
+
+@pytest.mark.parametrize(('name', 'lines'), tables())
+def test_tables_follow_from_the_runs(name, lines):
+    runs = read_runs(name)
+    versus = [key for key in lines[0] if ' minus ' in key]
+    reference = next(
+        (line for line in lines if versus and line[versus[0]] == '-'), None
+    )
+    for line in lines:
+        found = runs[spec_of(line['row'])]
+        assert line['seeds'] == str(len(found['total'])), line
+        for group in GROUPS:
+            assert line[group] == mean(found[group]), (line, group)
+        for key in versus:
+            if line is reference:
+                continue
+            group = key.split()[0]
+            own = found[group], runs[spec_of(reference['row'])][group]
+            value, ahead = difference(*own)
+            assert line[key].startswith(value), (line, key)
+            assert line[key].endswith(ahead), (line, key)
+
+
+def test_the_readme_repeats_lines_of_the_results():
+    body = README[README.index('## Results') :]
+    shown = re.findall(r'^\|[^|]+(\|.* ± .*)\|$', body, re.M)
+    assert len(shown) > 5
+    for cells in shown:
+        assert cells in DOC, cells
+
+
+def test_every_table_and_run_is_used():
+    names = {name for name, _ in tables()}
+    assert names == {
+        path.name for path in (ROOT / 'docs/results').glob('*.csv')
+    }
