@@ -90,9 +90,22 @@ done
 held_out rates rates erm --seeds 0 --title 'Learning rates' \
   --rows "${rates[@]}"
 
-# The demo, from scratch.
+# The demo, from scratch, and on the pictures that it was trained on.
 compare demo demo erm --data demo --rows erm rs ltml --seeds 0 1 2 \
-  --title 'The demo, from scratch'
+  --title 'The demo, from scratch' --keep-checkpoints
+for row in erm rs ltml; do
+  work=$out/demo/$row/seed_0/work
+  python tools/test.py "$work"/*demo*.py "$work/epoch_5.pth" \
+    --work-dir "$out/demo_training/$row" \
+    --cfg-options test_dataloader.dataset.split=train
+done
+
+# How the terms of the loss share the gradient.
+python tools/analysis/gradient_shares.py --steps 152 --interval 8 \
+  --out "$out/shares.json" "$out/rows/ltml/seed_0/work/ltml_custom.py"
+python tools/analysis/gradient_shares.py --steps 605 --interval 40 \
+  --out "$out/shares_demo.json" configs/ltml_demo.py \
+  --cfg-options randomness.seed=0
 
 # How far the branches agree, without and with the consistency loss.
 python tools/analysis/plot_log.py --out "$out/agreement.png" \

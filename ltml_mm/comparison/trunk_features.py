@@ -98,7 +98,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
         folder: The cache.
 
     Returns:
-        dict[str, Any]: ``facts``, and the rows of the ``augmented`` and
-        ``plain`` features by the image's path.
+        dict[str, Any]: ``facts``; the rows of the ``augmented`` and
+        ``plain`` features, and ``checksums``, by the image's path.
     """
     return json.loads((Path(folder) / 'index.json').read_text())

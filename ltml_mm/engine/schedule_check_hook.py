@@ -51,18 +51,19 @@ class ScheduleCheckHook(Hook):
             and not scheduler.by_epoch
             and scheduler.end < NO_END
         ]
+        longest = max(ends, default=0)
         steps = runner.max_iters
         drop = _first_drop(schedulers, len(runner.train_dataloader))
-        if not ends or (max(ends) <= steps and max(ends) < drop):
+        dropped = drop <= longest and drop < steps
+        if longest <= steps and not dropped:
             return
-        most = min(steps, drop)
         left = (
             f'the learning rate drops after {drop}'
-            if drop < steps
+            if dropped
             else f'the run has only {steps}'
         )
         message = (
-            f'the warm-up takes {max(ends)} steps, but {left}: '
+            f'the warm-up takes {longest} steps, but {left}: '
             f'{runner.world_size} process(es) with a batch of '
             f'{runner.train_dataloader.batch_size}'
         )
@@ -73,10 +74,10 @@ class ScheduleCheckHook(Hook):
             for scheduler in schedulers
             if not isinstance(scheduler, WARM_UPS)
         )
-        if drop < steps or not cut_short:
+        if dropped or not cut_short:
             raise ValueError(
                 f'{message}. Shorten it, for example with --cfg-options '
-                f'param_scheduler.0.end={max(1, most // 6)}'
+                f'param_scheduler.0.end={max(1, min(steps, drop) // 6)}'
             )
         runner.logger.warning(f'{message}; it does not come to its end')
 

@@ -125,6 +125,9 @@ def build_heads(
 
     Returns:
         ModuleDict: The heads by branch.
+
+    Raises:
+        ValueError: See :func:`head_config`.
     """
     config = head_config(config, num_classes, backbone, neck)
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})

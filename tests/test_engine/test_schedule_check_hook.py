@@ -34,7 +34,7 @@ def train(work_dir, schedulers, epochs=3):
 
 @pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
 def test_a_warm_up_as_long_as_the_run_is_fine(tmp_path, kind):
-    train(tmp_path, [warm_up(6, kind)])
+    train(tmp_path, [warm_up(6, kind), drops(3)])
 
 
 @pytest.mark.parametrize('kind', ['LinearLR', 'ConstantLR'])
@@ -50,6 +50,13 @@ def test_one_until_the_first_drop_is_refused(tmp_path, milestone, by_epoch):
     with pytest.raises(ValueError, match=r'takes 4 steps.* drops after 4:'):
         train(tmp_path / 'a', [warm_up(4), schedule])
     train(tmp_path / 'b', [warm_up(3), schedule])
+
+
+def test_milestones_count_from_the_beginning_of_their_scheduler(tmp_path):
+    schedule = {**drops(3, milestone=1), 'begin': 1}
+    train(tmp_path / 'a', [warm_up(3), schedule])
+    with pytest.raises(ValueError, match='drops after 4'):
+        train(tmp_path / 'b', [warm_up(4), schedule])
 
 
 def test_the_message_names_the_option(tmp_path):
