@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.launch import OverrideAction
 from ltml_mm.experiments.digest import digest
 from ltml_mm.utils import write_json
 

@@ -1,6 +1,6 @@
 """Trains and tests rows of the paper's tables with seeds: see --help."""
 
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.experiments.compare import main
 
 if __name__ == '__main__':
