@@ -5,7 +5,7 @@ from ltml_mm.evaluation.grouped_average_precision import (
     GroupedAveragePrecision,
 )
 from ltml_mm.evaluation.prediction_collector import PredictionCollector
-from ltml_mm.evaluation.table import class_report, class_table, mean_by_group
+from ltml_mm.evaluation.report import class_report, class_table, mean_by_group
 
 __all__ = [
     'GroupedAveragePrecision',

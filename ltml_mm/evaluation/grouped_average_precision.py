@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
 from ltml_mm.evaluation.functional import average_precision
-from ltml_mm.evaluation.table import class_report
+from ltml_mm.evaluation.report import class_report
 from ltml_mm.statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
 
 # The field in which a two-branch model leaves its branches' scores.
