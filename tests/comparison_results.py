@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ltml_mm.comparison.results import result_path
+from ltml_mm.experiments.results import result_path
 from ltml_mm.utils import write_json
 
 COUNTS = {'dog': 120, 'cat': 60, 'owl': 60, 'newt': 7}

@@ -51,7 +51,7 @@ def train(config_file, options=(), environ=None, stderr=None):
     import torch
 
     torch.set_num_threads(1)
-    from ltml_mm.apis.launch import run_tool
+    from ltml_mm.apis.cli import run_tool
     from ltml_mm.apis.train import main
 
     run_tool(lambda: main([str(config_file), *options]))

@@ -4,8 +4,8 @@ import shutil
 
 from tiny_training import write_data
 
-from ltml_mm.comparison import compare
-from ltml_mm.comparison.runs import plan_runs
+from ltml_mm.experiments import compare
+from ltml_mm.experiments.runs import plan_runs
 
 #: The rest of a stock row's config, whose backbone is made smaller below.
 SMALL_HEAD = 'model.head.in_channels=64'

@@ -1,6 +1,6 @@
 """Predicts the classes of images: see --help and the README."""
 
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.predict import main
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint: see --help and the README."""
 
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.test import main
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from ltml_mm.analysis import figures
 from ltml_mm.analysis.facts import DatasetFacts, read_facts
 from ltml_mm.analysis.markdown import markdown, summary
 from ltml_mm.analysis.sampling import StreamDraws
-from ltml_mm.apis.launch import OverrideAction
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.utils import write_bytes, write_json, write_text
 
 

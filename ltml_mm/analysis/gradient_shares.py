@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ltml_mm.apis import train
-from ltml_mm.apis.launch import OverrideAction
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.engine.random_states import (
     capture_random_states,
     restore_random_states,

@@ -2,7 +2,7 @@
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.multi_label_inferencer import MultiLabelInferencer
+from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.replay import replay_step
 
 __all__ = [

@@ -19,15 +19,15 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.apis.config import innermost_dataset, load_config
-from ltml_mm.apis.inference_model import (
+from ltml_mm.apis.model import (
     build_model,
     checkpoint_meta,
     load_weights,
     pick_device,
     scope_of,
 )
-from ltml_mm.apis.launch import OverrideAction
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.engine.whole_files import WholeFileBackend
 from ltml_mm.models.merging import (

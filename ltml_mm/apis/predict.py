@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.apis.drawing import encode, output_path, picture_name
 from ltml_mm.apis.image_files import find_images
-from ltml_mm.apis.launch import OverrideAction
-from ltml_mm.apis.multi_label_inferencer import MultiLabelInferencer
+from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.utils import write_bytes, write_json

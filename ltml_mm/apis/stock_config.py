@@ -16,7 +16,7 @@ from mmpretrain.registry import (
 )
 
 from ltml_mm.apis.config import FILE_DATASETS
-from ltml_mm.apis.inference_model import scope_of, without_pretrained
+from ltml_mm.apis.model import scope_of, without_pretrained
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY
 from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
 from ltml_mm.models.parts import build_neck, head_config, neck_config

@@ -12,8 +12,8 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.launch import add_common_arguments, prepare_config
 from ltml_mm.evaluation import PredictionCollector
 from ltml_mm.utils import write_json
 

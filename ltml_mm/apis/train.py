@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
+from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.launch import add_common_arguments, prepare_config
 
 #: What --amp takes in place of a plain optimizer wrapper.
 MIXED_PRECISION = {

@@ -17,7 +17,7 @@ from ltml_mm.analysis.dataset_report import build_report, image_table, main
 from ltml_mm.analysis.drawing import STYLE
 from ltml_mm.analysis.facts import read_facts
 from ltml_mm.analysis.sampling import class_aware_probabilities
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.datasets import ClassAwareMultiLabelSampler, LabelTable
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.inference_model import build_model
+from ltml_mm.apis.model import build_model
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets import VOCLTDataset
 from ltml_mm.models.merging import merge_branches

@@ -10,7 +10,7 @@ from pathlib import Path
 from tiny_training import write_data
 
 from ltml_mm.apis import predict, test, train
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 
 REPO = Path(__file__).parents[2]
 NUMBERS = itertools.count()

@@ -11,8 +11,8 @@ from tiny_training import write_data
 
 from ltml_mm.apis import predict, train
 from ltml_mm.apis import test as testing
-from ltml_mm.comparison import compare
-from ltml_mm.comparison.rows import ROWS
+from ltml_mm.experiments import compare
+from ltml_mm.experiments.rows import ROWS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltml_mm.comparison.results import GROUPS, VARIANTS
-from ltml_mm.comparison.rows import ROWS, label_of
+from ltml_mm.experiments.results import GROUPS, VARIANTS
+from ltml_mm.experiments.rows import ROWS, label_of
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / 'docs/results.md').read_text(encoding='utf-8')

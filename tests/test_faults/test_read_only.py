@@ -6,7 +6,7 @@ import pytest
 from tiny_training import make_config, write_data
 
 from ltml_mm.apis import train
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 
 
 @pytest.fixture

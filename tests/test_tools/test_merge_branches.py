@@ -19,8 +19,8 @@ from tiny_training import CLASSES, LABELS, write_data
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.inference_model import build_model
 from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
+from ltml_mm.apis.model import build_model
 from ltml_mm.apis.test import main as evaluate
 from ltml_mm.engine.whole_files import WholeFileBackend
 from ltml_mm.models.merging import DRIFT_LIMIT, merge_branches

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from tiny_run import REPO, TOOLS, environment
 
-from ltml_mm.comparison.rows import ROWS
+from ltml_mm.experiments.rows import ROWS
 
 
 def reproduce(*arguments, cwd):

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from tiny_run import BATCH, TOOLS, write_run
 
 from ltml_mm.apis.checkpoint import CheckpointError
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.train import main, parse_args, training_config
 
 CONFIG = """

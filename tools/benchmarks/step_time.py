@@ -24,7 +24,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
-from ltml_mm.apis.launch import OverrideAction
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.fork import BRANCHES
 from ltml_mm.models.probe import last_shape, probe_features

@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
-from ltml_mm.comparison.plan import (
+from ltml_mm.experiments.results import RESULT, result_path
+from ltml_mm.experiments.rows import Row
+from ltml_mm.experiments.run_config import (
     Plan,
     parse_options,
     planned_digest,
     write_plan,
 )
-from ltml_mm.comparison.results import RESULT, result_path
-from ltml_mm.comparison.rows import Row
-from ltml_mm.comparison.run_lock import BUSY, is_held
+from ltml_mm.experiments.run_lock import BUSY, is_held
 
 #: Seconds between two looks at the running processes, and for a process to
 #: end when it is told to.

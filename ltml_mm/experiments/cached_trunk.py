@@ -21,7 +21,8 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from ltml_mm.apis.config import innermost_dataset
-from ltml_mm.comparison.cache_checks import (
+from ltml_mm.datasets.two_stream import seeded_draw
+from ltml_mm.experiments.cache_checks import (
     build_dataset,
     build_datasets,
     cache_facts,
@@ -31,11 +32,10 @@ from ltml_mm.comparison.cache_checks import (
     image_checksums,
     plain_pipeline,
 )
-from ltml_mm.comparison.trunk_features import (
+from ltml_mm.experiments.trunk_features import (
     PLAIN_VIEWS,
     CachedTrunkResNet,
 )
-from ltml_mm.datasets.two_stream import seeded_draw
 from ltml_mm.utils import write_json
 
 #: Images that pass through the trunk at once.

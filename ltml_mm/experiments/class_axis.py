@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ltml_mm.analysis.drawing import CELL, GREY, GROUP_COLOURS, name_labels
-from ltml_mm.comparison.results import ClassResult
+from ltml_mm.experiments.results import ClassResult
 
 NO_IMAGE = 0.5  # where a class without a training image stands
 DODGE = 0.08  # inches between the marks of classes with like counts

@@ -3,7 +3,7 @@ import statistics
 import numpy as np
 import pytest
 
-from ltml_mm.comparison.statistics import paired_difference, summarise
+from ltml_mm.experiments.seed_statistics import paired_difference, summarise
 
 VALUES = {0: 57.5, 1: 59.25, 2: 58.0, 3: 61.5, 4: 60.0}
 REFERENCE = {4: 59.0, 3: 60.0, 2: 58.0, 1: 58.0, 0: 58.5, 9: 0.0}

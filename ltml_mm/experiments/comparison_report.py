@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltml_mm.comparison import figures
-from ltml_mm.comparison.results import Spec, parse_spec, read_runs
-from ltml_mm.comparison.tables import render_runs, render_tables
+from ltml_mm.experiments import comparison_figures
+from ltml_mm.experiments.results import Spec, parse_spec, read_runs
+from ltml_mm.experiments.tables import render_runs, render_tables
 from ltml_mm.utils import write_bytes, write_text
 
 RUNS, TABLE = 'runs.csv', 'table.md'
@@ -58,14 +58,14 @@ def parse_table(
                 f'{spec} is not among the rows of the table: '
                 f'{", ".join(map(str, lines))}'
             )
-    if len(shown) > figures.MOST_METHODS:
+    if len(shown) > comparison_figures.MOST_METHODS:
         raise ValueError(
-            f'classes.png shows up to {figures.MOST_METHODS} rows, not '
-            f'{len(shown)}: {", ".join(map(str, shown))}'
+            f'classes.png shows up to {comparison_figures.MOST_METHODS} rows, '
+            f'not {len(shown)}: {", ".join(map(str, shown))}'
         )
     if not shown:
         every = dict.fromkeys([[*lines][-1], middle, *lines])
-        shown = dict.fromkeys([*every][: figures.MOST_METHODS])
+        shown = dict.fromkeys([*every][: comparison_figures.MOST_METHODS])
     return Table(tuple(lines), middle, tuple(shown))
 
 
@@ -101,7 +101,7 @@ def write_report(
 
     Raises:
         ValueError: A line is refused by :func:`parse_table`, or a result by
-            :func:`~ltml_mm.comparison.results.read_runs`.
+            :func:`~ltml_mm.experiments.results.read_runs`.
     """
     table = parse_table(specs, reference, pictured)
     names = {str(spec): str(spec) for spec in table.specs} | dict(labels or {})
@@ -116,10 +116,13 @@ def write_report(
     if shown:
         write_bytes(
             out / GROUPS,
-            figures.groups(runs, shown, table.reference, title, names),
+            comparison_figures.groups(
+                runs, shown, table.reference, title, names
+            ),
         )
     if compared:
         write_bytes(
-            out / CLASSES, figures.classes(runs, compared, title, names)
+            out / CLASSES,
+            comparison_figures.classes(runs, compared, title, names),
         )
     return text

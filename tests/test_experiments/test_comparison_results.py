@@ -3,7 +3,7 @@ import json
 import pytest
 from comparison_results import make_result, write_result
 
-from ltml_mm.comparison.results import Spec, parse_spec, read_runs
+from ltml_mm.experiments.results import Spec, parse_spec, read_runs
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ import pytest
 from mmengine.registry import init_default_scope
 from tiny_comparison import SMALL_HEAD, arguments, planned, write_set
 
-from ltml_mm.comparison import compare
-from ltml_mm.comparison.cache_checks import (
+from ltml_mm.experiments import compare
+from ltml_mm.experiments.cache_checks import (
     check_images,
     check_rows,
     image_checksums,
 )
-from ltml_mm.comparison.cached_trunk import use_cache
-from ltml_mm.comparison.plan import planned_config
+from ltml_mm.experiments.cached_trunk import use_cache
+from ltml_mm.experiments.run_config import planned_config
 from ltml_mm.utils import write_json
 
 

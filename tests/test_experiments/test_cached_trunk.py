@@ -13,14 +13,14 @@ from mmpretrain.registry import DATASETS, MODELS
 from tiny_comparison import options, write_set
 
 from ltml_mm.apis.config import load_config
-from ltml_mm.comparison.cached_trunk import (
+from ltml_mm.experiments.cached_trunk import (
     add_cached_flip,
     make_cache,
     use_cache,
 )
-from ltml_mm.comparison.compare import CONFIGS
-from ltml_mm.comparison.plan import parse_options
-from ltml_mm.comparison.trunk_features import read_index
+from ltml_mm.experiments.compare import CONFIGS
+from ltml_mm.experiments.run_config import parse_options
+from ltml_mm.experiments.trunk_features import read_index
 from ltml_mm.utils import write_json
 
 VIEWS = 3

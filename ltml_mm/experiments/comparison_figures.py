@@ -23,7 +23,7 @@ from ltml_mm.analysis.drawing import (
     new_figure,
     picture,
 )
-from ltml_mm.comparison.class_axis import (
+from ltml_mm.experiments.class_axis import (
     DODGE,
     NO_IMAGE,
     limits_of,
@@ -31,8 +31,8 @@ from ltml_mm.comparison.class_axis import (
     shade_groups,
     spread,
 )
-from ltml_mm.comparison.results import GROUPS, Runs, Spec
-from ltml_mm.comparison.statistics import Summary, summarise
+from ltml_mm.experiments.results import GROUPS, Runs, Spec
+from ltml_mm.experiments.seed_statistics import Summary, summarise
 
 DASHES = (0, (4, 3))
 LINE = 0.34  # inches that a row with its seeds needs

@@ -10,8 +10,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ltml_mm.apis.launch import run_tool
-from ltml_mm.apis.processes import explain_lost_process, prepare_processes
+from ltml_mm.apis.cli import run_tool
+from ltml_mm.apis.distributed import explain_lost_process, init_distributed
 from ltml_mm.engine import TrainingStopped
 
 ENVIRONMENTS = {
@@ -42,7 +42,7 @@ def groups(monkeypatch):
 @pytest.mark.parametrize('launcher', ENVIRONMENTS)
 def test_cpus_meet_with_gloo(groups, launcher):
     os.environ.update(ENVIRONMENTS[launcher], MASTER_ADDR='a', MASTER_PORT='7')
-    prepare_processes(Config(), launcher)
+    init_distributed(Config(), launcher)
     assert groups == ['gloo']
     for name, value in ENVIRONMENTS['pytorch'].items():
         assert os.environ[name] == value
@@ -57,7 +57,7 @@ def test_slurm_names_the_first_machine(groups, tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
     os.environ.update(ENVIRONMENTS['slurm'], SLURM_JOB_NODELIST='n[1-2]')
-    prepare_processes(Config(), 'slurm')
+    init_distributed(Config(), 'slurm')
     found = (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT'])
     assert found == ('n1', '29500')
 
@@ -65,19 +65,19 @@ def test_slurm_names_the_first_machine(groups, tmp_path, monkeypatch):
 def test_mpi_needs_an_address(groups):
     os.environ.update(ENVIRONMENTS['mpi'])
     with pytest.raises(ValueError, match='set MASTER_ADDR'):
-        prepare_processes(Config(), 'mpi')
+        init_distributed(Config(), 'mpi')
 
 
 def test_a_launcher_that_did_not_start_this(groups):
     with pytest.raises(ValueError, match=r'RANK, WORLD_SIZE.*dist_train\.sh'):
-        prepare_processes(Config(), 'pytorch')
+        init_distributed(Config(), 'pytorch')
     assert not groups
 
 
 def test_the_wrapper_keeps_what_the_config_says(groups):
     os.environ.update(ENVIRONMENTS['pytorch'], MASTER_ADDR='a')
     cfg = Config(dict(find_unused_parameters=True))
-    prepare_processes(cfg, 'pytorch')
+    init_distributed(cfg, 'pytorch')
     # MMEngine's own arguments on GPUs, but for the device.
     assert cfg.model_wrapper_cfg == dict(
         type='MMDistributedDataParallel',
@@ -86,7 +86,7 @@ def test_the_wrapper_keeps_what_the_config_says(groups):
         device_ids=None,
     )
     cfg = Config(dict(model_wrapper_cfg=dict(static_graph=True)))
-    prepare_processes(cfg, 'pytorch')
+    init_distributed(cfg, 'pytorch')
     assert cfg.model_wrapper_cfg.static_graph
     assert cfg.model_wrapper_cfg.device_ids is None
 
@@ -97,10 +97,10 @@ def test_fewer_gpus_than_processes(groups, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     with pytest.raises(ValueError, match=r'3 processes.* need 3 GPUs.* has 2'):
-        prepare_processes(Config(), 'pytorch')
+        init_distributed(Config(), 'pytorch')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
     cfg = Config()
-    prepare_processes(cfg, 'pytorch')
+    init_distributed(cfg, 'pytorch')
     # With GPUs, group and wrapper are MMEngine's.
     assert not groups
     assert 'model_wrapper_cfg' not in cfg

@@ -19,7 +19,7 @@ from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.drawing import annotate
 from ltml_mm.apis.image_files import find_images
-from ltml_mm.apis.inference_model import (
+from ltml_mm.apis.model import (
     build_model,
     checkpoint_meta,
     class_info,

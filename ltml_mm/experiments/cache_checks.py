@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.apis.config import innermost_dataset
-from ltml_mm.comparison.digest import checksum
-from ltml_mm.comparison.trunk_features import read_index
+from ltml_mm.experiments.digest import checksum
+from ltml_mm.experiments.trunk_features import read_index
 
 #: Images by the kind of their features, then path: the row of the features.
 Images = dict[str, dict[str, int]]

@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own: train, test, result.
 
-``python -m ltml_mm.comparison.single_run FOLDER`` does what
+``python -m ltml_mm.experiments.single_run FOLDER`` does what
 ``FOLDER/run.json`` says and writes ``FOLDER/result.json`` at its very end.
 Killed and started again, it resumes from its last checkpoint.
 """
@@ -21,19 +21,19 @@ from mmengine.runner import Runner
 
 from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
-from ltml_mm.apis.inference_model import load_weights
-from ltml_mm.apis.launch import run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.merge import training_batches
+from ltml_mm.apis.model import load_weights
 from ltml_mm.apis.stock_config import stock_config
-from ltml_mm.comparison.cached_trunk import add_cached_flip, use_cache
-from ltml_mm.comparison.plan import (
+from ltml_mm.experiments.cached_trunk import add_cached_flip, use_cache
+from ltml_mm.experiments.results import RESULT
+from ltml_mm.experiments.run_config import (
     Plan,
     planned_digest,
     read_plan,
     set_steps,
 )
-from ltml_mm.comparison.results import RESULT
-from ltml_mm.comparison.run_lock import alone
+from ltml_mm.experiments.run_lock import alone
 from ltml_mm.models.merging import (
     branch_drift,
     has_norms,

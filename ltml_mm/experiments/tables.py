@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ltml_mm.analysis.markdown import table
-from ltml_mm.comparison.results import GROUPS, VARIANTS, Run, Runs, Spec
-from ltml_mm.comparison.statistics import (
+from ltml_mm.experiments.results import GROUPS, VARIANTS, Run, Runs, Spec
+from ltml_mm.experiments.seed_statistics import (
     RESAMPLES,
     Difference,
     paired_difference,

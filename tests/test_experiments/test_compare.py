@@ -20,9 +20,9 @@ from tiny_comparison import (
 )
 
 from ltml_mm.apis import test
-from ltml_mm.comparison import compare, single_run
-from ltml_mm.comparison.plan import planned_config, write_plan
-from ltml_mm.comparison.rows import parse_row
+from ltml_mm.experiments import compare, single_run
+from ltml_mm.experiments.rows import parse_row
+from ltml_mm.experiments.run_config import planned_config, write_plan
 
 ROWS = ['ltml', 'ltml+merged', f'plain=erm,{SMALL_HEAD}']
 BROKEN = 'broken=ltml,model.fuse=nonsense'
@@ -31,7 +31,7 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 from mmengine.hooks import LoggerHook
-from ltml_mm.comparison import single_run
+from ltml_mm.experiments import single_run
 def die(self, runner):
     if runner.epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,8 +1,8 @@
 import pytest
 from comparison_results import write_result
 
-from ltml_mm.comparison.report import parse_table, write_report
-from ltml_mm.comparison.results import Spec
+from ltml_mm.experiments.comparison_report import parse_table, write_report
+from ltml_mm.experiments.results import Spec
 
 BRANCHES = ('fused', 'flip', 'uniform', 'rebalanced', 'merged')
 SPECS = ['erm', 'rs', 'ltml', 'ltml+merged']

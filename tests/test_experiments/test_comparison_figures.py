@@ -7,9 +7,9 @@ from matplotlib import style
 from matplotlib.text import Text
 
 from ltml_mm.analysis.drawing import STYLE
-from ltml_mm.comparison import figures
-from ltml_mm.comparison.class_axis import spread
-from ltml_mm.comparison.results import Spec, read_runs
+from ltml_mm.experiments import comparison_figures
+from ltml_mm.experiments.class_axis import spread
+from ltml_mm.experiments.results import Spec, read_runs
 
 SEEDS = range(3)
 
@@ -36,7 +36,9 @@ def runs(tmp_path):
 def test_panels_hold_means_deviations_and_every_seed(runs):
     specs = [Spec('erm'), Spec('ltml')]
     names = {'erm': 'ERM', 'ltml': 'LTML'}
-    figure = drawn(figures.groups, runs, specs, specs[1], 'Rows', names)
+    figure = drawn(
+        comparison_figures.groups, runs, specs, specs[1], 'Rows', names
+    )
     keys = ['mAP', 'mAP_head', 'mAP_medium', 'mAP_tail']
     for axes, key in zip(figure.axes, keys, strict=True):
         for row, bar in enumerate(axes.containers):
@@ -63,7 +65,7 @@ def test_panels_hold_means_deviations_and_every_seed(runs):
 def test_classes_stand_at_their_counts_with_their_mean_ap(runs):
     specs = [Spec('ltml'), Spec('erm')]
     names = {'erm': 'ERM', 'ltml': 'LTML'}
-    figure = drawn(figures.classes, runs, specs, 'Rows', names)
+    figure = drawn(comparison_figures.classes, runs, specs, 'Rows', names)
     lines = {x.get_label(): x for x in figure.axes[0].lines}
     for row, name in names.items():
         ap = [
@@ -91,10 +93,10 @@ def test_a_class_without_ap_is_left_out_of_mean_and_picture(tmp_path):
         write_result(tmp_path, 'erm', seed, classes=classes)
     runs = read_runs(tmp_path, ['erm'], SEEDS)
     first = make_result('erm', 0)['classes'][1]['AP']['fused']
-    found = figures.class_means(runs, Spec('erm'))
+    found = comparison_figures.class_means(runs, Spec('erm'))
     np.testing.assert_allclose(found[:2], [np.nan, first])
     figure = drawn(
-        figures.classes, runs, [Spec('erm')], 'Rows', {'erm': 'ERM'}
+        comparison_figures.classes, runs, [Spec('erm')], 'Rows', {'erm': 'ERM'}
     )
     assert len(figure.axes[0].collections[0].get_segments()) == 3
 
@@ -114,7 +116,7 @@ def test_class_names_are_whole_and_do_not_overlap(tmp_path, size):
     write_result(tmp_path, 'erm', 0, classes=classes)
     runs = read_runs(tmp_path, ['erm'], [0])
     figure = drawn(
-        figures.classes, runs, [Spec('erm')], 'Rows', {'erm': 'ERM'}
+        comparison_figures.classes, runs, [Spec('erm')], 'Rows', {'erm': 'ERM'}
     )
     texts = [t for t in figure.axes[0].texts if 'class' in t.get_text()]
     assert len(texts) == size

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from tiny_comparison import planned, write_set
 
-from ltml_mm.comparison import runs, single_run
-from ltml_mm.comparison.compare import CONFIGS
-from ltml_mm.comparison.plan import planned_digest, write_plan
-from ltml_mm.comparison.run_lock import BUSY, is_held
+from ltml_mm.experiments import runs, single_run
+from ltml_mm.experiments.compare import CONFIGS
+from ltml_mm.experiments.run_config import planned_digest, write_plan
+from ltml_mm.experiments.run_lock import BUSY, is_held
 from ltml_mm.utils import write_json
 
 HOLD = """

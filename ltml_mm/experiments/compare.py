@@ -9,11 +9,10 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from ltml_mm.comparison.cache_checks import check_rows
-from ltml_mm.comparison.cached_trunk import make_cache
-from ltml_mm.comparison.plan import Plan, planned_config
-from ltml_mm.comparison.report import parse_table, write_report
-from ltml_mm.comparison.rows import (
+from ltml_mm.experiments.cache_checks import check_rows
+from ltml_mm.experiments.cached_trunk import make_cache
+from ltml_mm.experiments.comparison_report import parse_table, write_report
+from ltml_mm.experiments.rows import (
     DATA_SETS,
     ONE_BRANCH_VARIANTS,
     ROWS,
@@ -21,7 +20,8 @@ from ltml_mm.comparison.rows import (
     label_of,
     parse_row,
 )
-from ltml_mm.comparison.runs import make_runs, plan_runs, run_folder
+from ltml_mm.experiments.run_config import Plan, planned_config
+from ltml_mm.experiments.runs import make_runs, plan_runs, run_folder
 
 #: The rows in the picture of the classes, where the table has them.
 PICTURED = ('ltml', 'erm', 'rs')

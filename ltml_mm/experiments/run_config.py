@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ltml_mm.apis.cli import OverrideAction
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.launch import OverrideAction
-from ltml_mm.comparison.digest import digest
+from ltml_mm.experiments.digest import digest
 from ltml_mm.utils import write_json
 
 #: What the images of a step and of an epoch set in a config.
@@ -103,7 +103,7 @@ def planned_digest(plan: Plan) -> str:
         plan: The run; its ``config_digest`` is not looked at.
 
     Returns:
-        str: See :func:`~ltml_mm.comparison.digest.digest`.
+        str: See :func:`~ltml_mm.experiments.digest.digest`.
 
     Raises:
         FileNotFoundError: See :func:`planned_config`.

@@ -28,7 +28,7 @@ STARTERS = {
 }
 
 
-def prepare_processes(cfg: Config, launcher: str) -> None:
+def init_distributed(cfg: Config, launcher: str) -> None:
     """Checks the devices, or lets processes meet on CPUs.
 
     With GPUs MMEngine's Runner does the rest. Its ``init_dist`` needs a GPU
@@ -96,7 +96,7 @@ def read_ranks(launcher: str, environ: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(RANK_VARIABLES['pytorch'], values, strict=True))
 
 
-def part_processes() -> None:
+def destroy_distributed() -> None:
     """Lets processes that met leave together, at a tool's orderly end.
 
     One that exits while another still talks to it, the first process is

@@ -5,8 +5,8 @@ import statistics
 import pytest
 from comparison_results import make_result, write_result
 
-from ltml_mm.comparison.results import Spec, read_runs
-from ltml_mm.comparison.tables import render_runs, render_tables
+from ltml_mm.experiments.results import Spec, read_runs
+from ltml_mm.experiments.tables import render_runs, render_tables
 
 KEYS = ['mAP', 'mAP_head', 'mAP_medium', 'mAP_tail']
 BRANCHES = ('fused', 'flip', 'uniform', 'rebalanced', 'merged')

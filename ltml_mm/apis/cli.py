@@ -17,10 +17,10 @@ from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config_errors import explain_config_error
-from ltml_mm.apis.processes import (
+from ltml_mm.apis.distributed import (
+    destroy_distributed,
     explain_lost_process,
-    part_processes,
-    prepare_processes,
+    init_distributed,
 )
 from ltml_mm.engine import TrainingStopped
 
@@ -114,15 +114,15 @@ def run_tool(main: Callable[[], None]) -> None:
     forbid_unsafe_loading()
     try:
         main()
-        part_processes()
+        destroy_distributed()
     except TrainingStopped as stop:
         # Its frames hold the Runner, and that the group of processes.
         traceback.clear_frames(stop.__traceback__)
         if stop.together:
-            part_processes()
+            destroy_distributed()
         raise
     except (CheckpointError, OSError, ValueError) as error:
-        _fail(own_words(error), error)
+        _fail(root_message(error), error)
     except torch.distributed.DistError as error:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
@@ -135,7 +135,7 @@ def run_tool(main: Callable[[], None]) -> None:
         _fail(explanation, error)
 
 
-def own_words(error: Exception) -> str:
+def root_message(error: Exception) -> str:
     """Returns an error's message.
 
     Of an error in a data worker torch makes a text that holds the worker's
@@ -175,7 +175,7 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     check_work_dir(cfg.work_dir)
     if args.launcher != 'none':
-        prepare_processes(cfg, args.launcher)
+        init_distributed(cfg, args.launcher)
     if not torch.cuda.is_available():
         _forget_pinned_memory(cfg)
     _remove_hooks(cfg)

@@ -1,1 +1,0 @@
-"""Methods compared over seeds: the runs, and the tables made of them."""

@@ -1,0 +1,1 @@
+"""Experiments: compared methods, and reports on data sets and logs."""
