@@ -62,18 +62,6 @@ class PublishedSplit:
         return ids_checksum(ids) == self.sha256
 
 
-VOC_LT = PublishedSplit(
-    ParetoRecipe(max_count=800),
-    num_images=1142,
-    sha256='6fa70d5b693700d97657acd03b18b4d198aa59795dc99828db2c21a2abf2133f',
-)
-COCO_LT = PublishedSplit(
-    ParetoRecipe(max_count=1200),
-    num_images=1909,
-    sha256='b2fec8ea5085da2dc305e2f1224eed7365151058a34d26f2ca340f582ff55f4c',
-)
-
-
 def ids_checksum(ids: Iterable[str | int]) -> str:
     """Fingerprints a list of image ids, whatever its order.
 
@@ -249,6 +237,18 @@ def _as_matrix(labels: Any) -> np.ndarray:
             f'{image}, class {label}'
         )
     return matrix.astype(bool)
+
+
+VOC_LT = PublishedSplit(
+    ParetoRecipe(max_count=800),
+    num_images=1142,
+    sha256='6fa70d5b693700d97657acd03b18b4d198aa59795dc99828db2c21a2abf2133f',
+)
+COCO_LT = PublishedSplit(
+    ParetoRecipe(max_count=1200),
+    num_images=1909,
+    sha256='b2fec8ea5085da2dc305e2f1224eed7365151058a34d26f2ca340f582ff55f4c',
+)
 
 
 def stratified_holdout(
