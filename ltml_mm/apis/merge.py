@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.apis.config import innermost_dataset, load_config
 from ltml_mm.apis.model import (
     build_model,
@@ -200,13 +200,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='measure the statistics of the merged BatchNorms on N training '
         'images (default: average those of the branches)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OverrideAction,
-        metavar='KEY=VALUE',
-        help='overrides of the config, of its data too',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--force', action='store_true', help='overwrite existing output'
     )
