@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltml_mm.statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
+from ltml_mm.class_statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
 
 _GROUPS = ('head', 'medium', 'tail')
 
