@@ -15,14 +15,14 @@ from mmpretrain.datasets import BaseDataset, MultiLabelDataset
 
 from ltml_mm.analysis.sampling import StreamDraws, stream_draws
 from ltml_mm.apis.config import load_config
-from ltml_mm.datasets.labels import LabelTable, read_labels
-from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
-from ltml_mm.statistics import (
+from ltml_mm.class_statistics import (
     COUNTS_KEY,
     HEAD_COUNT,
     TAIL_COUNT,
     ClassStatistics,
 )
+from ltml_mm.datasets.annotations import LabelTable, read_labels
+from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 
 # What the configs of the package draw with; an annotation file has no own.
 DEFAULT_SAMPLER = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import DefaultSampler
 
-from ltml_mm.datasets.labels import LabelTable
+from ltml_mm.datasets.annotations import LabelTable
 from ltml_mm.datasets.samplers import (
     ClassAwareMultiLabelSampler,
     ImageStreamSampler,

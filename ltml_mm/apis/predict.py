@@ -21,7 +21,7 @@ from ltml_mm.apis.drawing import encode, output_path, picture_name
 from ltml_mm.apis.image_files import find_images
 from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
-from ltml_mm.datasets.image_checks import UnreadableImageError, printable
+from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.files import write_bytes, write_json
 
 #: The exit status where at least one file was skipped.

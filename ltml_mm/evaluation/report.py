@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ltml_mm.statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
+from ltml_mm.class_statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
 
 _GROUPS = ('head', 'medium', 'tail')
 

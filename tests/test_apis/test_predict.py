@@ -15,7 +15,7 @@ from PIL import Image
 from ltml_mm.apis import MultiLabelInferencer
 from ltml_mm.apis.drawing import MAX_LINES, MAX_SIDE, annotate, picture_name
 from ltml_mm.apis.predict import main, parse_args
-from ltml_mm.datasets.image_checks import FORMATS
+from ltml_mm.datasets.images import FORMATS
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
 

@@ -11,7 +11,7 @@ from mmpretrain.structures import DataSample
 
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
-from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.files import write_json
 
 ROOT = Path(__file__).parents[2] / 'configs'

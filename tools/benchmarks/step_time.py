@@ -25,9 +25,9 @@ from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.fork import BRANCHES
 from ltml_mm.models.probe import last_shape, probe_features
-from ltml_mm.statistics import ClassStatistics
 from timing import medians, report, time_in_turns
 
 KINDS = ('stock', 'two_branch')

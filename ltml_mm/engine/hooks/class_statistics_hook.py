@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import nn
 
-from ltml_mm.statistics import ClassStatistics
+from ltml_mm.class_statistics import ClassStatistics
 
 
 @HOOKS.register_module()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltml_mm.statistics import ClassStatistics
+from ltml_mm.class_statistics import ClassStatistics
 
 DATA = Path(__file__).parents[2] / 'shared/data'
 
