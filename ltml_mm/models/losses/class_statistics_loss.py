@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...statistics import ClassStatistics
+from ltml_mm.class_statistics import ClassStatistics
+
 from .utils import mean_over_batch_and_classes, prepare
 
 

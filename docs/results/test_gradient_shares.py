@@ -6,15 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from gradient_shares import GradientSharesHook, main, measure
 from mmengine.runner import Runner
 from test_models.two_branch_case import batch, build
 from tiny_training import make_config, write_data
 
-from ltml_mm.analysis.gradient_shares import (
-    GradientSharesHook,
-    main,
-    measure,
-)
 from ltml_mm.apis.checkpoint import read_checkpoint
 
 TERMS = ('uniform.loss_cls', 'rebalanced.loss_cls', 'loss_consistency')

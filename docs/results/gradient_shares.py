@@ -1,4 +1,9 @@
-"""Follows a training and compares the gradients of its loss terms."""
+r"""Follows a training and compares the gradients of its loss terms.
+
+Example:
+    python docs/results/gradient_shares.py configs/ltml_demo.py \
+        --steps 605 --interval 40 --out shares.json
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ltml_mm.apis import train
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import OverrideAction, run_tool
 from ltml_mm.engine.hooks.resume_state import (
     capture_random_states,
     restore_random_states,
@@ -158,7 +163,7 @@ def follow(
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/analysis/gradient_shares.py``."""
+    """Parses the command line of ``gradient_shares.py``."""
     parser = argparse.ArgumentParser(
         description='Follow a training and compare the gradients of its '
         'loss terms, step by step'
@@ -236,3 +241,7 @@ def _mean(measured: list[dict[str, Any]], key: str, name: str) -> str:
     values = [record[key][name] for record in measured]
     known = [value for value in values if value is not None]
     return f'{math.fsum(known) / len(known):.4g}' if known else 'none'
+
+
+if __name__ == '__main__':
+    run_tool(main)
