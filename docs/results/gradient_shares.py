@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from ltml_mm.apis import train
 from ltml_mm.apis.cli import add_cfg_options, run_tool
-from ltml_mm.engine.random_states import (
+from ltml_mm.engine.hooks.resume_state import (
     capture_random_states,
     restore_random_states,
 )
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 
 class _EnoughError(Exception):

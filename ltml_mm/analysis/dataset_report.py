@@ -16,7 +16,7 @@ from ltml_mm.analysis.facts import DatasetFacts, read_facts
 from ltml_mm.analysis.markdown import markdown, summary
 from ltml_mm.analysis.sampling import StreamDraws
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.utils import write_bytes, write_json, write_text
+from ltml_mm.files import write_bytes, write_json, write_text
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -29,7 +29,7 @@ from ltml_mm.apis.model import (
     scope_of,
 )
 from ltml_mm.apis.stock_config import plugin_types, stock_config
-from ltml_mm.engine.whole_files import WholeFileBackend
+from ltml_mm.files import AtomicFileBackend, write_bytes, write_text
 from ltml_mm.models.merging import (
     DRIFT_LIMIT,
     branch_drift,
@@ -37,7 +37,6 @@ from ltml_mm.models.merging import (
     merged_modules,
     reestimate_norms,
 )
-from ltml_mm.utils import write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def write_merged(merged: Merged, out: str | Path) -> None:
     before = config.read_bytes() if config.is_file() else None
     write_text(config, merged.config.pretty_text)
     try:
-        WholeFileBackend().put(content.getvalue(), out)
+        AtomicFileBackend().put(content.getvalue(), out)
     except BaseException:
         if before is None:
             config.unlink()

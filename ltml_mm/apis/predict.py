@@ -18,7 +18,7 @@ from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
-from ltml_mm.utils import write_bytes, write_json
+from ltml_mm.files import write_bytes, write_json
 
 #: The exit status where at least one file was skipped.
 SOME_SKIPPED = 3

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.apis.config import load_config
 from ltml_mm.experiments.digest import digest
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 #: What the images of a step and of an epoch set in a config.
 BATCH_SIZE = 'train_dataloader.batch_size'

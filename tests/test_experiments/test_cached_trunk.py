@@ -21,7 +21,7 @@ from ltml_mm.experiments.cached_trunk import (
 )
 from ltml_mm.experiments.compare import CONFIGS
 from ltml_mm.experiments.trunk_features import read_index
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 VIEWS = 3
 
