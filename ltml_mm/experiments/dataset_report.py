@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.experiments import dataset_figures
 from ltml_mm.experiments.dataset_markdown import markdown, summary
 from ltml_mm.experiments.dataset_summary import DatasetFacts, read_facts
 from ltml_mm.experiments.stream_draws import StreamDraws
-from ltml_mm.utils import write_bytes, write_json, write_text
+from ltml_mm.files import write_bytes, write_json, write_text
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,13 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='where report.md, report.json, images.csv and the pictures go; '
         'those of an earlier report are replaced',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OverrideAction,
-        metavar='KEY=VALUE',
-        help='overrides of the config: key.subkey=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

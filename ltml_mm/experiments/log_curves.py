@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, picture
 from ltml_mm.experiments.run_log import Curve, RunLog, read_run
-from ltml_mm.utils import write_bytes
+from ltml_mm.files import write_bytes
 
 #: The style of each run's lines, from the first to the last.
 RUN_STYLES = ('-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 
 @HOOKS.register_module()

@@ -13,8 +13,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ltml_mm.engine.random_states import capture_random_states
-from ltml_mm.utils import write_bytes
+from ltml_mm.engine.hooks.resume_state import capture_random_states
+from ltml_mm.files import write_bytes
 
 #: Marks a sample among the plain values of a dump.
 SAMPLE = 'data_sample'

@@ -16,7 +16,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ltml_mm.engine.step_record import StepRecord
+from ltml_mm.engine.optimizers.step_record import StepRecord
 
 #: So many steps in a row may be left out; more, and nothing is learned. A
 #: gradient scaler that starts at 2**24 has halved itself away long before.

@@ -11,9 +11,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ltml_mm.engine.exact_resume_hook import ExactResumeHook
-from ltml_mm.engine.whole_files import WholeFileBackend
-from ltml_mm.utils import write_text
+from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+from ltml_mm.files import AtomicFileBackend, write_text
 
 #: Under this name the message hub in a checkpoint lists what is removed once
 #: the checkpoint is written: a run that is killed before does it on resume.
@@ -22,7 +21,7 @@ OUTDATED = 'outdated_ckpts'
 INTERIM = 'interim_ckpt'
 
 
-class RemoveLater(WholeFileBackend):
+class RemoveLater(AtomicFileBackend):
     """A backend that collects what it is asked to remove."""
 
     def __init__(self) -> None:

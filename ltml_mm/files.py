@@ -1,21 +1,67 @@
-"""Writes checkpoints whole or not at all, with a checksum beside them."""
+"""Atomic writes, checksums beside files, and checkpoints without code."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
+import numpy as np
+import torch
 from mmengine.fileio import LocalBackend, register_backend
-
-from ltml_mm.utils import write_bytes, write_text
+from mmengine.logging import HistoryBuffer
 
 #: What is added to a file's name for the file with its checksum.
 SUFFIX = '.sha256'
 
 
-class WholeFileBackend(LocalBackend):
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        content: The content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Cut, because a name may already be as long as names can be.
+    partial = path.with_name(f'.{path.name[:32]}.{os.getpid()}.tmp')
+    try:
+        with partial.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        text: The content, written as UTF-8.
+    """
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Args:
+        path: The file.
+        content: What to write; NaN is refused, since it is not JSON.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + '\n')
+
+
+class AtomicFileBackend(LocalBackend):
     """The local file backend, except that a file is written whole.
 
     A file is written under a temporary name, flushed to the disk, renamed,
@@ -59,7 +105,7 @@ class WholeFileBackend(LocalBackend):
         checksum_path(filepath).unlink(missing_ok=True)
 
 
-register_backend('whole_files', WholeFileBackend, force=True)
+register_backend('whole_files', AtomicFileBackend, force=True)
 
 
 def checksum_path(path: str | Path) -> Path:
@@ -69,6 +115,8 @@ def checksum_path(path: str | Path) -> Path:
 
 def flush_folder(folder: Path) -> None:
     """Makes the renames in a folder survive a power cut."""
+    if os.name == 'nt':
+        return  # Windows opens no folders.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,3 +161,52 @@ def _digest(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def checkpoint_classes() -> list[Any]:
+    """Lists what the safe unpickler must know to read a checkpoint.
+
+    The message hub in a checkpoint holds ``HistoryBuffer`` objects, and
+    these numpy arrays of float64 and int64.
+
+    Returns:
+        list: Classes, and the two functions by which numpy rebuilds arrays
+        and scalars, under their names in numpy 1 and in numpy 2.
+    """
+    rebuild: list[Any] = [
+        np.empty(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+    ]
+    return [
+        HistoryBuffer,
+        (_history_method, 'builtins.getattr'),
+        *(
+            (function, f'numpy.{core}.multiarray.{function.__name__}')
+            for core in ('core', '_core')
+            for function in rebuild
+        ),
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.float64)),
+        type(np.dtype(np.int64)),
+    ]
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """Stands for ``getattr`` in checkpoints.
+
+    A pickled ``HistoryBuffer`` names its own methods, ``HistoryBuffer.mean``
+    for one; the real ``getattr`` would reach any function from there.
+    """
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise UnpicklingError(f'getattr of {name!r} has no place in a checkpoint')
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Lets ``torch.load(weights_only=True)`` read MMEngine's checkpoints.
+
+    The original MMEngine does not, under torch >= 2.6; OneDL's does it for
+    each load, but for those that the installed numpy's generation wrote.
+    """
+    torch.serialization.add_safe_globals(checkpoint_classes())

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ltml_mm.engine.guarded_optim_wrapper import GuardedOptimWrapper
+from ltml_mm.engine.optimizers.guarded_optim_wrapper import GuardedOptimWrapper
 
 SCALES = ('pos_scale', 'neg_scale')
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ltml_mm.utils import write_bytes, write_json, write_text
+from ltml_mm.files import write_bytes, write_json, write_text
 
 
 def test_folders_are_made(tmp_path):

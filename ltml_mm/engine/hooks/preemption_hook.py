@@ -14,9 +14,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ltml_mm.engine.data_workers import end_workers, shield_workers
-from ltml_mm.engine.run_facts import accumulated_steps
-from ltml_mm.engine.safe_checkpoint_hook import SafeCheckpointHook
+from ltml_mm.engine.hooks.data_workers import end_workers, shield_workers
+from ltml_mm.engine.hooks.resume_state import accumulated_steps
+from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 
 class TrainingStopped(SystemExit):
