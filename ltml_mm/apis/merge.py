@@ -30,7 +30,7 @@ from ltml_mm.apis.model import (
 )
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.engine.whole_files import WholeFileBackend
-from ltml_mm.models.merging import (
+from ltml_mm.models.weight_averaging import (
     DRIFT_LIMIT,
     branch_drift,
     merge_branches,
@@ -48,7 +48,7 @@ class Merged:
         config: Its config, see :func:`~ltml_mm.apis.stock_config`.
         checkpoint: Its ``state_dict``, and in ``meta`` the classes.
         drift: How far the branches had drifted apart, see
-            :func:`~ltml_mm.models.merging.branch_drift`.
+            :func:`~ltml_mm.models.weight_averaging.branch_drift`.
         bn_images: The images that the norms were measured on, 0 where their
             statistics are those of the branches, averaged.
     """

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ltml_mm.models.fork import plain_name
+from ltml_mm.models.fork.branches import plain_name
 
 SHOWN = 5
 #: Tables of positions, which MMPretrain resizes to the images at hand.

@@ -34,7 +34,7 @@ from ltml_mm.experiments.run_config import (
     set_steps,
 )
 from ltml_mm.experiments.run_lock import alone
-from ltml_mm.models.merging import (
+from ltml_mm.models.weight_averaging import (
     branch_drift,
     has_norms,
     merge_branches,

@@ -5,7 +5,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 import ltml_mm  # noqa: F401
-from ltml_mm.models.fork import BRANCHES
+from ltml_mm.models.fork.branches import BRANCHES
 from ltml_mm.statistics import ClassStatistics
 
 K = 3

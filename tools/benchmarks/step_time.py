@@ -25,8 +25,8 @@ from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltml_mm.apis.cli import OverrideAction
-from ltml_mm.models.fork import BRANCHES
-from ltml_mm.models.probe import last_shape, probe_features
+from ltml_mm.models.fork.branches import BRANCHES
+from ltml_mm.models.fork.probe import last_shape, probe_features
 from ltml_mm.statistics import ClassStatistics
 from timing import medians, report, time_in_turns
 

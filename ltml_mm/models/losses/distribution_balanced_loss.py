@@ -7,8 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ...statistics import ClassStatistics
-from .class_statistics_loss import ClassStatisticsLoss
-from .utils import sigmoid_focal
+from .base import ClassStatisticsLoss, sigmoid_focal
 
 
 def rebalanced_weights(
