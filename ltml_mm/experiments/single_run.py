@@ -34,6 +34,7 @@ from ltml_mm.experiments.run_config import (
     set_steps,
 )
 from ltml_mm.experiments.run_lock import alone
+from ltml_mm.files import write_json
 from ltml_mm.models.weight_averaging import (
     branch_drift,
     has_norms,
@@ -41,7 +42,6 @@ from ltml_mm.models.weight_averaging import (
     merged_modules,
     reestimate_norms,
 )
-from ltml_mm.utils import write_json
 
 
 def run(folder: Path) -> None:

@@ -9,8 +9,8 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.fork.branches import BRANCHES
-from ltml_mm.statistics import ClassStatistics
 
 OPTIONS = [
     dict(

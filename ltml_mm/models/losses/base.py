@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ...statistics import ClassStatistics
+from ltml_mm.class_statistics import ClassStatistics
 
 
 def upcast(tensor: Tensor) -> Tensor:

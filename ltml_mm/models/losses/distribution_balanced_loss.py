@@ -6,7 +6,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ...statistics import ClassStatistics
+from ltml_mm.class_statistics import ClassStatistics
+
 from .base import ClassStatisticsLoss, sigmoid_focal
 
 
