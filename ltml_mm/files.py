@@ -141,7 +141,7 @@ def find_damage(path: str | Path) -> str | None:
     recorded = checksum_path(path)
     if recorded.is_file():
         words = recorded.read_text(encoding='utf-8', errors='replace').split()
-        if words and words[0] == _digest(path):
+        if words and words[0] == file_sha256(path):
             return None
         return f'does not match its checksum in {recorded.name}'
     if not zipfile.is_zipfile(path):
@@ -155,7 +155,8 @@ def find_damage(path: str | Path) -> str | None:
     return None if damaged is None else f'is damaged (at record {damaged})'
 
 
-def _digest(path: str | Path) -> str:
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):

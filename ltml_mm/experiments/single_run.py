@@ -35,7 +35,7 @@ from ltml_mm.experiments.run_config import (
 )
 from ltml_mm.experiments.run_lock import alone
 from ltml_mm.files import write_json
-from ltml_mm.models.merging import (
+from ltml_mm.models.weight_averaging import (
     branch_drift,
     has_norms,
     merge_branches,

@@ -23,7 +23,7 @@ from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
 from ltml_mm.apis.model import build_model
 from ltml_mm.apis.test import main as evaluate
 from ltml_mm.files import AtomicFileBackend
-from ltml_mm.models.merging import DRIFT_LIMIT, merge_branches
+from ltml_mm.models.weight_averaging import DRIFT_LIMIT, merge_branches
 
 REPO = Path(__file__).parents[2]
 META = dict(

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ltml_mm.models.branches import BRANCHES
-from ltml_mm.models.fork import plain_name
+from ltml_mm.models.fork.branches import BRANCHES, plain_name
 
 #: Above this :func:`branch_drift` the average of the copies is doubtful.
 DRIFT_LIMIT = 0.5

@@ -13,7 +13,6 @@ from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 from mmpretrain.datasets import BaseDataset, MultiLabelDataset
 
-from ltml_mm.analysis.sampling import StreamDraws, stream_draws
 from ltml_mm.apis.config import load_config
 from ltml_mm.class_statistics import (
     COUNTS_KEY,
@@ -23,6 +22,7 @@ from ltml_mm.class_statistics import (
 )
 from ltml_mm.datasets.annotations import LabelTable, read_labels
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
+from ltml_mm.experiments.stream_draws import StreamDraws, stream_draws
 
 # What the configs of the package draw with; an annotation file has no own.
 DEFAULT_SAMPLER = {

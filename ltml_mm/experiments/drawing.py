@@ -15,7 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ltml_mm.analysis.facts import DatasetFacts
+from ltml_mm.experiments.dataset_summary import DatasetFacts
 
 # Okabe and Ito's palette: told apart with any colour vision.
 GROUP_COLOURS = {'head': '#0072B2', 'medium': '#E69F00', 'tail': '#009E73'}

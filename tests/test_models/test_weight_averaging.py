@@ -11,14 +11,14 @@ from mmpretrain.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ltml_mm  # noqa: F401
-from ltml_mm.models.branches import Branches
-from ltml_mm.models.merging import (
+from ltml_mm.models.fork.branches import Branches
+from ltml_mm.models.parts import build_neck
+from ltml_mm.models.weight_averaging import (
     branch_drift,
     merge_branches,
     merged_modules,
     reestimate_norms,
 )
-from ltml_mm.models.parts import build_neck
 
 pytestmark = pytest.mark.usefixtures('quiet')
 K = 3

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ltml_mm.evaluation.report import table
+
 EXPLANATION = (
     '"Exposure" is the ratio of the draws that show the most and the least '
     'seen class; an image shows all its classes, whichever it was drawn for. '
@@ -108,44 +110,6 @@ def summary(report: Mapping[str, Any]) -> str:
         'most draws of one image',
     ]
     return f'{text}.\n\n{table(header, rows)}'
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Renders a table whose columns line up in plain text too.
-
-    Args:
-        header: The titles of the columns.
-        rows: The cells of every row; those of a column that holds only
-            numbers stand on the right.
-
-    Returns:
-        str: Markdown.
-    """
-    cells = [[_cell(value) for value in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [
-        all(_is_number(row[i]) for row in rows) for i in range(len(header))
-    ]
-    rule = [
-        '-' * (width - 1) + (':' if right else '-')
-        for width, right in zip(widths, numeric, strict=True)
-    ]
-    lines = [
-        [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ]
-        for line in (cells[0], rule, *cells[1:])
-    ]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return ' '.join(str(value).split()).replace('|', r'\|')
-
-
-def _is_number(value: Any) -> bool:
-    return str(value).replace('.', '', 1).isdigit()
 
 
 def _percent(share: float) -> str:

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from ltml_mm.models.branches import (
-    BRANCHES,
-    Branches,
-    Fork,
-    ForkedTail,
-    Progress,
-)
-from ltml_mm.models.fork_points import auto_fork_points, describe_children
-from ltml_mm.models.nested import batch_sizes, half
-from ltml_mm.models.stream_norms import separate_stream_norms
-
-__all__ = [
-    'BRANCHES',
-    'Branches',
-    'Fork',
-    'ForkedTail',
-    'fork_backbone',
-    'plain_name',
-    'separate_stream_norms',
-    'split_branches',
-    'sync_branches',
-]
+from ltml_mm.models.fork.branches import Branches, Fork, ForkedTail, Progress
+from ltml_mm.models.fork.norms import separate_stream_norms
+from ltml_mm.models.fork.points import auto_fork_points, describe_children
 
 
 def fork_backbone(
@@ -93,60 +73,6 @@ def fork_backbone(
     if bn_streams == 'separate':
         separate_stream_norms(backbone)
     return names
-
-
-def sync_branches(module: nn.Module) -> None:
-    """Lets both copies of every fork start from the same weights.
-
-    To be called once the weights are initialised: initialisers draw other
-    numbers for each copy. Does nothing for ``branch_init='reinit'``, where a
-    checkpoint with both branches was loaded, or when called again.
-
-    Args:
-        module: The model, or any part of it.
-    """
-    for branches in module.modules():
-        if isinstance(branches, Branches) and branches.awaits_sync:
-            branches.sync()
-
-
-def split_branches(
-    features: Any, batch_size: int | None = None
-) -> dict[str, Any]:
-    """Takes the output of a forked backbone apart.
-
-    Args:
-        features: A tensor, or nested lists and tuples of them. Those from
-            ahead of the fork, which have half the batch of the others, go
-            to both branches.
-        batch_size: The number of images that the backbone saw; checked
-            against the features where it is given.
-
-    Returns:
-        dict[str, Any]: What the plain backbone returns, for each name in
-        ``BRANCHES``.
-
-    Raises:
-        ValueError: The features do not hold both branches.
-    """
-    size = max(batch_sizes(features), default=0)
-    if batch_size is not None and size != 2 * batch_size:
-        raise ValueError(
-            f'the features have a batch of {size} for {batch_size} images, '
-            'where two branches give twice as many: let the out_indices of '
-            'the backbone reach the modules of fork_at'
-        )
-    return {name: half(features, i) for i, name in enumerate(BRANCHES)}
-
-
-def plain_name(name: str) -> str:
-    """Returns a parameter's name as it is in the plain backbone.
-
-    Examples:
-        >>> plain_name('backbone.layer4.rebalanced.0.conv1.weight')
-        'backbone.layer4.0.conv1.weight'
-    """
-    return re.sub(rf'\.({"|".join(BRANCHES)})(?=\.)', '', name, count=1)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

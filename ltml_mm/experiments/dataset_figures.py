@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from ltml_mm.analysis.drawing import (
+from ltml_mm.experiments.dataset_summary import DatasetFacts
+from ltml_mm.experiments.drawing import (
     CELL,
     GREY,
     GROUP_COLOURS,
@@ -28,7 +29,6 @@ from ltml_mm.analysis.drawing import (
     plain_numbers,
     short_number,
 )
-from ltml_mm.analysis.facts import DatasetFacts
 
 
 @picture

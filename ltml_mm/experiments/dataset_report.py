@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ltml_mm.analysis import figures
-from ltml_mm.analysis.facts import DatasetFacts, read_facts
-from ltml_mm.analysis.markdown import markdown, summary
-from ltml_mm.analysis.sampling import StreamDraws
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import add_cfg_options
+from ltml_mm.experiments import dataset_figures
+from ltml_mm.experiments.dataset_markdown import markdown, summary
+from ltml_mm.experiments.dataset_summary import DatasetFacts, read_facts
+from ltml_mm.experiments.stream_draws import StreamDraws
 from ltml_mm.files import write_bytes, write_json, write_text
 
 
@@ -38,13 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='where report.md, report.json, images.csv and the pictures go; '
         'those of an earlier report are replaced',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OverrideAction,
-        metavar='KEY=VALUE',
-        help='overrides of the config: key.subkey=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -70,7 +64,7 @@ def build_report(facts: DatasetFacts) -> dict[str, Any]:
     """Gathers the figures of a dataset, ready for JSON.
 
     Args:
-        facts: What :func:`~ltml_mm.analysis.facts.read_facts` returned.
+        facts: What :func:`read_facts` returned.
 
     Returns:
         dict: The totals of the dataset; ``samplers``, the figures of every
@@ -111,17 +105,17 @@ def draw_pictures(facts: DatasetFacts) -> dict[str, bytes]:
     """Draws the pictures of a report.
 
     Args:
-        facts: What :func:`~ltml_mm.analysis.facts.read_facts` returned.
+        facts: What :func:`read_facts` returned.
 
     Returns:
         dict: PNG files by name.
     """
     return {
-        'class_counts.png': figures.class_counts(facts),
-        'cooccurrence.png': figures.cooccurrence(facts),
-        'labels_per_image.png': figures.labels_per_image(facts),
-        'class_draws.png': figures.class_draws(facts),
-        'image_draws.png': figures.image_draws(facts),
+        'class_counts.png': dataset_figures.class_counts(facts),
+        'cooccurrence.png': dataset_figures.cooccurrence(facts),
+        'labels_per_image.png': dataset_figures.labels_per_image(facts),
+        'class_draws.png': dataset_figures.class_draws(facts),
+        'image_draws.png': dataset_figures.image_draws(facts),
     }
 
 
@@ -129,7 +123,7 @@ def image_table(facts: DatasetFacts) -> str:
     """Lists how often every image is drawn in an epoch, as CSV.
 
     Args:
-        facts: What :func:`~ltml_mm.analysis.facts.read_facts` returned.
+        facts: What :func:`read_facts` returned.
 
     Returns:
         str: One row per image: index, path, labels, and for every stream the

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from tiny_training import make_config, write_data
 
-from ltml_mm.analysis.log_curves import RUN_STYLES, draw, main
-from ltml_mm.analysis.run_log import RunLog, read_run
 from ltml_mm.apis import train as training
+from ltml_mm.experiments.log_curves import RUN_STYLES, draw, main
+from ltml_mm.experiments.run_log import RunLog, read_run
 
 TERMS = {'uniform.loss_cls', 'rebalanced.loss_cls', 'loss_consistency'}
 AGREEMENT = {'agreement/rms_difference', 'agreement/correlation'}

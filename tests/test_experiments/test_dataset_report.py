@@ -12,13 +12,13 @@ import pytest
 from matplotlib import style
 from PIL import Image
 
-from ltml_mm.analysis import figures
-from ltml_mm.analysis.dataset_report import build_report, image_table, main
-from ltml_mm.analysis.drawing import STYLE
-from ltml_mm.analysis.facts import read_facts
-from ltml_mm.analysis.sampling import class_aware_probabilities
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.datasets import ClassAwareMultiLabelSampler, LabelTable
+from ltml_mm.experiments import dataset_figures
+from ltml_mm.experiments.dataset_report import build_report, image_table, main
+from ltml_mm.experiments.dataset_summary import read_facts
+from ltml_mm.experiments.drawing import STYLE
+from ltml_mm.experiments.stream_draws import class_aware_probabilities
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 FILES = {
@@ -251,7 +251,7 @@ def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes, name):
     names = [f'a class called {k}' for k in range(num_classes)]
     path = write_annotations(tmp_path / 'train.json', rows, names)
     with style.context(['default', STYLE]):
-        figure = getattr(figures, name).__wrapped__(read_facts(path))
+        figure = getattr(dataset_figures, name).__wrapped__(read_facts(path))
         figure.draw_without_rendering()
         axes = figure.axes[0]
         canvas = figure.bbox

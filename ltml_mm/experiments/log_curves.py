@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ltml_mm.analysis.drawing import GROUP_COLOURS, log_ticks, picture
-from ltml_mm.analysis.run_log import Curve, RunLog, read_run
+from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, picture
+from ltml_mm.experiments.run_log import Curve, RunLog, read_run
 from ltml_mm.files import write_bytes
 
 #: The style of each run's lines, from the first to the last.

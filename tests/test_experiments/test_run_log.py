@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ltml_mm.analysis.run_log import read_run
+from ltml_mm.experiments.run_log import read_run
 
 LENGTH = 25  # steps of an epoch
 
