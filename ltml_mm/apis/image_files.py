@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from ltml_mm.datasets.images import UnreadableImageError
+from ltml_mm.datasets.images import EXTENSIONS, UnreadableImageError
 
 
 def find_images(
@@ -15,7 +13,7 @@ def find_images(
 ) -> tuple[list[Path], list[UnreadableImageError]]:
     """Lists the images of a folder and of the folders in it.
 
-    A file is an image by its extension, one of torchvision's. Nothing
+    A file is an image by its extension, see :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing
     outside the folder is touched: links that point out of it are not
     followed, nor are links to folders within, whose files are found anyway.
 
@@ -46,7 +44,7 @@ def find_images(
             skipped.append(UnreadableImageError(place, reason))
             continue
         for entry in entries:
-            is_image = entry.name.lower().endswith(IMG_EXTENSIONS)
+            is_image = entry.name.lower().endswith(EXTENSIONS)
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
             elif entry.is_symlink() and _points_out(entry, root):
