@@ -13,9 +13,10 @@ def find_images(
 ) -> tuple[list[Path], list[UnreadableImageError]]:
     """Lists the images of a folder and of the folders in it.
 
-    A file is an image by its extension, see :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing
-    outside the folder is touched: links that point out of it are not
-    followed, nor are links to folders within, whose files are found anyway.
+    A file is an image by its extension, one of
+    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing outside the folder is
+    touched: links that point out of it are not followed, nor are links to
+    folders within, whose files are found anyway.
 
     Args:
         folder: The folder.
