@@ -101,9 +101,9 @@ for row in erm rs ltml; do
 done
 
 # How the terms of the loss share the gradient.
-python tools/analysis/gradient_shares.py --steps 152 --interval 8 \
+python docs/results/gradient_shares.py --steps 152 --interval 8 \
   --out "$out/shares.json" "$out/rows/ltml/seed_0/work/ltml_custom.py"
-python tools/analysis/gradient_shares.py --steps 605 --interval 40 \
+python docs/results/gradient_shares.py --steps 605 --interval 40 \
   --out "$out/shares_demo.json" configs/ltml_demo.py \
   --cfg-options randomness.seed=0
 

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
-from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ltml_mm.datasets.image_checks import printable
+from ltml_mm.datasets.images import printable
 
 MAX_SIDE = 2048
 MAX_LINES = 20

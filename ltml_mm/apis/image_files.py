@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ltml_mm.datasets.image_checks import UnreadableImageError
+from ltml_mm.datasets.images import UnreadableImageError
 
 
 def find_images(

@@ -32,7 +32,7 @@ from ltml_mm.apis.predictions import (
     check_selection,
     prediction_record,
 )
-from ltml_mm.datasets.image_checks import (
+from ltml_mm.datasets.images import (
     UnreadableImageError,
     check_image,
     first_line,

@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config import dataset_configs
+from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.evaluation import GroupedAveragePrecision
-from ltml_mm.statistics import COUNTS_KEY, ClassStatistics
 
 #: The options of the metric that bound the groups.
 BOUNDS = ('head', 'tail')

@@ -9,7 +9,7 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ltml_mm.datasets.image_checks import printable
+from ltml_mm.datasets.images import printable
 
 DEFAULT_THRESHOLD = 0.5
 

@@ -13,11 +13,11 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from ltml_mm.apis.config import load_config
-from ltml_mm.engine.random_states import (
+from ltml_mm.engine.hooks.resume_state import (
     capture_random_states,
     restore_random_states,
 )
-from ltml_mm.engine.step_record import (
+from ltml_mm.engine.optimizers.step_record import (
     SAMPLE,
     non_finite_gradients,
     plain_terms,

@@ -17,9 +17,9 @@ from mmpretrain.registry import (
 
 from ltml_mm.apis.config import FILE_DATASETS
 from ltml_mm.apis.model import scope_of, without_pretrained
+from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY
 from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
 from ltml_mm.models.parts import build_neck, head_config, neck_config
-from ltml_mm.statistics import COUNTS_KEY, IMAGES_KEY
 
 PLUGIN = 'ltml_mm'
 #: What MMPretrain's ``MultiLabelDataset`` does not take, or takes elsewhere.

@@ -1,10 +1,10 @@
 """Datasets and samplers for long-tailed multi-label recognition."""
 
-from ltml_mm.datasets.coco_lt import COCOLTDataset
+from ltml_mm.datasets.annotations import LabelTable, read_labels
 from ltml_mm.datasets.demo import LongTailDemoDataset
-from ltml_mm.datasets.labels import LabelTable, read_labels
-from ltml_mm.datasets.loading import LoadCheckedImage
+from ltml_mm.datasets.images import LoadCheckedImage
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
+from ltml_mm.datasets.published import COCOLTDataset, VOCLTDataset
 from ltml_mm.datasets.samplers import (
     ClassAwareMultiLabelSampler,
     TwoStreamSampler,
@@ -15,7 +15,6 @@ from ltml_mm.datasets.transforms import (
     RandomRatioCrop,
 )
 from ltml_mm.datasets.two_stream import TwoStreamDataset
-from ltml_mm.datasets.voc_lt import VOCLTDataset
 
 __all__ = [
     'COCOLTDataset',

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from mmengine.registry import DATASETS
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.demo_pictures import (
     COLOURS,
     SHAPES,
@@ -15,7 +16,6 @@ from ltml_mm.datasets.demo_pictures import (
     draw_picture,
 )
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
-from ltml_mm.statistics import ClassStatistics
 
 # Each shape and each colour belongs to several classes, frequent and rare,
 # so that neither alone tells the class. The counts are those of VOC-LT.

@@ -11,13 +11,14 @@ from typing import Any
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import MultiLabelDataset
 
-from ltml_mm.datasets.annotation_file import (
+from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
+from ltml_mm.datasets.annotations import (
+    LabelTable,
     category_names,
     check_repeats,
     read_annotations,
+    read_labels,
 )
-from ltml_mm.datasets.labels import LabelTable, read_labels
-from ltml_mm.statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
 
 
 @DATASETS.register_module()

@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 
-from ltml_mm.datasets.labels import LabelTable
-from ltml_mm.datasets.samplers.two_stream import DRAW
+from ltml_mm.datasets.annotations import LabelTable
+from ltml_mm.datasets.samplers.two_stream_sampler import DRAW
 
 
 @ROOT_DATASETS.register_module()

@@ -1,10 +1,10 @@
 """Metrics for long-tailed multi-label recognition."""
 
-from ltml_mm.evaluation.functional import average_precision
+from ltml_mm.evaluation.average_precision import average_precision
+from ltml_mm.evaluation.collector import PredictionCollector
 from ltml_mm.evaluation.grouped_average_precision import (
     GroupedAveragePrecision,
 )
-from ltml_mm.evaluation.prediction_collector import PredictionCollector
 from ltml_mm.evaluation.report import class_report, class_table, mean_by_group
 
 __all__ = [

@@ -11,9 +11,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-from ltml_mm.evaluation.functional import average_precision
+from ltml_mm.class_statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
+from ltml_mm.evaluation.average_precision import average_precision
 from ltml_mm.evaluation.report import class_report
-from ltml_mm.statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
 
 # The field in which a two-branch model leaves its branches' scores.
 BRANCHES_KEY = 'branch_scores'

@@ -8,8 +8,8 @@ from PIL import Image, ImageOps
 
 from ltml_mm.apis import MultiLabelInferencer
 from ltml_mm.apis.checkpoint import CheckpointError
-from ltml_mm.datasets import image_checks
-from ltml_mm.datasets.image_checks import UnreadableImageError, printable
+from ltml_mm.datasets import images
+from ltml_mm.datasets.images import UnreadableImageError, printable
 
 
 @pytest.fixture(scope='module')
@@ -301,9 +301,9 @@ def test_oversized_image(inferencer, tmp_path, monkeypatch):
     with pytest.raises(UnreadableImageError, match='more than 178956970 pix'):
         inferencer(path)
     small = save(tmp_path / 'b.png', height=10, width=10)
-    monkeypatch.setattr(image_checks, 'MAX_PIXELS', 100)
+    monkeypatch.setattr(images, 'MAX_PIXELS', 100)
     inferencer(small)
-    monkeypatch.setattr(image_checks, 'MAX_PIXELS', 99)
+    monkeypatch.setattr(images, 'MAX_PIXELS', 99)
     with pytest.raises(UnreadableImageError, match='more than 99 pixels'):
         inferencer(small)
 

@@ -18,7 +18,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
 from ltml_mm.apis import MultiLabelInferencer, read_checkpoint
-from ltml_mm.datasets.image_checks import MAX_PIXELS
+from ltml_mm.datasets.images import MAX_PIXELS
 
 pytestmark = pytest.mark.usefixtures('quick')
 

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 import ltml_mm  # noqa: F401
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.experiments.rows import DATA_SETS, ROWS
-from ltml_mm.statistics import ClassStatistics
 
 ROOT = Path(__file__).parents[2] / 'configs'
 # A row, its neighbour, and the only entry in which they differ.

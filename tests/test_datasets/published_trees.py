@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.converters import OutputOptions
+from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 
 
 def write_voc(root, year, part, labels):

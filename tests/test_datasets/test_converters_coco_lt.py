@@ -9,8 +9,8 @@ import pytest
 from published_trees import load, out_of, some_labels, split_file, write_coco
 
 from ltml_mm.datasets import COCOLTDataset
-from ltml_mm.datasets.categories import COCO_CLASSES
 from ltml_mm.datasets.converters import ConversionError, convert_coco_lt
+from ltml_mm.datasets.published import COCO_CLASSES
 
 REPO = Path(__file__).parents[2]
 TOOL = REPO / 'tools' / 'dataset_converters' / 'coco_lt.py'

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltml_mm.datasets.converters.holdout import stratified_holdout
+from ltml_mm.datasets.splits import stratified_holdout
 
 
 def draw_labels(seed, num_images, num_classes, low=0.01):

@@ -17,12 +17,12 @@ from published_trees import (
 )
 
 from ltml_mm.datasets import VOCLTDataset
-from ltml_mm.datasets.categories import VOC_CLASSES
 from ltml_mm.datasets.converters import (
     ConversionError,
     OutputOptions,
     convert_voc_lt,
 )
+from ltml_mm.datasets.published import VOC_CLASSES
 from ltml_mm.datasets.splits import VOC_LT
 
 REPO = Path(__file__).parents[2]

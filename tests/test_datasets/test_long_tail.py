@@ -17,7 +17,7 @@ from ltml_mm.datasets import (
     LongTailMultiLabelDataset,
     VOCLTDataset,
 )
-from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 
 SHARED = Path(__file__).parents[3] / 'shared/data'
 CONTENT = {

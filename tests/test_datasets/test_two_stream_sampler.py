@@ -6,7 +6,7 @@ from label_lists import LabelLists, multi_labels, single_labels
 from mmengine.registry import DATA_SAMPLERS
 
 from ltml_mm.datasets import TwoStreamSampler
-from ltml_mm.datasets.samplers.two_stream import stream_seed
+from ltml_mm.datasets.samplers.two_stream_sampler import stream_seed
 
 UNIFORM = dict(type='UniformSampler')
 REBALANCED = dict(type='ClassAwareMultiLabelSampler')

@@ -14,7 +14,7 @@ from tiny_training import make_config, write_data
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.engine import GuardedOptimWrapper, NonFiniteError
-from ltml_mm.engine.guarded_optim_wrapper import MAX_IN_A_ROW
+from ltml_mm.engine.optimizers.guarded_optim_wrapper import MAX_IN_A_ROW
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9)
 LAST = 9  # steps of a tiny training

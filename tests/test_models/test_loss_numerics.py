@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import torch
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.losses import (
     ClassBalancedFocalLoss,
     CrossBranchConsistencyLoss,
@@ -15,7 +16,6 @@ from ltml_mm.models.losses import (
     MultiLabelLDAMLoss,
     ReweightedBCELoss,
 )
-from ltml_mm.statistics import ClassStatistics
 
 K = 4
 LOSSES = {

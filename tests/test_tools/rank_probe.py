@@ -9,7 +9,7 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import HOOKS, MODELS
 from mmpretrain.structures import DataSample
 
-from ltml_mm.statistics import ClassStatistics
+from ltml_mm.class_statistics import ClassStatistics
 
 STREAMS = ('uniform', 'rebalanced')
 COMPENSATIONS = ('learnable', 'statistics')

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ltml_mm.datasets.categories import COCO_CLASSES
+from ltml_mm.datasets.published import COCO_CLASSES
 from ltml_mm.datasets.splits import COCO_LT
 from timing import medians, report, time_in_turns
 

@@ -11,10 +11,6 @@ from ltml_mm.datasets.converters.coco_json import read_coco
 from ltml_mm.datasets.converters.csv_file import read_csv
 from ltml_mm.datasets.converters.errors import ConversionError, Problems
 from ltml_mm.datasets.converters.folders import read_folders
-from ltml_mm.datasets.converters.holdout import (
-    check_fraction,
-    stratified_holdout,
-)
 from ltml_mm.datasets.converters.mmpretrain_json import read_mmpretrain
 from ltml_mm.datasets.converters.pipeline import (
     OutputOptions,
@@ -31,7 +27,12 @@ from ltml_mm.datasets.converters.records import (
 from ltml_mm.datasets.converters.text import read_text
 from ltml_mm.datasets.converters.voc_xml import read_voc_folder
 from ltml_mm.datasets.converters.writer import check_output
-from ltml_mm.datasets.splits import ParetoRecipe, ids_checksum
+from ltml_mm.datasets.splits import (
+    ParetoRecipe,
+    check_fraction,
+    ids_checksum,
+    stratified_holdout,
+)
 
 READERS: dict[str, Callable[[str], Source]] = {
     'csv': read_csv,

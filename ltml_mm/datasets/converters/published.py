@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ltml_mm.datasets.categories import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.converters.coco_json import image_ids, read_coco
 from ltml_mm.datasets.converters.errors import ConversionError
 from ltml_mm.datasets.converters.pipeline import (
@@ -20,6 +19,7 @@ from ltml_mm.datasets.converters.records import ImageSet, resolve
 from ltml_mm.datasets.converters.split_file import read_ids
 from ltml_mm.datasets.converters.voc_xml import read_voc_ids
 from ltml_mm.datasets.converters.writer import check_output
+from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import (
     COCO_LT,
     VOC_LT,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.converters.errors import Problems
 from ltml_mm.datasets.converters.text import EntryLines
-from ltml_mm.statistics import ClassStatistics
 
 
 @dataclass(frozen=True)

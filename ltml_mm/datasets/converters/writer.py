@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.converters.errors import ConversionError
 from ltml_mm.datasets.converters.records import ImageSet
-from ltml_mm.statistics import ClassStatistics
 
 #: The files that the converters write; they belong together.
 NAMES = ('train.json', 'test.json', 'split.json')

@@ -4,9 +4,9 @@ from ltml_mm.datasets.samplers.class_aware import ClassAwareMultiLabelSampler
 from ltml_mm.datasets.samplers.stream import (
     ImageStreamSampler,
     StreamSampler,
+    UniformSampler,
 )
-from ltml_mm.datasets.samplers.two_stream import TwoStreamSampler
-from ltml_mm.datasets.samplers.uniform import UniformSampler
+from ltml_mm.datasets.samplers.two_stream_sampler import TwoStreamSampler
 
 __all__ = [
     'ClassAwareMultiLabelSampler',

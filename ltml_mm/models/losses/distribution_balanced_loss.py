@@ -6,9 +6,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ...statistics import ClassStatistics
-from .class_statistics_loss import ClassStatisticsLoss
-from .utils import sigmoid_focal
+from ltml_mm.class_statistics import ClassStatistics
+
+from .base import ClassStatisticsLoss, sigmoid_focal
 
 
 def rebalanced_weights(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from mmpretrain.models.losses import FocalLoss
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.losses import (
     ClassBalancedFocalLoss,
     class_balanced_focal,
 )
-from ltml_mm.statistics import ClassStatistics
 
 COUNTS = (60, 12, 3)
 LOGITS = torch.tensor(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.losses import (
     ClassBalancedFocalLoss,
     DistributionBalancedLoss,
@@ -10,7 +11,6 @@ from ltml_mm.models.losses import (
     MultiLabelLDAMLoss,
     ReweightedBCELoss,
 )
-from ltml_mm.statistics import ClassStatistics
 
 BASELINES = [
     ClassBalancedFocalLoss,

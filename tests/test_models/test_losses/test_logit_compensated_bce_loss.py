@@ -10,13 +10,13 @@ from mmpretrain.models import MultiLabelLinearClsHead
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F  # noqa: N812
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.losses import LogitCompensatedBCELoss
 from ltml_mm.models.losses import logit_compensated_bce_loss as module
 from ltml_mm.models.losses.logit_compensated_bce_loss import (
     class_frequency_weights,
     logit_compensated_bce,
 )
-from ltml_mm.statistics import ClassStatistics
 
 TERMS = ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
 STATISTICS = ClassStatistics((775, 34, 4, 0), num_images=1142)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.losses import ReweightedBCELoss, reweighted_bce
-from ltml_mm.statistics import ClassStatistics
 
 COUNTS = (50, 20, 4)
 

@@ -1,0 +1,183 @@
+"""Checks image files before they are decoded, and loads them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+from mmcv.transforms import LoadImageFromFile
+from mmengine.registry import TRANSFORMS
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, ImageFileDirectory_v2
+
+#: The largest image that is decoded, in pixels: 13377 x 13377. It is the
+#: bound from which Pillow takes an image for a decompression bomb.
+MAX_PIXELS = 178_956_970
+
+# Never more than these: for some formats Pillow starts other programs.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+
+#: The last bytes of a whole file.
+ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xae\x42\x60\x82'}
+
+
+class UnreadableImageError(ValueError):
+    """A file cannot be used as an image.
+
+    Args:
+        path: The file.
+        reason: Why, in a few words. Without one ``path`` is the whole
+            message: so torch makes the error of a data worker anew.
+    """
+
+    def __init__(self, path: str | Path, reason: str = '') -> None:
+        message = f'{printable(path)}: {reason}' if reason else str(path)
+        super().__init__(message)
+        self.path = str(path)
+        self.reason = reason
+
+
+def printable(text: str | Path) -> str:
+    r"""Escapes what could break or forge the lines of a terminal.
+
+    Args:
+        text: A name from outside. Line breaks, control and direction
+            characters and bytes that are not UTF-8 are escaped, letters of
+            any script are not.
+
+    Returns:
+        str: Text for one line.
+
+    Examples:
+        >>> printable('Zürich' + chr(10) + '.jpg')
+        'Zürich\\n.jpg'
+    """
+    return ''.join(
+        char
+        if char.isprintable()
+        else char.encode('unicode_escape').decode('ascii')
+        for char in str(text)
+    )
+
+
+def check_image(path: str | Path, decode: bool = True) -> None:
+    """Checks that a file is a whole image of a size that can be decoded.
+
+    Decoders return part of a truncated picture, in some versions without a
+    word; and a few bytes can ask for any amount of memory. JPEG is read at
+    an eighth of its size here, which costs a fraction of its decoding.
+
+    Args:
+        path: A local file.
+        decode: Whether to decode every file. Otherwise one that ends as its
+            format does is taken to be whole, which costs a few hundredths
+            of that; any other is decoded.
+
+    Raises:
+        UnreadableImageError: It is missing, empty, truncated, no image, or
+            has more than :data:`MAX_PIXELS` pixels.
+    """
+    if not os.path.isfile(path):
+        raise UnreadableImageError(path, 'no such file')
+    if os.path.getsize(path) == 0:
+        raise UnreadableImageError(path, 'the file is empty')
+    try:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _check_content(file, decode)
+    except (UnidentifiedImageError, SyntaxError) as error:
+        reason = f'not an image, or not one of {", ".join(FORMATS)}'
+        raise UnreadableImageError(path, reason) from error
+    except Image.DecompressionBombError as error:
+        reason = f'the image has more than {MAX_PIXELS} pixels'
+        raise UnreadableImageError(path, reason) from error
+    # Parsers meet broken content with errors of every kind.
+    except Exception as error:
+        raise UnreadableImageError(path, first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, safe to print."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0]) if lines else type(error).__name__
+
+
+def _check_content(file: BinaryIO, decode: bool) -> None:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        # Pillow knows no TIFF of three 16-bit channels; OpenCV does.
+        _check_size(*_tiff_size(file))
+        return
+    with image:
+        _check_size(*image.size)
+        if not decode and _ends_whole(file, ENDS.get(image.format or '')):
+            return
+        image.draft(None, (1, 1))
+        image.load()
+
+
+def _ends_whole(file: BinaryIO, end: bytes | None) -> bool:
+    if end is None:
+        return False
+    position = file.tell()
+    file.seek(-len(end), os.SEEK_END)
+    found = file.read()
+    file.seek(position)
+    return found == end
+
+
+def _tiff_size(file: BinaryIO) -> tuple[int, int]:
+    file.seek(0)
+    try:
+        directory = ImageFileDirectory_v2(file.read(8))
+        file.seek(directory.next)
+        directory.load(file)
+        return directory[IMAGEWIDTH], directory[IMAGELENGTH]
+    except Exception as error:
+        raise UnidentifiedImageError from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedImage(LoadImageFromFile):
+    """MMCV's ``LoadImageFromFile`` with one error for all that can go wrong.
+
+    The stock transform decodes the upper part of a truncated JPEG as if it
+    were the image, takes any amount of memory for a few bytes that ask for
+    it, and fails in as many ways as there are faults, some of which do not
+    name the file. Here a local file that is missing, empty, truncated, no
+    image or larger than
+    :data:`~ltml_mm.datasets.images.MAX_PIXELS` is refused before it is
+    decoded. No image is ever passed over: ``ignore_empty`` has no effect.
+
+    Required key: ``img_path``. Added keys: ``img``, BGR uint8 (H, W, 3),
+    rotated as EXIF says; ``img_shape`` and ``ori_shape``.
+
+    Args:
+        *args: The arguments of ``LoadImageFromFile``.
+        **kwargs: Likewise.
+
+    Raises:
+        UnreadableImageError: The file cannot be used; names it and says why.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Loads ``results['img_path']``."""
+        path = results['img_path']
+        if self.backend_args is None and '://' not in path:
+            check_image(path, decode=False)
+        try:
+            loaded = super().transform(results)
+        # A decoder meets broken content with errors of every kind.
+        except Exception as error:
+            raise UnreadableImageError(path, first_line(error)) from error
+        if loaded is None:
+            raise UnreadableImageError(path, 'cannot be decoded')
+        return loaded
