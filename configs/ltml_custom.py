@@ -34,17 +34,10 @@ param_scheduler = [
     dict(
         type='LinearLR',
         start_factor=1 / 3,
-        begin=0,
+        by_epoch=True,
         end=1,
         convert_to_iter_based=True,
     ),
-    dict(
-        type='MultiStepLR',
-        by_epoch=True,
-        begin=0,
-        end=8,
-        milestones=[5, 7],
-        gamma=0.1,
-    ),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[5, 7], gamma=0.1),
 ]
 auto_scale_lr = dict(base_batch_size=32)

@@ -20,6 +20,4 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(type='COCOLTDataset'))
 test_dataloader = val_dataloader
-val_evaluator = dict(branches=True)
-test_evaluator = dict(branches=True)
 auto_scale_lr = dict(base_batch_size=32)

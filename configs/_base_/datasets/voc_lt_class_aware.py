@@ -19,6 +19,4 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(type='VOCLTDataset'))
 test_dataloader = val_dataloader
-val_evaluator = dict(branches=False)
-test_evaluator = dict(branches=False)
 auto_scale_lr = dict(base_batch_size=64)

@@ -6,16 +6,8 @@ param_scheduler = [
         type='LinearLR',
         start_factor=1 / 3,
         by_epoch=True,
-        begin=0,
         end=0.993,
         convert_to_iter_based=True,
     ),
-    dict(
-        type='MultiStepLR',
-        by_epoch=True,
-        begin=0,
-        end=8,
-        milestones=[5, 7],
-        gamma=0.1,
-    ),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[5, 7], gamma=0.1),
 ]
