@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import GuardedOptimWrapper
 
 SCALES = ('pos_scale', 'neg_scale')
@@ -96,9 +96,8 @@ def compensation_scales(model: torch.nn.Module) -> dict[str, Tensor]:
     Returns:
         dict[str, Tensor]: Of shape (K,), by parameter name.
     """
-    module: Any = model.module if is_model_wrapper(model) else model
     return {
         name: parameter.detach()
-        for name, parameter in module.named_parameters()
+        for name, parameter in unwrap_model(model).named_parameters()
         if name.split('.')[-1] in SCALES
     }
