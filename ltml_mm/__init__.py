@@ -10,7 +10,7 @@ MM_STACK = find_stack()
 import_stack(MM_STACK)
 
 from ltml_mm import datasets, engine, evaluation, models  # noqa: E402
-from ltml_mm.engine.checkpoint import (  # noqa: E402
+from ltml_mm.files import (  # noqa: E402
     allow_mmengine_checkpoints,
 )
 from ltml_mm.version import __version__  # noqa: E402

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ltml_mm.experiments.results import result_path
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 COUNTS = {'dog': 120, 'cat': 60, 'owl': 60, 'newt': 7}
 GROUP_OF = {'dog': 'head', 'cat': 'medium', 'owl': 'medium', 'newt': 'tail'}

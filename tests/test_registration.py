@@ -8,7 +8,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from numpy import __version__ as numpy_version
 
-from ltml_mm.engine.checkpoint import allow_mmengine_checkpoints
+from ltml_mm.files import allow_mmengine_checkpoints
 
 PROMISED = {
     'MODELS': [

@@ -23,12 +23,12 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ltml_mm.apis import train
-from ltml_mm.apis.cli import OverrideAction, run_tool
-from ltml_mm.engine.random_states import (
+from ltml_mm.apis.cli import add_cfg_options, run_tool
+from ltml_mm.engine.hooks.resume_state import (
     capture_random_states,
     restore_random_states,
 )
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 
 class _EnoughError(Exception):
@@ -179,9 +179,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--interval', type=int, default=1, help='of steps that are measured'
     )
     parser.add_argument('--out', required=True, help='JSON file to write')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OverrideAction, metavar='KEY=VALUE'
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 
-from ltml_mm.engine.checkpoint import allow_mmengine_checkpoints
-from ltml_mm.engine.whole_files import find_damage
+from ltml_mm.files import allow_mmengine_checkpoints, find_damage
 
 
 class CheckpointError(RuntimeError):
@@ -31,7 +30,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: The file is missing, truncated, changed since it
-            was written (see :mod:`ltml_mm.engine.whole_files`), no
+            was written (see :mod:`ltml_mm.files`), no
             checkpoint, or holds objects of classes that a checkpoint does
             not need.
     """

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,55 +36,95 @@ STOCK_HOOKS = (
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
-class OverrideAction(DictAction):
-    """MMEngine's ``KEY=VALUE`` overrides, with two differences.
+#: Options that name files and folders: their values stay texts.
+PATH_OPTIONS = (
+    'ann_file',
+    'data_prefix',
+    'data_root',
+    'load_from',
+    'work_dir',
+)
 
-    An override without "=" is an error of the command line, and a value
-    that is no list keeps its blanks: a path may have some.
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options``, the overrides of a config.
+
+    The parsed value is what :func:`parse_cfg_options` returns, or None.
     """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=_CfgOptions,
+        metavar='KEY=VALUE',
+        help='overrides of the config: key.subkey=value, lists as '
+        '"[a,b]" or a,b',
+    )
+
+
+def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
+    """Reads overrides of a config.
+
+    Values are read as MMEngine's ``DictAction`` does, with two differences:
+    a value that is no list keeps its blanks, and one of :data:`PATH_OPTIONS`
+    is a text whatever it looks like, since folders have names such as
+    ``2024`` or ``cats,dogs``. There, ``None`` is a folder where one exists.
+
+    Args:
+        options: ``KEY=VALUE`` each.
+
+    Returns:
+        dict: Values by key; the last one counts.
+
+    Raises:
+        ValueError: One is not of that form, or its brackets do not match.
+
+    Examples:
+        >>> parse_cfg_options(['data_root=2024', 'optim_wrapper.clip=1,2'])
+        {'data_root': '2024', 'optim_wrapper.clip': [1, 2]}
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, separator, value = option.partition('=')
+        if not separator or not key:
+            raise ValueError(f'{option!r} is not of the form KEY=VALUE')
+        if key.rpartition('.')[2] in PATH_OPTIONS:
+            places = ('.', values.get('data_root') or '.')
+            found = any(Path(place, value).exists() for place in places)
+            values[key] = None if value == 'None' and not found else value
+            continue
+        try:
+            parsed = DictAction._parse_iterable(value)
+        except AssertionError as error:
+            raise ValueError(
+                f'{option!r} has brackets that do not match'
+            ) from error
+        is_text = isinstance(parsed, str)
+        values[key] = value.strip('\'"') if is_text else parsed
+    return values
+
+
+class _CfgOptions(argparse.Action):
+    """Reads overrides; a second ``--cfg-options`` adds to the first."""
 
     def __call__(
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
+        values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Reads the overrides into the namespace."""
-        overrides = [values] if isinstance(values, str) else values or []
-        options = dict(getattr(namespace, self.dest) or {})
-        for override in overrides:
-            key, separator, value = override.partition('=')
-            if not separator or not key:
-                raise argparse.ArgumentError(
-                    self, f'{override!r} is not of the form KEY=VALUE'
-                )
-            options[key] = self._parse_value(override, value)
-        setattr(namespace, self.dest, options)
-
-    def _parse_value(self, override: str, value: str) -> Any:
         try:
-            parsed = self._parse_iterable(value)
-        except AssertionError as error:
-            raise argparse.ArgumentError(
-                self, f'{override!r} has brackets that do not match'
-            ) from error
-        if isinstance(parsed, str):
-            return value.strip('\'"')
-        return parsed
+            options = parse_cfg_options(values)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        earlier = getattr(namespace, self.dest) or {}
+        setattr(namespace, self.dest, {**earlier, **options})
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that training and testing share."""
     parser.add_argument('--work-dir', help='where logs and models go')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OverrideAction,
-        metavar='KEY=VALUE',
-        help='overrides of the config: key.subkey=value, lists as '
-        '"[a,b]" or a,b',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher', choices=LAUNCHERS, default='none', help='job launcher'
     )

@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.apis.config import innermost_dataset, load_config
 from ltml_mm.apis.model import (
     build_model,
@@ -29,15 +29,14 @@ from ltml_mm.apis.model import (
     scope_of,
 )
 from ltml_mm.apis.stock_config import plugin_types, stock_config
-from ltml_mm.engine.whole_files import WholeFileBackend
-from ltml_mm.models.merging import (
+from ltml_mm.files import AtomicFileBackend, write_bytes, write_text
+from ltml_mm.models.weight_averaging import (
     DRIFT_LIMIT,
     branch_drift,
     merge_branches,
     merged_modules,
     reestimate_norms,
 )
-from ltml_mm.utils import write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Merged:
         config: Its config, see :func:`~ltml_mm.apis.stock_config`.
         checkpoint: Its ``state_dict``, and in ``meta`` the classes.
         drift: How far the branches had drifted apart, see
-            :func:`~ltml_mm.models.merging.branch_drift`.
+            :func:`~ltml_mm.models.weight_averaging.branch_drift`.
         bn_images: The images that the norms were measured on, 0 where their
             statistics are those of the branches, averaged.
     """
@@ -170,7 +169,7 @@ def write_merged(merged: Merged, out: str | Path) -> None:
     before = config.read_bytes() if config.is_file() else None
     write_text(config, merged.config.pretty_text)
     try:
-        WholeFileBackend().put(content.getvalue(), out)
+        AtomicFileBackend().put(content.getvalue(), out)
     except BaseException:
         if before is None:
             config.unlink()
@@ -200,13 +199,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='measure the statistics of the merged BatchNorms on N training '
         'images (default: average those of the branches)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OverrideAction,
-        metavar='KEY=VALUE',
-        help='overrides of the config, of its data too',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--force', action='store_true', help='overwrite existing output'
     )

@@ -6,23 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from tqdm import tqdm
 
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.apis.drawing import encode, output_path, picture_name
 from ltml_mm.apis.image_files import find_images
 from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
 from ltml_mm.datasets.images import UnreadableImageError, printable
-from ltml_mm.utils import write_bytes, write_json
+from ltml_mm.evaluation.report import table
+from ltml_mm.files import write_bytes, write_json
 
 #: The exit status where at least one file was skipped.
 SOME_SKIPPED = 3
@@ -64,13 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OverrideAction,
-        metavar='KEY=VALUE',
-        help='overrides of the config',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
@@ -210,29 +200,23 @@ def prediction_table(records: Sequence[Mapping[str, Any]], source: str) -> str:
         str: One row for each predicted class; names from outside are
         escaped.
     """
-    table = Table(box=box.MARKDOWN)
-    for title in ('Image', 'Class'):
-        table.add_column(title, no_wrap=True)
-    table.add_column('Score', justify='right', no_wrap=True)
-    table.add_column('Group', no_wrap=True)
-    table.add_column('Train images', justify='right', no_wrap=True)
+    rows = []
     for record in records:
         name = printable(_relative(record['path'], source))
         if not record['labels']:
-            table.add_row(Text(name), '-', '-', '-', '-')
+            rows.append([name, '-', '-', '-', '-'])
         for label in record['labels']:
             count = label['train_images']
-            table.add_row(
-                Text(name),
-                Text(printable(label['name'])),
-                f'{label["score"]:.3f}',
-                label['group'] or '-',
-                '-' if count is None else str(count),
+            rows.append(
+                [
+                    name,
+                    printable(label['name']),
+                    f'{label["score"]:.3f}',
+                    label['group'] or '-',
+                    '-' if count is None else count,
+                ]
             )
-    console = Console(file=StringIO(), width=10_000, color_system=None)
-    console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return '\n'.join(line.rstrip() for line in lines if line.strip())
+    return table(['Image', 'Class', 'Score', 'Group', 'Train images'], rows)
 
 
 def show(text: str) -> None:

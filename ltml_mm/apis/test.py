@@ -15,7 +15,7 @@ from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
 from ltml_mm.evaluation import PredictionCollector
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

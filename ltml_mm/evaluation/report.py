@@ -1,15 +1,12 @@
-"""The figures of one evaluation as a report, and the report as a table."""
+"""The class report of an evaluation, and the rendering of every table."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from ltml_mm.class_statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
 
@@ -103,34 +100,64 @@ def class_table(report: Mapping[str, Any]) -> str:
         class from the most to the least frequent, in Markdown's form and
         without colours, so that it reads well in a log file and pastes well.
     """
-    rows = report['classes']
-    keys = [k for k in rows[0] if k == 'AP' or k.endswith('/AP')]
-    table = Table(box=box.MARKDOWN)
-    table.add_column('Class', no_wrap=True)
-    table.add_column('Group', no_wrap=True)
-    for title in ('Train images', 'Test images', *map(_title, keys)):
-        table.add_column(title, justify='right', no_wrap=True)
+    classes = report['classes']
+    keys = [k for k in classes[0] if k == 'AP' or k.endswith('/AP')]
+    header = ['Class', 'Group', 'Train images', 'Test images']
+    rows: list[list[Any]] = []
     for group in ('', *_GROUPS):
-        members = [r for r in rows if group in ('', r['group'])]
+        members = [c for c in classes if group in ('', c['group'])]
         if not members:
             continue
         suffix = f'_{group}' if group else ''
         means = [report['summary'].get(f'{_mean(k)}{suffix}') for k in keys]
         # An image has several labels: image counts of classes do not add up.
         name = f'{group or "total"} ({len(members)} classes)'
-        table.add_row(name, '', '', '', *map(_percent, means))
-    for row in sorted(rows, key=lambda r: -r['train_images']):
-        table.add_row(
-            row['name'].replace('[', r'\['),
-            row['group'],
-            str(row['train_images']),
-            str(row['test_images']),
-            *(_percent(row[k]) for k in keys),
-        )
-    console = Console(file=StringIO(), width=1000, color_system=None)
-    console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return '\n'.join(line.rstrip() for line in lines if line.strip())
+        rows.append([name, '', '', '', *map(_percent, means)])
+    for row in sorted(classes, key=lambda c: -c['train_images']):
+        cells = [row[k] for k in ('name', 'group')]
+        counts = [row[k] for k in ('train_images', 'test_images')]
+        rows.append([*cells, *counts, *(_percent(row[k]) for k in keys)])
+    return table([*header, *map(_title, keys)], rows)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Renders a table whose columns line up in plain text too.
+
+    Args:
+        header: The titles of the columns.
+        rows: The cells of every row; columns of numbers stand on the right,
+            where ``-`` or nothing is a number that does not exist.
+
+    Returns:
+        str: Markdown.
+    """
+    cells = [[_cell(value) for value in row] for row in (header, *rows)]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [_are_numbers(column[1:]) for column in columns]
+    rule = [
+        '-' * (width - 1) + (':' if right else '-')
+        for width, right in zip(widths, numeric, strict=True)
+    ]
+    lines = [
+        [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        for line in (cells[0], rule, *cells[1:])
+    ]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return ' '.join(str(value).split()).replace('|', r'\|')
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    present = [cell for cell in cells if cell not in ('', '-')]
+    return bool(present) and all(
+        re.fullmatch(r'[+-]?\d+(\.\d+)?', cell) for cell in present
+    )
 
 
 def _join(prediction: str, key: str) -> str:

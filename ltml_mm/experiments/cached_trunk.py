@@ -36,7 +36,7 @@ from ltml_mm.experiments.trunk_features import (
     PLAIN_VIEWS,
     CachedTrunkResNet,
 )
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 #: Images that pass through the trunk at once.
 BATCH = 32

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ltml_mm.analysis.drawing import CELL, GREY, GROUP_COLOURS, name_labels
+from ltml_mm.experiments.drawing import CELL, GREY, GROUP_COLOURS, name_labels
 from ltml_mm.experiments.results import ClassResult
 
 NO_IMAGE = 0.5  # where a class without a training image stands

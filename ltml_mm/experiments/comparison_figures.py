@@ -12,7 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ltml_mm.analysis.drawing import (
+from ltml_mm.experiments.class_axis import (
+    DODGE,
+    NO_IMAGE,
+    limits_of,
+    name_classes,
+    shade_groups,
+    spread,
+)
+from ltml_mm.experiments.drawing import (
     CELL,
     GREY,
     GROUP_COLOURS,
@@ -22,14 +30,6 @@ from ltml_mm.analysis.drawing import (
     name_labels,
     new_figure,
     picture,
-)
-from ltml_mm.experiments.class_axis import (
-    DODGE,
-    NO_IMAGE,
-    limits_of,
-    name_classes,
-    shade_groups,
-    spread,
 )
 from ltml_mm.experiments.results import GROUPS, Runs, Spec
 from ltml_mm.experiments.seed_statistics import Summary, summarise

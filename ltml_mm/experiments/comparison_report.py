@@ -9,7 +9,7 @@ from pathlib import Path
 from ltml_mm.experiments import comparison_figures
 from ltml_mm.experiments.results import Spec, parse_spec, read_runs
 from ltml_mm.experiments.tables import render_runs, render_tables
-from ltml_mm.utils import write_bytes, write_text
+from ltml_mm.files import write_bytes, write_text
 
 RUNS, TABLE = 'runs.csv', 'table.md'
 GROUPS, CLASSES = 'groups.png', 'classes.png'

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.apis.config import load_config
 from ltml_mm.experiments.digest import digest
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 #: What the images of a step and of an epoch set in a config.
 BATCH_SIZE = 'train_dataloader.batch_size'
@@ -90,7 +88,7 @@ def planned_config(plan: Plan) -> Config:
         ValueError: The config or an override is broken, or the streams
             cannot share the images.
     """
-    options = parse_options([*plan.options, *plan.overrides])
+    options = parse_cfg_options([*plan.options, *plan.overrides])
     cfg = load_config(plan.config, options)
     set_steps(cfg, plan)
     return cfg
@@ -111,27 +109,6 @@ def planned_digest(plan: Plan) -> str:
     """
     views = None if plan.cache is None else plan.views
     return digest(planned_config(plan), views)
-
-
-def parse_options(options: Sequence[str]) -> dict:
-    """Reads overrides as the tools' ``--cfg-options`` does.
-
-    Args:
-        options: ``KEY=VALUE`` each.
-
-    Returns:
-        dict: Values by key.
-
-    Raises:
-        ValueError: One cannot be read.
-    """
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument('--options', nargs='*', action=OverrideAction)
-    try:
-        found = parser.parse_args(['--options', *options]).options
-    except argparse.ArgumentError as error:
-        raise ValueError(f'--cfg-options: {error.message}') from error
-    return found or {}
 
 
 def set_steps(cfg: Config, plan: Plan) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
+from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.experiments.results import RESULT, result_path
 from ltml_mm.experiments.rows import Row
 from ltml_mm.experiments.run_config import (
     Plan,
-    parse_options,
     planned_digest,
     write_plan,
 )
@@ -57,7 +57,7 @@ def plan_runs(
             config=str(row.config),
             overrides=[*row.overrides],
         )
-        options = parse_options([*plan.options, *plan.overrides])
+        options = parse_cfg_options([*plan.options, *plan.overrides])
         taken = {'randomness.seed', 'work_dir', 'resume'} & options.keys()
         if taken:
             raise ValueError(

@@ -34,14 +34,14 @@ from ltml_mm.experiments.run_config import (
     set_steps,
 )
 from ltml_mm.experiments.run_lock import alone
-from ltml_mm.models.merging import (
+from ltml_mm.files import write_json
+from ltml_mm.models.weight_averaging import (
     branch_drift,
     has_norms,
     merge_branches,
     merged_modules,
     reestimate_norms,
 )
-from ltml_mm.utils import write_json
 
 
 def run(folder: Path) -> None:

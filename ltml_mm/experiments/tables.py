@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ltml_mm.analysis.markdown import table
+from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.results import GROUPS, VARIANTS, Run, Runs, Spec
 from ltml_mm.experiments.seed_statistics import (
     RESAMPLES,

@@ -11,16 +11,14 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ltml_mm.models.agreement import branch_agreement
-from ltml_mm.models.fork import (
+from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.branches import (
     BRANCHES,
-    fork_backbone,
     plain_name,
-    separate_stream_norms,
     split_branches,
     sync_branches,
 )
-from ltml_mm.models.fusion import check_fuse, fuse_logits, fuse_scores
+from ltml_mm.models.fork.norms import separate_stream_norms
 from ltml_mm.models.parts import (
     build_consistency,
     build_heads,
@@ -29,8 +27,12 @@ from ltml_mm.models.parts import (
     fork_neck,
 )
 from ltml_mm.models.streams import (
+    branch_agreement,
     build_preprocessor,
+    check_fuse,
     check_streams,
+    fuse_logits,
+    fuse_scores,
     stream_targets,
 )
 

@@ -10,8 +10,8 @@ from mmengine.model import ModuleDict
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ltml_mm.models.branches import BRANCHES, ForkedTail
-from ltml_mm.models.probe import last_shape, probe_features
+from ltml_mm.models.fork.branches import BRANCHES, ForkedTail
+from ltml_mm.models.fork.probe import last_shape, probe_features
 
 #: What a part is where its config names no type.
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
@@ -64,7 +64,7 @@ def fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
 
     Args:
         neck: The neck of :func:`build_neck`.
-        branch_init: See :class:`~ltml_mm.models.branches.Branches`.
+        branch_init: See :class:`~ltml_mm.models.fork.branches.Branches`.
 
     Returns:
         nn.Module | None: The neck behind the fork.

@@ -55,7 +55,7 @@ def test_folder(case, tmp_path, capsys):
         save(folder / n, i) for i, n in enumerate(('a/x.png', 'b/x.png'))
     ]
     assert predict(case, folder, '--out', out, '--threshold', 0.2) == 0
-    report = read(out)
+    report, shown = read(out), capsys.readouterr().out
     expected = MultiLabelInferencer(*case, 'cpu')(images, threshold=0.2)
     for record, reference in zip(report['predictions'], expected, strict=True):
         assert record['scores'] == pytest.approx(reference['scores'])
@@ -77,7 +77,7 @@ def test_folder(case, tmp_path, capsys):
     ]
     rows = [
         [cell.strip() for cell in line.strip('|').split('|')]
-        for line in capsys.readouterr().out.splitlines()[2:]
+        for line in shown.splitlines()[2:]
     ]
     assert rows == [
         [

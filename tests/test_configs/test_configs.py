@@ -12,7 +12,7 @@ from mmpretrain.structures import DataSample
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 ROOT = Path(__file__).parents[2] / 'configs'
 # Of the rows of the tables, those of VOC-LT: on the other sets they differ in

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from ltml_mm._stack import find_stack
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.datasets.samplers import UniformSampler
-from ltml_mm.engine import ExactResumeHook, exact_resume_hook
-from ltml_mm.engine.checkpoint_steps import check_accumulation
-from ltml_mm.engine.run_facts import compare_facts
+from ltml_mm.engine import ExactResumeHook
+from ltml_mm.engine.hooks import exact_resume_hook
+from ltml_mm.engine.hooks.exact_resume_hook import check_accumulation
+from ltml_mm.engine.hooks.resume_state import compare_signatures
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -275,7 +276,7 @@ def test_moved_images_are_the_same(tmp_path, stopped):
 def test_another_number_of_processes_is_a_change():
     facts = {'processes': 1, 'batch size of a process': 4}
     other = {'processes': 2, 'batch size of a process': 4}
-    (change,) = compare_facts(facts, other)
+    (change,) = compare_signatures(facts, other)
     assert change.startswith('processes: 1 -> 2 (')
 
 

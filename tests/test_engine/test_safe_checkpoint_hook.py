@@ -15,7 +15,7 @@ from ltml_mm.apis.checkpoint import (
     read_checkpoint,
 )
 from ltml_mm.engine import SafeCheckpointHook
-from ltml_mm.engine.whole_files import WholeFileBackend
+from ltml_mm.files import AtomicFileBackend
 
 
 def save(path, value=0.0):
@@ -23,7 +23,7 @@ def save(path, value=0.0):
     content = {'state_dict': {'w': torch.full((500,), value)}, 'meta': {}}
     plain = path.with_suffix('.plain')
     torch.save(content, plain)
-    WholeFileBackend().put(plain.read_bytes(), path)
+    AtomicFileBackend().put(plain.read_bytes(), path)
     plain.unlink()
 
 

@@ -12,7 +12,7 @@ from ltml_mm.experiments.cache_checks import (
 )
 from ltml_mm.experiments.cached_trunk import use_cache
 from ltml_mm.experiments.run_config import planned_config
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 
 @pytest.fixture(scope='module')

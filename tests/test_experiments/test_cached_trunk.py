@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
 from tiny_comparison import options, write_set
 
+from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.apis.config import load_config
 from ltml_mm.experiments.cached_trunk import (
     add_cached_flip,
@@ -19,9 +20,8 @@ from ltml_mm.experiments.cached_trunk import (
     use_cache,
 )
 from ltml_mm.experiments.compare import CONFIGS
-from ltml_mm.experiments.run_config import parse_options
 from ltml_mm.experiments.trunk_features import read_index
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 VIEWS = 3
 
@@ -49,7 +49,9 @@ def weights(data, tmp_path_factory):
 
 
 def read(data, weights=None):
-    cfg = load_config(CONFIGS / 'ltml_custom.py', parse_options(options(data)))
+    cfg = load_config(
+        CONFIGS / 'ltml_custom.py', parse_cfg_options(options(data))
+    )
     if weights is not None:
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained', checkpoint=str(weights)

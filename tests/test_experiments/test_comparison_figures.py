@@ -6,9 +6,9 @@ from comparison_results import make_result, write_result
 from matplotlib import style
 from matplotlib.text import Text
 
-from ltml_mm.analysis.drawing import STYLE
 from ltml_mm.experiments import comparison_figures
 from ltml_mm.experiments.class_axis import spread
+from ltml_mm.experiments.drawing import STYLE
 from ltml_mm.experiments.results import Spec, read_runs
 
 SEEDS = range(3)

@@ -14,7 +14,7 @@ from ltml_mm.experiments import runs, single_run
 from ltml_mm.experiments.compare import CONFIGS
 from ltml_mm.experiments.run_config import planned_digest, write_plan
 from ltml_mm.experiments.run_lock import BUSY, is_held
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 
 HOLD = """
 import fcntl, sys

@@ -18,7 +18,8 @@ from mmengine.runner import load_checkpoint
 from mmpretrain.models.backbones import ResNet
 from torch import nn
 
-from ltml_mm.models.fork import fork_backbone, sync_branches
+from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.branches import sync_branches
 
 pytestmark = pytest.mark.usefixtures('quiet')
 

@@ -14,14 +14,14 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ltml_mm.models.fork import (
+from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.branches import (
     BRANCHES,
-    fork_backbone,
     plain_name,
     split_branches,
     sync_branches,
 )
-from ltml_mm.models.fork_points import auto_fork_points
+from ltml_mm.models.fork.points import auto_fork_points
 
 pytestmark = pytest.mark.usefixtures('quiet')
 every_row = pytest.mark.parametrize('row', ROWS)

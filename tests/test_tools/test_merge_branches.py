@@ -22,8 +22,8 @@ from ltml_mm.apis.config import load_config
 from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
 from ltml_mm.apis.model import build_model
 from ltml_mm.apis.test import main as evaluate
-from ltml_mm.engine.whole_files import WholeFileBackend
-from ltml_mm.models.merging import DRIFT_LIMIT, merge_branches
+from ltml_mm.files import AtomicFileBackend
+from ltml_mm.models.weight_averaging import DRIFT_LIMIT, merge_branches
 
 REPO = Path(__file__).parents[2]
 META = dict(
@@ -296,7 +296,7 @@ def test_a_full_disk_leaves_no_half(folder, old, monkeypatch):
     def fail(*args):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(WholeFileBackend, 'put', fail)
+    monkeypatch.setattr(AtomicFileBackend, 'put', fail)
     before = {path: path.stat().st_size for path in folder.iterdir()}
     with pytest.raises(OSError, match='No space'):
         merge('--force')

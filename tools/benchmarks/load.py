@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 from timing import report
 
 REPO = Path(__file__).resolve().parents[2]

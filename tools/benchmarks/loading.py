@@ -24,7 +24,7 @@ from mmpretrain.registry import DATASETS
 from torch.utils.data import DataLoader
 
 from ltml_mm.datasets import TwoStreamDataset, TwoStreamSampler
-from ltml_mm.utils import write_json
+from ltml_mm.files import write_json
 from timing import medians, report
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ltml_voc.py'

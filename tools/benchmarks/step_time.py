@@ -24,10 +24,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
-from ltml_mm.apis.cli import OverrideAction
+from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.fork import BRANCHES
-from ltml_mm.models.probe import last_shape, probe_features
+from ltml_mm.models.fork.branches import BRANCHES
+from ltml_mm.models.fork.probe import last_shape, probe_features
 from timing import medians, report, time_in_turns
 
 KINDS = ('stock', 'two_branch')
@@ -44,13 +44,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--backbone',
         nargs='+',
-        action=OverrideAction,
-        default=dict(type='ResNet', depth=50),
+        default=['type=ResNet', 'depth=50'],
         help='config of the backbone as key=value',
     )
     parser.add_argument('--device', default=None, help='cpu or cuda')
     parser.add_argument('--out', type=Path, help='JSON file')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.backbone = parse_cfg_options(args.backbone)
+    return args
 
 
 def build(kind: str, backbone: dict, device: str) -> torch.nn.Module:

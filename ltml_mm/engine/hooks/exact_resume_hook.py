@@ -1,0 +1,372 @@
+"""Makes a resumed run continue exactly where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler
+
+from ltml_mm._stack import find_stack
+from ltml_mm.datasets.samplers import StreamSampler
+from ltml_mm.engine.hooks.resume_state import (
+    accumulated_steps,
+    capture_random_states,
+    compare_signatures,
+    gather_states,
+    restore_random_states,
+    restore_states,
+    run_signature,
+)
+
+#: The key of a checkpoint under which this hook keeps its part.
+KEY = 'exact_resume'
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Adds to checkpoints what an exact resume needs, and puts it back.
+
+    Stock checkpoints hold weights, optimizer, schedules and logs. This hook
+    adds every process's random states and own buffers (the running
+    statistics of BatchNorm differ between processes inside an epoch), the
+    seed of the sampler, and the facts that both runs must share. With it, on
+    a CPU, a run that was stopped and resumed ends bitwise as one that was
+    not:
+
+    - Between two epochs, and inside one: the samplers of this package
+      continue at the very next index, without loading what came before.
+    - A validation that was due when the checkpoint was written, but is not
+      part of it, is run first.
+    - The training's random states do not notice validations and the making
+      of data iterators.
+
+    Args:
+        on_change (str): ``'error'`` refuses to resume with another number
+            of processes, batch size, accumulation or dataset; ``'warn'``
+            says what changed and what follows, and goes on from the start
+            of the epoch. Defaults to ``'error'``.
+
+    Raises:
+        ValueError: ``on_change`` is neither.
+    """
+
+    # After whatever changes the state of the run, before CheckpointHook.
+    priority = 80
+
+    def __init__(self, on_change: str = 'error') -> None:
+        if on_change not in ('error', 'warn'):
+            raise ValueError(
+                f"on_change must be 'error' or 'warn', got {on_change!r}"
+            )
+        self.on_change = on_change
+        self._facts: dict[str, int | str] = {}
+        self._loaded: dict[str, Any] | None = None
+        self._resuming = False
+        self._exact = True
+        self._validation_due = False
+        self._before_validation: dict[str, Any] | None = None
+        self._gathered: list[dict[str, Any]] | None = None
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keeps what the checkpoint holds until training begins."""
+        if runner._resume:
+            self._resuming = True
+            self._loaded = checkpoint.get(KEY)
+
+    def before_train(self, runner: Runner) -> None:
+        """Compares the run with the one it resumes, and prepares the data.
+
+        Args:
+            runner: The runner, everything loaded.
+
+        Raises:
+            ValueError: A checkpoint would be saved between two steps of the
+                optimizer, or the run differs from the one it resumes.
+        """
+        check_accumulation(runner)
+        self._facts = run_signature(runner)
+        loader = runner.train_dataloader
+        sampler = stream_sampler(loader)
+        if sampler is not None:
+            sampler.pass_length = len(loader) * loader.batch_sampler.batch_size
+        if loader.generator is None:
+            # The iterators' base seed would come from the global generator,
+            # once a run or once an epoch as persistent_workers says.
+            loader.generator = torch.Generator()
+        if self._resuming:
+            self._compare(runner)
+            self._restore_seed(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Puts a resumed run back to where it was."""
+        if not self._resuming:
+            return
+        self._resuming = False
+        if self._loaded is not None:
+            restore_states(runner, self._loaded['ranks'])
+        self._validate(runner)
+        self._continue_epoch(runner)
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Forgets the states of the last checkpoint."""
+        self._gathered = None
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Gathers the states where a checkpoint is about to be saved."""
+        if saves_now(runner, by_epoch=False):
+            self.gather(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Gathers the states where a checkpoint is about to be saved."""
+        self._gathered = None
+        vars(runner.train_loop).pop('run_iter', None)
+        if saves_now(runner, by_epoch=True):
+            self.gather(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Validates a run that was stopped in its last validation."""
+        if self._resuming:
+            self._resuming = False
+            self._validate(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        """Remembers the random states of the training."""
+        self._gathered = None
+        self._before_validation = capture_random_states()
+
+    def after_val_epoch(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Gathers the states for a best checkpoint."""
+        hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
+        if any(hook.save_best for hook in hooks):
+            self.gather(runner)
+
+    def after_val(self, runner: Runner) -> None:
+        """Gives the training its random states back."""
+        if self._before_validation is not None:
+            restore_random_states(self._before_validation)
+            self._before_validation = None
+
+    def gather(self, runner: Runner) -> None:
+        """Collects the states of all processes; all of them must call it.
+
+        ``SafeCheckpointHook`` does; with the stock hook, call it before
+        saving a checkpoint at a moment of your own.
+
+        Args:
+            runner: The runner.
+        """
+        if self._gathered is not None:
+            return
+        states = self._before_validation or capture_random_states()
+        self._gathered = gather_states(runner, states)
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds this hook's part to a checkpoint."""
+        if self._gathered is None:
+            if runner.world_size > 1:
+                runner.logger.warning(
+                    'this checkpoint holds no random states: it was saved '
+                    'without ExactResumeHook.gather() on all processes'
+                )
+                return
+            self.gather(runner)
+        checkpoint[KEY] = {
+            'ranks': self._gathered,
+            'seed': _seed(runner),
+            'facts': self._facts,
+            'validated': self._before_validation is not None,
+        }
+
+    def _compare(self, runner: Runner) -> None:
+        loop = runner.train_loop
+        if self._loaded is None:
+            self._exact = False
+            runner.logger.warning(
+                'the checkpoint was saved without ExactResumeHook: it holds '
+                'no random states, and the run goes on without them'
+            )
+            return
+        self._validation_due = not self._loaded['validated']
+        changes = compare_signatures(self._loaded['facts'], self._facts)
+        if not changes:
+            return
+        message = 'the run differs from the one it resumes: ' + '; '.join(
+            changes
+        )
+        if self.on_change == 'error':
+            raise ValueError(
+                f'{message}. Undo the change; or go on deliberately, though '
+                'not exactly, with --cfg-options '
+                'default_hooks.exact_resume.on_change=warn; or start a new '
+                'training from these weights with --cfg-options '
+                'load_from=CHECKPOINT in place of --resume'
+            )
+        self._exact = False
+        runner.logger.warning(
+            f'{message}. It goes on as asked: not as the old run would have, '
+            f'and at the start of its epoch (step {loop.iter})'
+        )
+
+    def _restore_seed(self, runner: Runner) -> None:
+        if self._loaded is None or self._loaded['seed'] == _seed(runner):
+            return
+        seed = self._loaded['seed']
+        runner.logger.warning(
+            f'the sampler goes on with seed {seed} of the checkpoint, not '
+            f'with {_seed(runner)}'
+        )
+        sampler = stream_sampler(runner.train_dataloader)
+        if sampler is not None:
+            sampler.set_seed(seed)
+        else:
+            runner.train_dataloader.sampler.seed = seed
+
+    def _validate(self, runner: Runner) -> None:
+        """Runs the validation that fell between checkpoint and stop."""
+        if not self._validation_due or runner.val_loop is None:
+            return
+        loop = runner.train_loop
+        step, last = loop.iter, loop.max_iters
+        if isinstance(loop, EpochBasedTrainLoop):
+            if step != loop.epoch * len(loop.dataloader):
+                return
+            step, last = loop.epoch, loop.max_epochs
+        due = step % loop.val_interval == 0 or step == last
+        if step > 0 and step >= loop.val_begin and due:
+            runner.logger.info(
+                'The checkpoint was written before its validation, which is '
+                'run now'
+            )
+            runner.val_loop.run()
+
+    def _continue_epoch(self, runner: Runner) -> None:
+        """Leaves out the steps of this epoch that were trained already."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        start = loop.epoch * len(loop.dataloader) if by_epoch else 0
+        done = loop.iter - start
+        if done == 0:
+            return
+        if find_stack() != 'onedl':
+            runner.logger.warning(
+                'a resume inside an epoch is not promised to be exact on the '
+                'original MMEngine; resume after an epoch, or install the '
+                'OneDL builds'
+            )
+        if not by_epoch:
+            return  # The loop itself advances the data.
+        sampler = stream_sampler(loop.dataloader)
+        known = 0 < done <= len(loop.dataloader)
+        if sampler is None or not known or not self._exact:
+            runner.logger.warning(
+                f'the checkpoint was saved inside epoch {loop.epoch + 1}, '
+                'which starts anew: part of its images is seen twice'
+            )
+            return
+        sampler.start_at(done * loop.dataloader.batch_sampler.batch_size)
+        run_iter = loop.run_iter
+        # Hooks count the steps within an epoch, the log interval for one.
+        loop.run_iter = lambda index, batch: run_iter(index + done, batch)
+
+
+def stream_sampler(loader: Any) -> StreamSampler | None:
+    """Returns a dataloader's sampler if it can start at any position.
+
+    Args:
+        loader: A dataloader.
+
+    Returns:
+        StreamSampler | None: None for another sampler, and for batches that
+        another class than torch's ``BatchSampler`` makes of it.
+    """
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler:
+        return None
+    sampler = batches.sampler
+    return sampler if isinstance(sampler, StreamSampler) else None
+
+
+def _seed(runner: Runner) -> int | None:
+    loader = runner.train_dataloader
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    return getattr(sampler, 'seed', None)
+
+
+def checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
+    """Returns the hooks of a runner that save checkpoints."""
+    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+
+
+def saves_now(runner: Runner, by_epoch: bool) -> bool:
+    """Whether a hook saves after the current step, or epoch."""
+    return any(
+        _saves(hook, runner)
+        for hook in checkpoint_hooks(runner)
+        if hook.by_epoch == by_epoch
+    )
+
+
+def _saves(hook: CheckpointHook, runner: Runner) -> bool:
+    period = hook.interval, hook.save_begin
+    if hook.by_epoch:
+        last = hook.is_last_train_epoch(runner)
+        due = hook.every_n_epochs(runner, *period)
+    else:
+        last = hook.is_last_train_iter(runner)
+        due = hook.every_n_train_iters(runner, *period)
+    return due or (hook.save_last and last)
+
+
+def check_accumulation(runner: Runner) -> None:
+    """Refuses checkpoints between two steps of the optimizer.
+
+    Such a checkpoint would lose the gradients accumulated so far. The end
+    of the run is no such moment: the optimizer always steps there.
+
+    Args:
+        runner: The runner, its optimizer and train loop built.
+
+    Raises:
+        ValueError: A checkpoint interval is no multiple of the accumulated
+            steps.
+    """
+    counts = accumulated_steps(runner)
+    if counts == 1:
+        return
+    for what, interval, begin in _save_moments(runner):
+        first = begin or interval
+        if interval < 1 or first >= runner.max_iters:
+            continue
+        for step in (interval, begin):
+            if step % counts:
+                raise ValueError(
+                    f'{what} are saved after {step} steps, but the optimizer '
+                    'accumulates gradients over accumulative_counts='
+                    f'{counts} steps: those of the last {step % counts} '
+                    'would be lost on resume. Let checkpoints, and '
+                    'validations that save the best, fall on multiples of it '
+                    '(default_hooks.checkpoint.by_epoch=False counts steps), '
+                    'or change optim_wrapper.accumulative_counts'
+                )
+
+
+def _save_moments(runner: Runner) -> Iterator[tuple[str, int, int]]:
+    """Yields what is saved, its interval and its beginning, in steps."""
+    loop = runner.train_loop
+    steps = len(loop.dataloader)
+    for hook in checkpoint_hooks(runner):
+        unit = steps if hook.by_epoch else 1
+        yield 'checkpoints', hook.interval * unit, hook.save_begin * unit
+        if hook.save_best and runner.val_loop is not None:
+            # A new best one saves the last one again.
+            unit = steps if isinstance(loop, EpochBasedTrainLoop) else 1
+            yield 'best checkpoints', loop.val_interval * unit, 0

@@ -1,0 +1,179 @@
+"""Stops a training in good order when a scheduler asks for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from ltml_mm.engine.hooks.data_workers import end_workers, shield_workers
+from ltml_mm.engine.hooks.resume_state import accumulated_steps
+from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+
+
+class TrainingStopped(SystemExit):
+    """A training ended early, in good order, because a signal asked for it.
+
+    The exit status is 128 + the signal's number, as a shell reports it: 143
+    for SIGTERM.
+
+    Attributes:
+        together (bool): Whether all processes stop at this very place.
+    """
+
+    def __init__(self, signum: int, together: bool) -> None:
+        super().__init__(128 + signum)
+        self.together = together
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves a checkpoint and ends the run when a scheduler sends a signal.
+
+    The signal is only noted. After the step that is being trained the
+    processes tell each other (one number, each step); if any of them was
+    signalled, all save a checkpoint together, process 0 says where, and the
+    run ends with status 128 + the signal's number, 143 for SIGTERM. With
+    ``--resume`` it goes on. Data workers ignore the signal, unless it comes
+    from the process that they work for.
+
+    - An optimizer that accumulates gradients finishes its step first.
+    - After an epoch's last step the checkpoint is that of the epoch, inside
+      an epoch ``iter_37.pth``, which is removed after the next one.
+    - A validation is broken off where a checkpoint of its step is there; it
+      is run on resume. Otherwise it is finished, and so is the next step.
+
+    It needs :class:`SafeCheckpointHook`. At the end of a training it ends
+    the persistent data workers, too.
+
+    Args:
+        signals (Sequence[str]): Names of signals. Add ``'SIGUSR1'`` for
+            schedulers that are told to send it, as by ``sbatch
+            --signal=USR1@120``. Defaults to ``('SIGTERM',)``.
+
+    Raises:
+        ValueError: There is no signal of such a name, or none to listen to.
+    """
+
+    # After CheckpointHook.
+    priority = 'LOWEST'
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
+        # Nobody can listen to those two.
+        known = dict(signal.Signals.__members__)
+        del known['SIGKILL'], known['SIGSTOP']
+        if isinstance(signals, str) or not known.keys() >= set(signals):
+            raise ValueError(
+                'signals must be a list of names such as SIGTERM and SIGUSR1, '
+                f'got {signals!r}'
+            )
+        self._signals = [known[name] for name in signals]
+        self._received = 0
+        self._checkpoint: SafeCheckpointHook | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Begins to listen."""
+        hooks = [h for h in runner.hooks if isinstance(h, SafeCheckpointHook)]
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python gives signals to the main thread alone.
+        if not hooks:
+            runner.logger.warning(
+                'without SafeCheckpointHook, PreemptionHook does nothing: a '
+                'signal of the scheduler ends the run at once'
+            )
+            return
+        self._received = 0
+        self._checkpoint = hooks[0]
+        for loader in _loaders(runner):
+            shield_workers(loader, self._signals)
+        for number in self._signals:
+            self._previous[number] = signal.signal(number, self._note)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Stops after a step, but for an epoch's last one."""
+        if self._checkpoint is None:
+            return
+        done = runner.iter + 1
+        loader = runner.train_dataloader
+        if not (self._by_epoch(runner) and done % len(loader) == 0):
+            self._stop_if_asked(runner, done, by_epoch=False)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Stops after an epoch."""
+        if self._by_epoch(runner):
+            self._stop_if_asked(runner, runner.iter, by_epoch=True)
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Stops inside a validation, if nothing is lost by it.
+
+        Without asking the others, which may have another number of batches.
+        """
+        checkpoint = self._checkpoint
+        if self._received and checkpoint and checkpoint.holds(runner.iter):
+            path = str(checkpoint.last_ckpt or runner._load_from)
+            self._stop(runner, self._received, runner.iter, path)
+
+    def after_train(self, runner: Runner) -> None:
+        """Listens no longer, and ends the data workers."""
+        self._checkpoint = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self._previous.clear()
+        for loader in _loaders(runner):
+            end_workers(loader)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._received = number
+
+    def _by_epoch(self, runner: Runner) -> bool:
+        """Whether epochs and their checkpoints end together."""
+        return (
+            self._checkpoint is not None
+            and self._checkpoint.by_epoch
+            and isinstance(runner.train_loop, EpochBasedTrainLoop)
+        )
+
+    def _stop_if_asked(
+        self, runner: Runner, done: int, by_epoch: bool
+    ) -> None:
+        if self._checkpoint is None or done % accumulated_steps(runner):
+            return
+        number = torch.tensor(self._received)
+        all_reduce(number, 'max')
+        if number:
+            path = self._checkpoint.save_now(runner, by_epoch)
+            self._stop(runner, int(number), done, path, together=True)
+
+    def _stop(
+        self,
+        runner: Runner,
+        number: int,
+        done: int,
+        path: str,
+        together: bool = False,
+    ) -> NoReturn:
+        runner.logger.warning(
+            f'{signal.Signals(number).name}: the training stops after step '
+            f'{done}, which {path} holds. The same command with --resume '
+            'goes on from there'
+        )
+        for loader in _loaders(runner):
+            end_workers(loader)
+        runner.call_hook('after_run')
+        raise TrainingStopped(number, together)
+
+
+def _loaders(runner: Runner) -> Iterator[DataLoader]:
+    for loop in (runner.train_loop, runner.val_loop):
+        loader = getattr(loop, 'dataloader', None)
+        if isinstance(loader, DataLoader):
+            yield loader

@@ -1,0 +1,185 @@
+"""Saves checkpoints such that a kill at any moment loses none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+from ltml_mm.files import AtomicFileBackend, write_text
+
+#: Under this name the message hub in a checkpoint lists what is removed once
+#: the checkpoint is written: a run that is killed before does it on resume.
+OUTDATED = 'outdated_ckpts'
+#: Under this one, the checkpoint of a run that was stopped inside an epoch.
+INTERIM = 'interim_ckpt'
+
+
+class RemoveLater(AtomicFileBackend):
+    """A backend that collects what it is asked to remove."""
+
+    def __init__(self) -> None:
+        self.pending: list[str] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remembers a file that is to be removed."""
+        self.pending.append(str(filepath))
+
+    def remove_pending(self, keep: set[str | None]) -> None:
+        """Removes the files, but those written anew since."""
+        for path in self.pending:
+            if is_main_process() and path not in keep and self.isfile(path):
+                super().remove(path)
+        self.pending.clear()
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """A ``CheckpointHook`` that never leaves a run without a checkpoint.
+
+    The stock hook removes the old checkpoint first and writes the new one
+    in place. This one writes under a temporary name, flushes it to the disk,
+    renames it, records its SHA-256 in ``epoch_3.pth.sha256``, moves the
+    pointer ``last_checkpoint`` in the same way, and removes what is no
+    longer wanted last; the best checkpoints too. Names and arguments are
+    those of the stock hook. Temporary files that a killed run left are
+    removed when the next one starts.
+
+    Args:
+        **kwargs: Those of MMEngine's ``CheckpointHook``. ``out_dir`` must be
+            a folder of this machine.
+
+    Raises:
+        ValueError: ``out_dir`` is remote, or ``backend_args`` or
+            ``file_client_args`` are given.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._saved_step: int | None = None
+        given = {
+            name: kwargs.pop(name, None)
+            for name in ('backend_args', 'file_client_args')
+        }
+        if '://' in str(kwargs.get('out_dir')):
+            given['out_dir'] = kwargs['out_dir']
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    'SafeCheckpointHook writes to local folders only, got '
+                    f'{name}={value!r}; for other storage use '
+                    "default_hooks.checkpoint.type='CheckpointHook'"
+                )
+        super().__init__(**kwargs, backend_args={'backend': 'whole_files'})
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the folder, and removes what a killed run left in it."""
+        super().before_train(runner)
+        self._saved_step = runner.iter  # What was loaded is saved.
+        self.file_backend = RemoveLater()
+        folder = Path(self.out_dir)
+        for name in runner.message_hub.runtime_info.get(OUTDATED, ()):
+            self.file_backend.remove(folder / name)
+        self._remove_pending(runner)
+        if is_main_process():
+            for pattern in ('.*.pth*.tmp', '.last_checkpoint.*.tmp'):
+                for path in folder.glob(pattern):
+                    path.unlink(missing_ok=True)
+
+    def save_now(self, runner: Runner, by_epoch: bool) -> str:
+        """Saves a checkpoint, if there is none of this step already.
+
+        One inside an epoch, where checkpoints are those of epochs, is called
+        ``iter_37.pth`` and removed after the next one is written.
+
+        Args:
+            runner: The runner; all processes must call this.
+            by_epoch: Whether it is called after an epoch or after a step.
+
+        Returns:
+            str: The newest checkpoint.
+        """
+        step = runner.iter if by_epoch else runner.iter + 1
+        if not self.holds(step) and by_epoch == self.by_epoch:
+            self._save_checkpoint(runner)
+        elif not self.holds(step):
+            meta = dict(epoch=runner.epoch, iter=step)
+            self._write(runner, f'iter_{step}.pth', meta, interim=True)
+        return str(self.last_ckpt)
+
+    def holds(self, step: int) -> bool:
+        """Whether the newest checkpoint is that of so many steps."""
+        return self._saved_step == step
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        self._keep(runner, step)
+        self._write(runner, self.filename_tmpl.format(step), meta)
+
+    def _write(
+        self,
+        runner: Runner,
+        name: str,
+        meta: dict[str, Any],
+        interim: bool = False,
+    ) -> None:
+        for hook in runner.hooks:
+            if isinstance(hook, ExactResumeHook):
+                hook.gather(runner)
+        if superfluous := runner.message_hub.pop_info(INTERIM):
+            self.file_backend.remove(Path(self.out_dir) / superfluous)
+        if interim:
+            runner.message_hub.update_info(INTERIM, name)
+        self.last_ckpt = str(Path(self.out_dir) / name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        outdated = [Path(path).name for path in self.file_backend.pending]
+        runner.message_hub.update_info(OUTDATED, outdated)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            pointer = Path(runner.work_dir) / 'last_checkpoint'
+            write_text(pointer, self.last_ckpt)
+        self._saved_step = meta['iter']
+        self._remove_pending(runner)
+
+    def _keep(self, runner: Runner, step: int) -> None:
+        """Notes a new checkpoint, and the one that it makes superfluous."""
+        if self.max_keep_ckpts < 1:
+            return
+        kept = self.keep_ckpt_ids
+        if not kept or kept[-1] != step:
+            if len(kept) == self.max_keep_ckpts:
+                name = self.filename_tmpl.format(kept.popleft())
+                self.file_backend.remove(Path(self.out_dir) / name)
+            kept.append(step)
+        runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+
+    def _save_best_checkpoint(
+        self, runner: Runner, metrics: Mapping[str, Any]
+    ) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_pending(runner)
+
+    def _remove_pending(self, runner: Runner) -> None:
+        info = runner.message_hub.runtime_info
+        folder = Path(self.out_dir)
+        kept = (
+            str(folder / self.filename_tmpl.format(step))
+            for step in info.get('keep_ckpt_ids', ())
+        )
+        best = (v for k, v in info.items() if k.startswith('best_ckpt'))
+        self.file_backend.remove_pending({self.last_ckpt, *kept, *best})

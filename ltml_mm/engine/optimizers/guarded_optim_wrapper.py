@@ -1,0 +1,255 @@
+"""Optimizer wrappers that keep infinity and NaN out of the weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_dist_info
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from ltml_mm.engine.hooks.resume_state import unwrap_model
+
+#: So many steps in a row may be left out; more, and nothing is learned. A
+#: gradient scaler that starts at 2**24 has halved itself away long before.
+MAX_IN_A_ROW = 40
+#: Under this name the message hub counts the steps that were left out.
+SKIPPED = 'skipped_steps'
+
+
+class NonFiniteError(ValueError):
+    """A loss or a gradient is infinite or NaN."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedOptimWrapper(OptimWrapper):
+    """An ``OptimWrapper`` that checks loss and gradients before each step.
+
+    A step whose loss or total gradient norm is infinite or NaN is not taken.
+    The decision falls when the optimizer would step, after the last of the
+    accumulated batches, for all processes together. It costs one gradient
+    norm, and one wait for the GPU. Finite steps are those of
+    ``OptimWrapper``, bit by bit.
+
+    Args:
+        on_nonfinite (str): ``'stop'`` ends the run with a message: the step,
+            the terms of the loss or the parameters, and the images.
+            ``'skip'`` leaves the step out, with a warning, restores buffers
+            such as BatchNorm's running statistics, and counts it in the
+            scalar ``train/skipped_steps``; more than 40 steps in a row stop
+            the run all the same. Defaults to ``'stop'``.
+        **kwargs: Those of MMEngine's ``OptimWrapper``.
+
+    Raises:
+        ValueError: ``on_nonfinite`` is neither.
+        NonFiniteError: In ``step``; a ``ValueError``.
+    """
+
+    def __init__(self, on_nonfinite: str = 'stop', **kwargs: Any) -> None:
+        if on_nonfinite not in ('stop', 'skip'):
+            raise ValueError(
+                f"on_nonfinite must be 'stop' or 'skip', got {on_nonfinite!r}"
+            )
+        super().__init__(**kwargs)
+        self.on_nonfinite = on_nonfinite
+        self._in_a_row = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forgets the batches, losses and buffers of the last step."""
+        self._module: nn.Module | None = None
+        self._buffers: list[Tensor] = []
+        self._batches: list[tuple[Any, Any]] = []
+        self._losses: list[Tensor] = []
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Notes the batch and its loss terms; otherwise as the parent's."""
+        module = unwrap_model(model)
+        if self._module is None and self.on_nonfinite == 'skip':
+            # Before the first forward pass, which changes them.
+            self._buffers = [b.detach().clone() for b in module.buffers()]
+        self._module = module
+        # For this pass only: a hook that stays would be saved with the model.
+        handle = module.register_forward_hook(self._note, with_kwargs=True)
+        try:
+            with super().optim_context(model):
+                yield
+        finally:
+            handle.remove()
+
+    def _note(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        # References alone: nothing is copied, no GPU is waited for.
+        self._batches.append(((args, kwargs), output))
+
+    def update_params(
+        self,
+        loss: Tensor,
+        step_kwargs: dict | None = None,
+        zero_kwargs: dict | None = None,
+    ) -> None:
+        """Notes the loss; otherwise as the parent's."""
+        self._losses.append(loss.detach())
+        super().update_params(loss, step_kwargs, zero_kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Checks, clips and steps.
+
+        Args:
+            **kwargs: Those of the optimizer's ``step``.
+
+        Raises:
+            NonFiniteError: The loss or the gradients are not finite.
+        """
+        try:
+            norm = get_total_norm(
+                [
+                    parameter.grad
+                    for group in self.optimizer.param_groups
+                    for parameter in group['params']
+                    if parameter.grad is not None
+                ]
+            )
+            bad_loss, bad_norm = self._agree(norm)
+            self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
+            if self._in_a_row > MAX_IN_A_ROW:
+                self._stop(norm, f'for {self._in_a_row} steps in a row ')
+            if not bad_loss and (not bad_norm or self._rescales()):
+                super().step(**kwargs)
+            elif self.on_nonfinite == 'stop':
+                self._stop(norm)
+            else:
+                self._skip(norm)
+        finally:
+            self._forget()
+
+    def _rescales(self) -> bool:
+        """Whether ``step`` leaves out gradients that overflow itself."""
+        return False
+
+    def _agree(self, norm: Tensor) -> tuple[bool, bool]:
+        """Whether loss or norm are bad on any process; all must call it."""
+        losses = [loss.to(norm) for loss in self._losses] or [norm]
+        fine = [torch.stack(x).isfinite().all() for x in (losses, [norm])]
+        flags = torch.stack(fine).logical_not().to(norm.dtype)
+        all_reduce(flags, 'max')
+        bad_loss, bad_norm = flags.tolist()  # Waits for the GPU.
+        return bool(bad_loss), bool(bad_norm)
+
+    def _skip(self, norm: Tensor) -> None:
+        text = self._describe(norm)
+        buffers = self._module.buffers() if self._module else ()
+        for buffer, before in zip(buffers, self._buffers, strict=True):
+            buffer.copy_(before)
+        count = self.message_hub.runtime_info.get(SKIPPED, 0) + 1
+        self.message_hub.update_info(SKIPPED, count)
+        self.message_hub.update_scalar(f'train/{SKIPPED}', count)
+        print_log(
+            f'{text}\nThe step is left out. Left out so far: {count}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def _stop(self, norm: Tensor, since: str = '') -> NoReturn:
+        raise NonFiniteError(
+            f'{self._describe(norm, since)}\nTo leave such steps out: '
+            '--cfg-options optim_wrapper.on_nonfinite=skip'
+        )
+
+    def _describe(self, norm: Tensor, since: str = '') -> str:
+        """Tells what the processes found; all of them must call it."""
+        rank, world_size = get_dist_info()
+        bad = not all(loss.isfinite().all() for loss in self._losses)
+        where = f'on process {rank} ' if world_size > 1 else ''
+        text = where + (self._loss_words() if bad else self._norm_words(norm))
+        paths = list(self._image_paths())
+        images = paths or ['  unknown, the samples carry no img_path']
+        own = bad, '\n'.join([f'{text}. Images of the batch:', *images])
+        found = all_gather_object(own) if world_size > 1 else [own]
+        # Gradients are the same everywhere: where every loss is finite, any
+        # process may have caused them.
+        guilty = [said for bad, said in found if bad]
+        texts = guilty or [said for _, said in found]
+        return f'step {self._inner_count}: {since}' + '\n'.join(texts)
+
+    def _loss_words(self) -> str:
+        terms: dict[str, float] = {}
+        for _, output in self._batches:
+            for name, value in _loss_terms(output):
+                if not math.isfinite(value):
+                    terms.setdefault(name, value)
+        told = ', '.join(f'{name} = {value}' for name, value in terms.items())
+        return f'the loss is not finite ({told or "total"})'
+
+    def _norm_words(self, norm: Tensor) -> str:
+        text = f'the loss is finite, but the norm of the gradients is {norm}'
+        parameters = self._module.named_parameters() if self._module else ()
+        names = [
+            name
+            for name, p in parameters
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+        told = f' (parameters {", ".join(names[:3])}{more})'
+        return text + (told if names else '')
+
+    def _image_paths(self) -> Iterator[str]:
+        """Yields stream and path of the images of the batches at fault."""
+        batches = self._batches
+        if len(batches) == len(self._losses):
+            losses = zip(batches, self._losses, strict=True)
+            bad = [b for b, loss in losses if not loss.isfinite().all()]
+            batches = bad or batches
+        for inputs, _ in batches:
+            for stream, path in _paths(inputs):
+                yield f'  {stream} {path}'
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedAmpOptimWrapper(GuardedOptimWrapper, AmpOptimWrapper):
+    """An ``AmpOptimWrapper`` that checks loss and gradients.
+
+    As :class:`GuardedOptimWrapper`. Gradients that overflow are no error
+    while the gradient scaler works: it leaves the step out and lowers its
+    scale. A loss that is not finite is one, and so are 40 overflows in a
+    row. A step that is skipped leaves the scale as it is.
+
+    Args:
+        on_nonfinite (str): ``'stop'`` or ``'skip'``. Defaults to ``'stop'``.
+        **kwargs: Those of MMEngine's ``AmpOptimWrapper``.
+    """
+
+    def _rescales(self) -> bool:
+        return self.loss_scaler.is_enabled()
+
+
+def _loss_terms(output: Any) -> Iterator[tuple[str, float]]:
+    """Yields the terms of a forward pass that MMEngine sums to the loss."""
+    for name, value in output.items() if isinstance(output, dict) else ():
+        parts = value if isinstance(value, list) else [value]
+        if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
+            yield name, float(sum(p.detach().float().mean() for p in parts))
+
+
+def _paths(value: Any, stream: str = '') -> Iterator[tuple[str, str]]:
+    """Yields stream and path of the samples within a model's inputs."""
+    if isinstance(value, BaseDataElement):
+        if 'img_path' in value:
+            yield stream, str(value.img_path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            # {'data_samples': {'uniform': [...]}}: the innermost name.
+            name = stream if key in ('data_samples', 'inputs') else str(key)
+            yield from _paths(item, name)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item, stream)

@@ -1,0 +1,236 @@
+"""Draws the curves of a training, or of several, from their JSON logs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, picture
+from ltml_mm.experiments.run_log import Curve, RunLog, read_run
+from ltml_mm.files import write_bytes
+
+#: The style of each run's lines, from the first to the last.
+RUN_STYLES = ('-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+#: Okabe and Ito's palette, beside that of the groups.
+TERMS = {
+    'loss': ('all together', '#999999'),
+    'uniform.loss_cls': ('uniform branch', '#56B4E9'),
+    'rebalanced.loss_cls': ('re-balanced branch', '#D55E00'),
+    'loss_consistency': ('consistency', '#CC79A7'),
+}
+OTHER_TERMS = ('#009E73', '#E69F00', '#0072B2', '#F0E442')
+AGREEMENT = {
+    'agreement/rms_difference': "difference of the branches' logits (RMS)",
+    'agreement/correlation': "correlation of the branches' logits",
+}
+GROUPS = {'': ('all classes', '#000000')} | {
+    f'_{group}': (group, colour) for group, colour in GROUP_COLOURS.items()
+}
+METRIC = re.compile(r'(.*/)?mAP(_head|_medium|_tail)?')
+BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
+
+
+class Panel(NamedTuple):
+    """What one pair of axes shows.
+
+    Attributes:
+        title: Stands above.
+        colours: The label and colour of each logged name.
+    """
+
+    title: str
+    colours: dict[str, tuple[str, str]]
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line of ``tools/analysis/plot_log.py``."""
+    parser = argparse.ArgumentParser(
+        description='Draw the terms of the loss, the agreement of the '
+        'branches and the mAP of the groups over a training'
+    )
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='[NAME=]DIR',
+        help='work directory of a training; several are told apart by the '
+        'style of their lines',
+    )
+    parser.add_argument('--out', required=True, help='PNG file to write')
+    return parser.parse_args(argv)
+
+
+def training_panels(runs: Sequence[RunLog]) -> list[Panel]:
+    """Chooses what is drawn of the training steps."""
+    names = _names(run.train for run in runs)
+    further = [n for n in names if 'loss' in n and n not in TERMS]
+    terms = {n: style for n, style in TERMS.items() if n in names}
+    for place, name in enumerate(further):
+        terms[name] = (name, OTHER_TERMS[place % len(OTHER_TERMS)])
+    panels = [Panel('terms of the loss (log scale)', terms)] if terms else []
+    for name, title in AGREEMENT.items():
+        if name in names:
+            panels.append(Panel(title, {name: ('', '#333333')}))
+    return panels
+
+
+def metric_panels(runs: Sequence[RunLog]) -> list[Panel]:
+    """Chooses what is drawn of the evaluations."""
+    found = [
+        match
+        for name in _names(run.val for run in runs)
+        if (match := METRIC.fullmatch(name))
+    ]
+    found.sort(key=lambda match: [*GROUPS].index(match[2] or ''))
+    panels: dict[str, Panel] = {}
+    for match in found:
+        prefix = match[1] or ''
+        branch = prefix.rstrip('/').rpartition('/')[2]
+        panel = panels.setdefault(
+            prefix, Panel(f'mAP in %, {BRANCHES.get(branch, prefix)}', {})
+        )
+        panel.colours[match[0]] = GROUPS[match[2] or '']
+    whole = 'mAP in %, branches fused' if len(panels) > 1 else 'mAP in %'
+    return [
+        panel._replace(title=whole) if prefix == 'multi-label/' else panel
+        for prefix, panel in panels.items()
+    ]
+
+
+def draw(runs: Sequence[RunLog]) -> Figure:
+    """Draws the curves of runs over each other.
+
+    Args:
+        runs: What :func:`read_run` returns, for each run.
+
+    Returns:
+        Figure: The terms of the loss and the agreement of the branches
+        above, the evaluations below; each line's ``gid`` is
+        ``'run:logged name'``.
+
+    Raises:
+        ValueError: There are more runs than styles, two have one name, or
+            some are logged by epochs and some by steps, or there is nothing
+            to draw.
+    """
+    _check(runs)
+    rows = [p for p in (training_panels(runs), metric_panels(runs)) if p]
+    if not rows:
+        raise ValueError('the logs hold neither a loss nor a mAP')
+    width = max(len(row) for row in rows)
+    figure = Figure(
+        (max(3.6 * width, 5), 3.1 * len(rows) + 0.3), layout='constrained'
+    )
+    if len(runs) > 1:
+        styles = zip(runs, RUN_STYLES, strict=False)
+        handles = [
+            Line2D([], [], color='black', ls=style, label=run.name)
+            for run, style in styles
+        ]
+        figure.legend(
+            handles=handles,
+            loc='outside upper left',
+            ncols=4,
+            handlelength=3.5,
+        )
+    for part, row in zip(
+        figure.subfigures(len(rows), squeeze=False).flat, rows, strict=True
+    ):
+        shared = 'mAP' in row[0].title
+        all_axes = part.subplots(
+            1, width, sharex=True, sharey=shared, squeeze=False
+        )[0]
+        for axes, panel in zip(all_axes, row, strict=False):
+            _draw_panel(axes, panel, runs)
+        for axes in all_axes[len(row) :]:
+            axes.remove()
+        labels = dict(style for p in row for style in p.colours.values())
+        handles = [
+            Line2D([], [], color=colour, lw=2, label=label)
+            for label, colour in labels.items()
+            if label
+        ]
+        part.legend(handles=handles, loc='outside lower left', ncols=4)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the picture and prints the last value of every curve."""
+    args = parse_args(argv)
+    runs = [read_run(text) for text in args.runs]
+    write_bytes(args.out, picture(draw)(runs))
+    print('| last value | ' + ' | '.join(run.name for run in runs) + ' |')
+    print('|---|' + '---|' * len(runs))
+    for panel in training_panels(runs) + metric_panels(runs):
+        for name in panel.colours:
+            curves = [{**run.train, **run.val}.get(name) for run in runs]
+            cells = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
+            print(f'| {name} | ' + ' | '.join(cells) + ' |')
+
+
+def _names(curves: Iterable[dict[str, Curve]]) -> list[str]:
+    # In the order of the log, each once; a group without a class is all NaN.
+    return list(
+        dict.fromkeys(
+            name
+            for by_name in curves
+            for name, curve in by_name.items()
+            if any(math.isfinite(value) for value in curve.values())
+        )
+    )
+
+
+def _check(runs: Sequence[RunLog]) -> None:
+    if len(runs) > len(RUN_STYLES):
+        raise ValueError(
+            f'{len(runs)} runs, but no more than {len(RUN_STYLES)} can be '
+            'told apart in one picture'
+        )
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f'runs need names of their own, NAME=DIR: {names}')
+    if len({run.unit for run in runs}) > 1:
+        units = ', '.join(f'{run.name} by {run.unit}' for run in runs)
+        raise ValueError(f'runs are logged over different units: {units}')
+
+
+def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
+    for run, style in zip(runs, RUN_STYLES, strict=False):
+        for name, (_, colour) in panel.colours.items():
+            curve = run.train.get(name) or run.val.get(name) or {}
+            # A log axis has no place for the 0 of a term that is off.
+            if 'loss' in name and not any(y > 0 for y in curve.values()):
+                continue
+            axes.plot(
+                [*curve],
+                [*curve.values()],
+                color=colour,
+                ls=style,
+                lw=1.5,
+                marker='o' if name in run.val or len(curve) == 1 else None,
+                ms=3,
+                gid=f'{run.name}:{name}',
+            )
+    if 'loss' in panel.title:
+        _log_scale(axes)
+    elif 'correlation' not in panel.title:
+        axes.set_ylim(bottom=0)
+    axes.set_title(panel.title, loc='left')
+    axes.set_xlim(left=0)
+    axes.set_xlabel(runs[0].unit)
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+
+
+def _log_scale(axes: Axes) -> None:
+    axes.set_yscale('log')
+    log_ticks(axes.yaxis)
+    low, high = axes.get_ylim()
+    if high > 2000 * low:  # no room for 2 and 5 between 1 and 10
+        axes.yaxis.set_major_locator(LogLocator())

@@ -1,0 +1,223 @@
+"""Atomic writes, checksums beside files, and checkpoints without code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
+
+#: What is added to a file's name for the file with its checksum.
+SUFFIX = '.sha256'
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        content: The content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Cut, because a name may already be as long as names can be.
+    partial = path.with_name(f'.{path.name[:32]}.{os.getpid()}.tmp')
+    try:
+        with partial.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        text: The content, written as UTF-8.
+    """
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all.
+
+    Args:
+        path: The file.
+        content: What to write; NaN is refused, since it is not JSON.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + '\n')
+
+
+class AtomicFileBackend(LocalBackend):
+    """The local file backend, except that a file is written whole.
+
+    A file is written under a temporary name, flushed to the disk, renamed,
+    and the rename flushed too. A kill or a power cut leaves the old file or
+    the new one, never half of one. The checksum is that of the bytes in
+    memory and goes into a file of its own, in the form that ``sha256sum
+    --check`` reads.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Writes a file and its checksum.
+
+        Args:
+            obj: The content.
+            filepath: Where to.
+
+        Raises:
+            OSError: The disk is full or the folder not writable; names the
+                file. What was there before is unharmed.
+        """
+        path = Path(filepath)
+        try:
+            # Without a checksum a file is judged by those within it; with
+            # that of its predecessor it would count as damaged.
+            checksum_path(path).unlink(missing_ok=True)
+            write_bytes(path, obj)
+            digest = hashlib.sha256(obj).hexdigest()
+            write_text(checksum_path(path), f'{digest}  {path.name}\n')
+            flush_folder(path.parent)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f'checkpoint not written, the ones before it are unharmed: '
+                f'{error.strerror}',
+                str(path),
+            ) from error
+
+    def remove(self, filepath: str | Path) -> None:
+        """Removes a file and its checksum."""
+        super().remove(filepath)
+        checksum_path(filepath).unlink(missing_ok=True)
+
+
+register_backend('whole_files', AtomicFileBackend, force=True)
+
+
+def checksum_path(path: str | Path) -> Path:
+    """Returns where the checksum of a file stands."""
+    return Path(f'{path}{SUFFIX}')
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes the renames in a folder survive a power cut."""
+    if os.name == 'nt':
+        return  # Windows opens no folders.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_damage(path: str | Path) -> str | None:
+    """Says what is wrong with a checkpoint's bytes, None where nothing is.
+
+    The recorded checksum decides. A checkpoint without one, of the stock
+    hook for instance, is judged by the checksums that its own ZIP records
+    hold; files of another format count as whole.
+
+    Args:
+        path: The file.
+
+    Returns:
+        str | None: A part of a sentence, such as ``'does not match its
+        checksum in epoch_3.pth.sha256'``.
+    """
+    recorded = checksum_path(path)
+    if recorded.is_file():
+        words = recorded.read_text(encoding='utf-8', errors='replace').split()
+        if words and words[0] == file_sha256(path):
+            return None
+        return f'does not match its checksum in {recorded.name}'
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+    # A damaged directory of records can raise nearly anything.
+    except Exception as error:
+        return f'is damaged ({error})'
+    return None if damaged is None else f'is damaged (at record {damaged})'
+
+
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+#: The methods that a checkpoint names: a pickled ``HistoryBuffer`` its own
+#: statistics, and the state of a one-cycle schedule how it anneals.
+CHECKPOINT_METHODS = {
+    HistoryBuffer: ('min', 'max', 'current', 'mean'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
+
+
+def checkpoint_classes() -> list[Any]:
+    """Lists what the safe unpickler must know to read a checkpoint.
+
+    The message hub in a checkpoint holds ``HistoryBuffer`` objects, and
+    these numpy arrays of float64 and int64.
+
+    Returns:
+        list: Classes, and the two functions by which numpy rebuilds arrays
+        and scalars, under their names in numpy 1 and in numpy 2.
+    """
+    rebuild: list[Any] = [
+        np.empty(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+    ]
+    return [
+        *CHECKPOINT_METHODS,
+        (_checkpoint_method, 'builtins.getattr'),
+        *(
+            (function, f'numpy.{core}.multiarray.{function.__name__}')
+            for core in ('core', '_core')
+            for function in rebuild
+        ),
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.float64)),
+        type(np.dtype(np.int64)),
+    ]
+
+
+def _checkpoint_method(owner: Any, name: str) -> Any:
+    """Stands for ``getattr``, which would reach any function, in checkpoints.
+
+    Raises:
+        UnpicklingError: It is none of :data:`CHECKPOINT_METHODS`.
+    """
+    for known, names in CHECKPOINT_METHODS.items():
+        if owner is known and name in names:
+            return getattr(known, name)
+    raise UnpicklingError(f'getattr of {name!r} has no place in a checkpoint')
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Lets ``torch.load(weights_only=True)`` read MMEngine's checkpoints.
+
+    The original MMEngine does not, under torch >= 2.6; OneDL's does it for
+    each load, but for those that the installed numpy's generation wrote.
+    """
+    torch.serialization.add_safe_globals(checkpoint_classes())

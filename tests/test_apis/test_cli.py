@@ -1,0 +1,39 @@
+"""How every tool reads the overrides of a config."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ltml_mm.apis.cli import PATH_OPTIONS, parse_cfg_options
+
+
+@given(st.sampled_from(PATH_OPTIONS), st.text().filter('None'.__ne__))
+@pytest.mark.parametrize('prefix', ['', 'train_dataloader.dataset.'])
+def test_a_path_is_the_text_that_was_given(prefix, name, text):
+    key = prefix + name
+    assert parse_cfg_options([f'{key}={text}']) == {key: text}
+
+
+@pytest.mark.parametrize('text', ['2024', '1e5', 'true', 'cats,dogs', '(a'])
+def test_a_folder_may_look_like_a_value(text):
+    assert parse_cfg_options([f'data_root={text}']) == {'data_root': text}
+
+
+def test_none_is_a_folder_where_one_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ['data_root=None', 'load_from=None', 'x=None']
+    assert set(parse_cfg_options(options).values()) == {None}
+    (tmp_path / 'None').mkdir()
+    assert parse_cfg_options(options)['data_root'] == 'None'
+    assert parse_cfg_options(options)['x'] is None
+    (tmp_path / 'data' / 'None').mkdir(parents=True)
+    (tmp_path / 'None').rmdir()
+    options = ['data_root=data', 'data_prefix=None']
+    assert parse_cfg_options(options)['data_prefix'] == 'None'
+
+
+def test_other_values_are_read():
+    options = ['a=1', 'b=1e-3', 'c=[1,(2,x)]', "d='a b'", 'e=true', 'a=2']
+    assert parse_cfg_options(options) == dict(
+        a=2, b=0.001, c=[1, (2, 'x')], d='a b', e=True
+    )
