@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config import dataset_configs
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.engine.hooks.resume_check_hook import compare_state_dicts
 from ltml_mm.evaluation import GroupedAveragePrecision
 
 #: The options of the metric that bound the groups.
@@ -104,27 +104,23 @@ def load_weights(
         isinstance(key, str) for key in state_dict
     ):
         raise CheckpointError(f'{path}: "state_dict" names no weights')
+    own = model.state_dict()
+    # Tables that the model computes anew drop out of whatever is loaded.
+    recomputed = model.load_state_dict(own, strict=False).missing_keys
     try:
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
-    except RuntimeError as error:
-        problems = _shape_problems(str(error).splitlines()[1:])
-    else:
-        problems = [f'{key} is missing' for key in missing]
-        problems += [f'{key} is unexpected' for key in unexpected]
-    if problems:
+        fits = not unexpected and set(missing) <= set(recomputed)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        expected = {k: v for k, v in own.items() if k not in recomputed}
+        found = {k: v for k, v in state_dict.items() if k not in recomputed}
+        problems = compare_state_dicts(expected, found)
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
         raise CheckpointError(
             f'{path} is not a checkpoint of this config: '
             f'{"; ".join(problems[:4])}{more}'
         )
-
-
-def _shape_problems(lines: list[str]) -> list[str]:
-    pattern = r'size mismatch for (.+?): .*?Size\((.*?)\).*Size\((.*?)\)'
-    return [
-        re.sub(pattern, r'\1 is \2, not \3', line.strip().rstrip('.'))
-        for line in lines
-    ]
 
 
 def checkpoint_meta(
