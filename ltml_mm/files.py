@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 
 #: What is added to a file's name for the file with its checksum.
 SUFFIX = '.sha256'
@@ -141,7 +142,7 @@ def find_damage(path: str | Path) -> str | None:
     recorded = checksum_path(path)
     if recorded.is_file():
         words = recorded.read_text(encoding='utf-8', errors='replace').split()
-        if words and words[0] == _digest(path):
+        if words and words[0] == file_sha256(path):
             return None
         return f'does not match its checksum in {recorded.name}'
     if not zipfile.is_zipfile(path):
@@ -155,12 +156,21 @@ def find_damage(path: str | Path) -> str | None:
     return None if damaged is None else f'is damaged (at record {damaged})'
 
 
-def _digest(path: str | Path) -> str:
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+#: The methods that a checkpoint names: a pickled ``HistoryBuffer`` its own
+#: statistics, and the state of a one-cycle schedule how it anneals.
+CHECKPOINT_METHODS = {
+    HistoryBuffer: ('min', 'max', 'current', 'mean'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
+}
 
 
 def checkpoint_classes() -> list[Any]:
@@ -178,8 +188,8 @@ def checkpoint_classes() -> list[Any]:
         np.float64(0).__reduce__()[0],
     ]
     return [
-        HistoryBuffer,
-        (_history_method, 'builtins.getattr'),
+        *CHECKPOINT_METHODS,
+        (_checkpoint_method, 'builtins.getattr'),
         *(
             (function, f'numpy.{core}.multiarray.{function.__name__}')
             for core in ('core', '_core')
@@ -192,14 +202,15 @@ def checkpoint_classes() -> list[Any]:
     ]
 
 
-def _history_method(owner: Any, name: str) -> Any:
-    """Stands for ``getattr`` in checkpoints.
+def _checkpoint_method(owner: Any, name: str) -> Any:
+    """Stands for ``getattr``, which would reach any function, in checkpoints.
 
-    A pickled ``HistoryBuffer`` names its own methods, ``HistoryBuffer.mean``
-    for one; the real ``getattr`` would reach any function from there.
+    Raises:
+        UnpicklingError: It is none of :data:`CHECKPOINT_METHODS`.
     """
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(HistoryBuffer, name)
+    for known, names in CHECKPOINT_METHODS.items():
+        if owner is known and name in names:
+            return getattr(known, name)
     raise UnpicklingError(f'getattr of {name!r} has no place in a checkpoint')
 
 

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.datasets.two_stream import innermost_dataset
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
@@ -60,20 +61,28 @@ def load_config(
         ValueError: The config, an override or an annotation file is broken,
             or training and test set name different classes.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config not found: {path}')
-    cfg = _read(path)
+    cfg = read_config(path)
     for key, value in (cfg_options or {}).items():
-        _override(cfg, key, value)
-    for dataset in dataset_configs(cfg):
-        if dataset.get('type') in FILE_DATASETS:
-            _fill_folders(dataset, cfg)
-    if any(d.get('type') == GENERIC_DATASET for d in dataset_configs(cfg)):
-        complete_config(cfg, dataset_meta)
+        override(cfg, key, value)
+    complete_config(cfg, dataset_meta)
     return cfg
 
 
-def _read(path: str | Path) -> Config:
+def read_config(path: str | Path) -> Config:
+    """Reads a config file as it stands.
+
+    Args:
+        path: The config file.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        ValueError: It is broken.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config not found: {path}')
     try:
         return Config.fromfile(str(path))
     except OSError:
@@ -86,7 +95,18 @@ def _read(path: str | Path) -> Config:
         ) from error
 
 
-def _override(cfg: Config, key: str, value: Any) -> None:
+def override(cfg: Config, key: str, value: Any) -> None:
+    """Sets one entry of a config, in place.
+
+    Args:
+        cfg: The config.
+        key: Where the entry stands, ``key.subkey``.
+        value: The new value.
+
+    Raises:
+        ValueError: The config has no such section, or the value does not
+            fit.
+    """
     section = key.split('.')[0]
     if section not in cfg and section not in FURTHER_SECTIONS:
         near = get_close_matches(section, [*cfg, *FURTHER_SECTIONS], 1)
@@ -109,11 +129,16 @@ def complete_config(
     cfg: Config, dataset_meta: Mapping[str, Any] | None = None
 ) -> None:
     """Fills in, in place, what :func:`load_config` describes."""
+    for dataset in dataset_configs(cfg):
+        if dataset.get('type') in FILE_DATASETS:
+            _fill_folders(dataset, cfg)
     generic = [
         dataset
         for dataset in dataset_configs(cfg)
         if dataset.get('type') == GENERIC_DATASET
     ]
+    if not generic:
+        return
     if dataset_meta is None or COUNTS_KEY not in dataset_meta:
         dataset_meta = _training_metainfo(cfg)
     classes = list(dataset_meta['classes'])
@@ -135,27 +160,11 @@ def _fill_folders(dataset: Any, cfg: Config) -> None:
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:
-    """Yields the config of every dataset, wrappers and what they wrap."""
+    """Yields the config of every dataset, without what wraps it."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset')
-        while isinstance(dataset, Mapping):
-            yield dataset
-            dataset = dataset.get('dataset')
-
-
-def innermost_dataset(loader: Any) -> Any:
-    """Returns the config of the dataset within a dataloader's wrappers.
-
-    Args:
-        loader: Config of the dataloader.
-
-    Returns:
-        ConfigDict: The dataset's config itself, no copy.
-    """
-    dataset = loader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+        loader = cfg.get(name) or {}
+        if isinstance(loader.get('dataset'), Mapping):
+            yield innermost_dataset(loader)
 
 
 def _training_metainfo(cfg: Config) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ltml_mm.experiments.run_config import (
 )
 from ltml_mm.experiments.run_lock import alone
 from ltml_mm.files import write_json
-from ltml_mm.models.merging import (
+from ltml_mm.models.weight_averaging import (
     branch_drift,
     has_norms,
     merge_branches,
@@ -210,8 +210,6 @@ def _use_stock_model(cfg: Config, stock: Config, plan: Plan) -> None:
     cfg.model = stock.model
     if plan.cache is None:
         cfg.data_preprocessor = stock.data_preprocessor
-    for name in ('val_evaluator', 'test_evaluator'):
-        cfg[name].pop('branches', None)
 
 
 def _reestimate(

@@ -1,16 +1,18 @@
-"""The two streams of a training batch."""
+"""The two streams of a batch, and the average of the two branches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, label_to_onehot
 from torch import Tensor
 
-from ltml_mm.models.branches import BRANCHES
+from ltml_mm.models.fork.branches import BRANCHES
 
 STREAM_HELP = """\
 CollaborativeTwoBranchClassifier trains on two streams, but got a flat batch.
@@ -21,6 +23,47 @@ rebalanced=dict(type='ClassAwareMultiLabelSampler')), \
 epoch_length='rebalanced')
   train_dataloader.dataset=dict(type='TwoStreamDataset', dataset=<the dataset>)
   data_preprocessor=dict(type='TwoStreamDataPreprocessor', ...)"""
+
+
+@ROOT_MODELS.register_module()
+class TwoStreamDataPreprocessor(ClsDataPreprocessor):
+    """A ``ClsDataPreprocessor`` that handles each stream by itself.
+
+    A training batch holds a dict of streams under ``inputs`` and
+    ``data_samples``. Each stream is normalised, padded and, where batch
+    augmentations (Mixup, CutMix) are configured, mixed within itself, so
+    that an image of one stream never enters the other. Flat batches, as
+    test dataloaders make them, pass through the parent unchanged.
+
+    Args:
+        **kwargs: The arguments of MMPretrain's ``ClsDataPreprocessor``:
+            ``mean``, ``std``, ``to_rgb``, ``batch_augments`` and so on.
+    """
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Prepares a batch.
+
+        Args:
+            data (dict): ``inputs``, images (N, 3, H, W) or a list of them,
+                and ``data_samples``, a list; or a dict of streams of each.
+            training (bool): Whether to apply batch augmentations.
+
+        Returns:
+            dict: ``inputs``, float32 (N, 3, H, W), and ``data_samples``; a
+            dict of streams of each where the batch had streams.
+        """
+        if not isinstance(data['inputs'], dict):
+            return super().forward(data, training)
+        streams: dict[str, Any] = {
+            name: super(TwoStreamDataPreprocessor, self).forward(
+                {key: value[name] for key, value in data.items()}, training
+            )
+            for name in data['inputs']
+        }
+        return {
+            key: {name: stream[key] for name, stream in streams.items()}
+            for key in ('inputs', 'data_samples')
+        }
 
 
 def build_preprocessor(
@@ -105,3 +148,78 @@ def stream_targets(
         ]
         targets[name] = torch.stack(rows).to(device, torch.float32)
     return targets
+
+
+def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
+    """Averages the branches and returns probabilities.
+
+    Args:
+        logits: Logits of one shape, a tensor for each branch or view.
+        fuse: ``'logits'`` averages the logits, ``'probs'`` their sigmoids.
+
+    Returns:
+        Tensor: float32 of that shape, in [0, 1].
+    """
+    stacked = torch.stack(tuple(logits)).float()
+    if fuse == 'logits':
+        return stacked.mean(0).sigmoid()
+    return stacked.sigmoid().mean(0)
+
+
+def fuse_logits(logits: Sequence[Tensor], fuse: str) -> Tensor:
+    """Averages the branches and returns the logits of the average.
+
+    Args:
+        logits: Logits of one shape, a tensor for each branch or view.
+        fuse: See :func:`fuse_scores`.
+
+    Returns:
+        Tensor: Of that shape; its sigmoid is the fused score.
+    """
+    stacked = torch.stack(tuple(logits))
+    if fuse == 'logits':
+        return stacked.mean(0)
+    return torch.logit(stacked.float().sigmoid().mean(0))
+
+
+@torch.no_grad()
+def branch_agreement(uniform: Tensor, rebalanced: Tensor) -> dict[str, Tensor]:
+    """Compares the logits of both branches for the same images.
+
+    For the log alone: without gradient, whatever the consistency loss is
+    and weighs, and under names without ``loss``, which MMEngine logs but
+    does not add to the loss.
+
+    Args:
+        uniform (Tensor): Raw logits (N, K) of the uniform branch.
+        rebalanced (Tensor): Those of the re-balanced branch.
+
+    Returns:
+        dict[str, Tensor]: Scalars, float32 under mixed precision too:
+
+        - ``agreement/rms_difference``: the root of the mean squared
+          difference over images and classes, in logits; 0 where the
+          branches are equal.
+        - ``agreement/correlation``: Pearson's correlation over the images,
+          for each class, averaged over the classes; 1 where every class
+          ranks and spaces the images alike, whatever the scale. A class
+          with equal logits for all images counts as 0.
+    """
+    u, r = uniform.float(), rebalanced.float()
+    # Within a class: over all logits together the classes' different levels,
+    # which both branches share, would hide all else.
+    du, dr = _centred(u), _centred(r)
+    scale = du.square().sum(0).sqrt() * dr.square().sum(0).sqrt()
+    smallest = torch.finfo(scale.dtype).tiny
+    return {
+        'agreement/rms_difference': (u - r).square().mean().sqrt(),
+        'agreement/correlation': (
+            (du * dr).sum(0) / scale.clamp_min(smallest)
+        ).mean(),
+    }
+
+
+def _centred(logits: Tensor) -> Tensor:
+    # From the first image on: equal logits give 0, not a rounding error.
+    shifted = logits - logits[0]
+    return shifted - shifted.mean(0)

@@ -6,7 +6,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from ltml_mm.models.fusion import fuse_logits
+from ltml_mm.models.streams import fuse_logits
 
 
 @MODELS.register_module()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
+from mmengine.registry import PARAM_SCHEDULERS
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
 
@@ -68,6 +70,61 @@ def test_everything_that_mmengine_saves_is_read(tmp_path, zipped):
     assert hub['runtime_info']['n'] == 4
 
 
+SCHEDULERS = sorted(
+    name
+    for name, kind in PARAM_SCHEDULERS.module_dict.items()
+    if kind.__module__.startswith('mmengine.')
+)
+#: What some of them need to be built.
+NEEDED = {
+    'CosineAnnealing': dict(T_max=4),
+    'CosineRestart': dict(periods=[8], eta_min=0.1),
+    'Exponential': dict(gamma=0.9),
+    'MultiStep': dict(milestones=[1, 3]),
+    'OneCycle': dict(total_steps=9, eta_max=0.4, anneal_strategy='linear'),
+    'ReduceOnPlateau': dict(monitor='loss', patience=1),
+    'Step': dict(step_size=2),
+}
+
+
+@pytest.mark.parametrize('name', SCHEDULERS)
+def test_the_state_of_every_stock_scheduler_is_read(tmp_path, name):
+    """And goes on as it would have: bit by bit."""
+    stem = name.removesuffix('ParamScheduler')
+    options = dict(type=name)
+    if stem == name:
+        stem = name.removesuffix('LR').removesuffix('Momentum')
+    else:
+        options['param_name'] = 'lr'
+    options.update(NEEDED.get(stem, {}))
+
+    def build():
+        weights = [torch.nn.Parameter(torch.ones(2))]
+        sgd = torch.optim.SGD(weights, lr=0.4, momentum=0.9)
+        return PARAM_SCHEDULERS.build({**options, 'optimizer': sgd}), sgd
+
+    def values(scheduler, sgd, steps):
+        seen = []
+        for _ in range(steps):
+            sgd.step()
+            metrics = [{'loss': 1.0}] if stem == 'ReduceOnPlateau' else []
+            scheduler.step(*metrics)
+            seen.append([(g['lr'], g['momentum']) for g in sgd.param_groups])
+        return seen
+
+    whole = values(*build(), 6)
+    scheduler, sgd = build()
+    values(scheduler, sgd, 3)
+    path = tmp_path / 'epoch_3.pth'
+    states = {'state_dict': {}, 'optimizer': sgd.state_dict()}
+    torch.save({**states, 'param_schedulers': [scheduler.state_dict()]}, path)
+    read = read_checkpoint(path)
+    scheduler, sgd = build()
+    sgd.load_state_dict(read['optimizer'])
+    scheduler.load_state_dict(read['param_schedulers'][0])
+    assert values(scheduler, sgd, 3) == whole[3:]
+
+
 @pytest.mark.parametrize('zipped', [True, False])
 def test_a_foreign_object_is_named_and_not_run(tmp_path, zipped):
     path, trace = tmp_path / 'evil.pth', tmp_path / 'executed'
@@ -92,15 +149,19 @@ def test_only_what_is_foreign_is_named(tmp_path):
     assert 'numpy' not in message
 
 
-def test_getattr_reaches_nothing_but_statistics(tmp_path):
+@pytest.mark.parametrize(
+    ('owner', 'name'),
+    [(HistoryBuffer, 'update'), (OneCycleParamScheduler, 'step')],
+)
+def test_getattr_reaches_nothing_else(tmp_path, owner, name):
     # HistoryBuffer.update.__globals__ would lead anywhere.
     class Reach:
         def __reduce__(self):
-            return (getattr, (HistoryBuffer, 'update'))
+            return (getattr, (owner, name))
 
     path = tmp_path / 'reach.pth'
     torch.save({**contents(), 'extra': Reach()}, path)
-    assert "'update'" in refusal(path)
+    assert f'{name!r}' in refusal(path)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.01, 0.5, 0.99])

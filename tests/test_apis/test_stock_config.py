@@ -11,7 +11,7 @@ from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import build_model
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets import VOCLTDataset
-from ltml_mm.models.merging import merge_branches
+from ltml_mm.models.weight_averaging import merge_branches
 
 ROWS = {
     'resnet': dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),

@@ -6,6 +6,7 @@ from engine_runner import Model, make_runner
 from mmengine.model import BaseModel
 
 from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.engine.hooks.resume_check_hook import compare_state_dicts
 
 HOOKS = ['ClassStatisticsHook', 'ResumeCheckHook']
 
@@ -85,3 +86,16 @@ def test_many_differences_are_counted_and_the_first_named(trained, tmp_path):
     with pytest.raises(ValueError, match='differences: ') as caught:
         start(tmp_path / 'b', trained, Wide())
     assert str(caught.value).count(';') == 4
+
+
+def test_state_dicts_are_compared_name_by_name():
+    state = Model().state_dict()
+    assert compare_state_dicts(state, dict(state)) == []
+    other = {**state, 'fc.bias': torch.ones(4), 'z': 1, 'fc.weight': 'text'}
+    del other['loss.pos_scale']
+    assert compare_state_dicts(state, other) == [
+        'fc.bias has shape (4,) instead of (3,)',
+        'fc.weight has shape None instead of (3, 1)',
+        'loss.pos_scale is missing',
+        'z is unexpected',
+    ]

@@ -7,7 +7,8 @@ from mmpretrain.models.backbones import (
     VisionTransformer,
 )
 
-from ltml_mm.models.fork import fork_backbone, sync_branches
+from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.branches import sync_branches
 
 
 def resnet(**kwargs):

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models import fork
+from ltml_mm.models.fork.branches import BRANCHES
 
 OPTIONS = [
     dict(
@@ -80,10 +80,10 @@ def gradients(options):
     if world_size > 1:
         parallel = MMDistributedDataParallel(model, device_ids=None)
     own = slice(rank, None, world_size)
-    inputs = {n: images[i, own] for i, n in enumerate(fork.BRANCHES)}
+    inputs = {n: images[i, own] for i, n in enumerate(BRANCHES)}
     samples = {
         name: [DataSample().set_gt_score(row) for row in labels[i, own]]
-        for i, name in enumerate(fork.BRANCHES)
+        for i, name in enumerate(BRANCHES)
     }
     losses = parallel(inputs, samples, mode='loss')
     model.parse_losses(losses)[0].backward()

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from two_branch_case import BRANCHES, batch, build
 
 from ltml_mm.models import collaborative
-from ltml_mm.models.agreement import branch_agreement
+from ltml_mm.models.streams import branch_agreement
 
 DIFFERENCE = 'agreement/rms_difference'
 CORRELATION = 'agreement/correlation'

@@ -19,11 +19,11 @@ from mmpretrain.models.backbones import HRNet
 from mmpretrain.models.necks import HRFuseScales
 from torch import nn
 
-from ltml_mm.models.fork import (
+from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.branches import (
     BRANCHES,
     Fork,
     ForkedTail,
-    fork_backbone,
     plain_name,
     split_branches,
 )

@@ -10,8 +10,9 @@ from mmengine.model import convert_sync_batchnorm
 from mmpretrain.models.backbones import ResNet
 from torch import nn
 
-from ltml_mm.models.fork import fork_backbone, split_branches
-from ltml_mm.models.stream_norms import StreamNorm, separate_stream_norms
+from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.branches import split_branches
+from ltml_mm.models.fork.norms import StreamNorm, separate_stream_norms
 
 
 def resnet(**kwargs):

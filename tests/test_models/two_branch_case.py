@@ -6,7 +6,7 @@ from mmpretrain.structures import DataSample
 
 import ltml_mm  # noqa: F401
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.fork import BRANCHES
+from ltml_mm.models.fork.branches import BRANCHES
 
 K = 3
 STATISTICS = ClassStatistics((60, 20, 3), num_images=100)

@@ -23,7 +23,7 @@ from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
 from ltml_mm.apis.model import build_model
 from ltml_mm.apis.test import main as evaluate
 from ltml_mm.files import AtomicFileBackend
-from ltml_mm.models.merging import DRIFT_LIMIT, merge_branches
+from ltml_mm.models.weight_averaging import DRIFT_LIMIT, merge_branches
 
 REPO = Path(__file__).parents[2]
 META = dict(
@@ -266,7 +266,7 @@ def test_a_checkpoint_that_cannot_be_merged(folder, change, message):
 
 def test_the_config_of_a_plain_network(folder):
     save()
-    baseline = f"_base_ = '{REPO}/configs/baselines/custom_uniform_bce.py'\n"
+    baseline = f"_base_ = '{REPO}/configs/baselines/voc_uniform_bce.py'\n"
     Path('config.py').write_text(baseline + "data_root = 'data'\n")
     with pytest.raises(ValueError, match='is a ImageClassifier, which has no'):
         merge()

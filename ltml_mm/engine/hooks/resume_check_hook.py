@@ -7,16 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
-from ltml_mm.models.fork import plain_name
+from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.models.fork.branches import plain_name
 
 SHOWN = 5
 #: Tables of positions, which MMPretrain resizes to the images at hand.
 RESIZED = re.compile('pos_embed|position|coords_table|attn_mask')
+RESUME = (
+    'cannot resume from',
+    'To start a new training from its weights, use --cfg-options '
+    'load_from=CHECKPOINT in place of --resume',
+)
+TEST = ('cannot evaluate', 'Give the config that it was trained with')
+LOAD_FROM = (
+    'cannot load',
+    'For weights of a backbone alone, use '
+    "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) in "
+    'place of load_from',
+)
 
 
 @HOOKS.register_module()
@@ -51,73 +62,62 @@ class ResumeCheckHook(Hook):
         Raises:
             ValueError: They differ; names the first of them and what to do.
         """
-        expected = _shapes(_unwrapped(runner.model).state_dict())
-        found = _shapes(checkpoint['state_dict'])
-        if runner._resume:
-            problems = _differences(expected, found)
-            start, mend = (
-                'cannot resume from',
-                (
-                    'To start a new training from its weights, use '
-                    '--cfg-options load_from=CHECKPOINT in place of --resume'
-                ),
+        expected = unwrap_model(runner.model).state_dict()
+        # MMEngine ignores this prefix, too.
+        found = {
+            re.sub(r'^module\.', '', key): value
+            for key, value in checkpoint['state_dict'].items()
+        }
+        strict = runner._resume or self.whole
+        compare = compare_state_dicts if strict else _other_backbone
+        problems = compare(expected, found)
+        if problems:
+            start, mend = LOAD_FROM
+            if strict:
+                start, mend = RESUME if runner._resume else TEST
+            raise ValueError(
+                f'{start} {runner._load_from or "the latest checkpoint"}: it '
+                f'is a checkpoint of another model ({len(problems)} '
+                f'differences: {"; ".join(problems[:SHOWN])}). {mend}'
             )
-        elif self.whole:
-            problems = _differences(expected, found)
-            start, mend = (
-                'cannot evaluate',
-                ('Give the config that it was trained with'),
-            )
-        else:
-            problems = _other_backbone(expected, found)
-            start, mend = (
-                'cannot load',
-                (
-                    'For weights of a backbone alone, use '
-                    "model.backbone.init_cfg=dict(type='Pretrained', "
-                    'checkpoint=...) in place of load_from'
-                ),
-            )
-        if not problems:
-            return
-        shown = '; '.join(sorted(problems)[:SHOWN])
-        source = runner._load_from or 'the latest checkpoint'
-        raise ValueError(
-            f'{start} {source}: it is a checkpoint of another model '
-            f'({len(problems)} differences: {shown}). {mend}'
-        )
 
 
-def _unwrapped(model: Any) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    # MMEngine ignores this prefix, too.
-    return {
-        re.sub(r'^module\.', '', key): tuple(value.shape)
-        for key, value in state_dict.items()
-    }
-
-
-def _differences(
-    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+def compare_state_dicts(
+    expected: Mapping[str, Any], found: Mapping[str, Any]
 ) -> list[str]:
-    return [
-        *(f'{k} is missing' for k in expected.keys() - found.keys()),
-        *(f'{k} is unexpected' for k in found.keys() - expected.keys()),
-        *(
-            f'{k} has shape {found[k]} instead of {expected[k]}'
-            for k in expected.keys() & found.keys()
-            if expected[k] != found[k]
-        ),
-    ]
+    """Describes the names and shapes in which two state dicts differ.
+
+    Args:
+        expected: The state dict of a model.
+        found: That of a checkpoint.
+
+    Returns:
+        list[str]: A description of each difference, in order of the names;
+        empty where none differs.
+    """
+    differences = []
+    for key in sorted(expected.keys() | found.keys()):
+        if key not in found:
+            differences.append(f'{key} is missing')
+        elif key not in expected:
+            differences.append(f'{key} is unexpected')
+        elif _shape(found[key]) != _shape(expected[key]):
+            differences.append(_reshaped(key, expected[key], found[key]))
+    return differences
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    # A checkpoint from elsewhere may hold other things than tensors.
+    shape = getattr(value, 'shape', None)
+    return None if shape is None else tuple(shape)
+
+
+def _reshaped(key: str, expected: Any, found: Any) -> str:
+    return f'{key} has shape {_shape(found)} instead of {_shape(expected)}'
 
 
 def _other_backbone(
-    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+    expected: Mapping[str, Any], found: Mapping[str, Any]
 ) -> list[str]:
     """Lists what tells another backbone; nothing where it is the same."""
     missing, changed = [], []
@@ -127,8 +127,8 @@ def _other_backbone(
         key = name if name in found else plain_name(name)
         if key not in found:
             missing.append(f'{name} is missing')
-        elif found[key] != expected[name] and not RESIZED.search(name):
-            changed.append(
-                f'{key} has shape {found[key]} instead of {expected[name]}'
-            )
+        elif RESIZED.search(name):
+            continue
+        elif _shape(found[key]) != _shape(expected[name]):
+            changed.append(_reshaped(key, expected[name], found[key]))
     return changed + (missing if 2 * len(missing) > len(names) else [])

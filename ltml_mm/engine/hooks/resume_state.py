@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
@@ -103,23 +103,25 @@ def restore_states(runner: Runner, ranks: Sequence[dict[str, Any]]) -> None:
     if runner.rank >= len(ranks):
         return
     own = ranks[runner.rank]
-    buffers = dict(_model(runner).named_buffers())
+    buffers = dict(unwrap_model(runner.model).named_buffers())
     with torch.no_grad():
         for name, value in own['buffers'].items():
             buffers[name].copy_(value)
     restore_random_states(own['random'])
 
 
-def _model(runner: Runner) -> torch.nn.Module:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
+def unwrap_model(model: Any) -> torch.nn.Module:
+    """Returns the model within wrappers for processes and augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _saved_buffers(runner: Runner) -> dict[str, torch.Tensor]:
     """Returns the buffers that a checkpoint holds, on the CPU."""
     if runner.world_size == 1:
         return {}
-    model = _model(runner)
+    model = unwrap_model(runner.model)
     saved = model.state_dict().keys()
     return {
         name: buffer.detach().cpu()

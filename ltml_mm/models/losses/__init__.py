@@ -1,11 +1,11 @@
 """Losses for long-tailed multi-label recognition."""
 
+from .base import ClassStatisticsLoss
 from .class_balanced_focal_loss import (
     ClassBalancedFocalLoss,
     class_balanced_focal,
 )
 from .class_mean_loss import ClassMeanLoss
-from .class_statistics_loss import ClassStatisticsLoss
 from .cross_branch_consistency_loss import (
     CrossBranchConsistencyLoss,
     cross_branch_consistency,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .class_statistics_loss import ClassStatisticsLoss
-from .utils import prepare, sigmoid_focal
+from .base import ClassStatisticsLoss, prepare, sigmoid_focal
 
 
 def class_balanced_focal(

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .utils import upcast
+from .base import upcast
 
 On = Literal['logits', 'probs']
 Reduction = Literal['mean', 'sum']

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ltml_mm.class_statistics import ClassStatistics
 
-from .class_statistics_loss import ClassStatisticsLoss
-from .utils import sigmoid_focal
+from .base import ClassStatisticsLoss, sigmoid_focal
 
 
 def rebalanced_weights(

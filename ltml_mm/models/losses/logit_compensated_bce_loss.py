@@ -10,8 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .class_statistics_loss import ClassStatisticsLoss
-from .utils import prepare
+from .base import ClassStatisticsLoss, prepare
 
 Compensation = Literal['learnable', 'statistics', 'none']
 

@@ -6,8 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from .class_statistics_loss import ClassStatisticsLoss
-from .utils import prepare
+from .base import ClassStatisticsLoss, prepare
 
 
 def reweighted_bce(

@@ -1,0 +1,1 @@
+"""The fork of a backbone: two copies of its last stage, one trunk."""
