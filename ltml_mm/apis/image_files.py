@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from ltml_mm.datasets.images import UnreadableImageError
+from ltml_mm.datasets.images import EXTENSIONS, UnreadableImageError
 
 
 def find_images(
@@ -15,9 +13,10 @@ def find_images(
 ) -> tuple[list[Path], list[UnreadableImageError]]:
     """Lists the images of a folder and of the folders in it.
 
-    A file is an image by its extension, one of torchvision's. Nothing
-    outside the folder is touched: links that point out of it are not
-    followed, nor are links to folders within, whose files are found anyway.
+    A file is an image by its extension, one of
+    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing outside the folder is
+    touched: links that point out of it are not followed, nor are links to
+    folders within, whose files are found anyway.
 
     Args:
         folder: The folder.
@@ -46,7 +45,7 @@ def find_images(
             skipped.append(UnreadableImageError(place, reason))
             continue
         for entry in entries:
-            is_image = entry.name.lower().endswith(IMG_EXTENSIONS)
+            is_image = entry.name.lower().endswith(EXTENSIONS)
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
             elif entry.is_symlink() and _points_out(entry, root):

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.fork.branches import BRANCHES
-from ltml_mm.models.fork.probe import last_shape, probe_features
+from ltml_mm.models.parts import last_shape, probe_features
 from timing import medians, report, time_in_turns
 
 KINDS = ('stock', 'two_branch')
