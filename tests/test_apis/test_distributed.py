@@ -80,7 +80,7 @@ def test_several_processes_need_a_launcher(groups):
     os.environ['WORLD_SIZE'] = '1'  # torchrun with one process
     init_distributed(Config(), 'none')
     os.environ['WORLD_SIZE'] = '2'
-    with pytest.raises(ValueError, match='E=2: .* add --launcher pytorch'):
+    with pytest.raises(ValueError, match=r'E=2: .* --launcher pytorch'):
         init_distributed(Config(), 'none')
 
 
