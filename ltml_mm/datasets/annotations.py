@@ -201,6 +201,13 @@ class LabelTable:
         """Returns the number of images of every class, int64 (K,)."""
         return np.bincount(self.labels, minlength=num_classes)
 
+    def matrix(self, num_classes: int) -> np.ndarray:
+        """Returns the labels as an array, bool (N, K)."""
+        matrix = np.zeros((self.num_images, num_classes), bool)
+        images = np.repeat(np.arange(self.num_images), np.diff(self.offsets))
+        matrix[images, self.labels] = True
+        return matrix
+
     def images_by_class(
         self, num_classes: int
     ) -> tuple[np.ndarray, np.ndarray]:
