@@ -102,10 +102,10 @@ def test_byte_order_marks_are_read(root, tmp_path, form):
     ],
 )
 def test_bad_entries_name_the_entry(root, tmp_path, entry, words):
-    entries = [{'img_path': 'b.jpg', 'gt_label': []}, entry, entry]
+    entries = [{'img_path': 'b.jpg', 'gt_label': []}, entry]
     value = {'metainfo': {'classes': ['a', 'b', 'c']}, 'data_list': entries}
     (root / 'x.json').write_text(json.dumps(value))
-    words = rf'bad entries: 2\n.*x\.json: entry 1 of "data_list": {words}'
+    words = rf'x\.json: entry 1 of "data_list".*: {words}'
     with pytest.raises(ValueError, match=words):
         convert(root / 'x.json', tmp_path / 'out', 'mmpretrain')
 
