@@ -20,7 +20,7 @@ from own_data import (
 )
 from PIL import Image
 
-from ltml_mm.apis.image_files import find_images
+from ltml_mm.apis.inferencer import find_images
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.images import EXTENSIONS
 from ltml_mm.datasets.splits import ParetoRecipe
