@@ -5,6 +5,7 @@ import shutil
 from tiny_training import write_data
 
 from ltml_mm.experiments import compare
+from ltml_mm.experiments.rows import write_config
 from ltml_mm.experiments.runs import plan_runs
 
 #: The rest of a stock row's config, whose backbone is made smaller below.
@@ -70,4 +71,5 @@ def planned(data, row, *further):
         [*arguments(data, data / 'out', [row]), *further]
     )
     _, rows = compare.parse_rows(args.rows, args.data)
+    rows = [write_config(row, args.data, args.out) for row in rows]
     return plan_runs(rows, args.seeds, compare.base_plan(args))[0]

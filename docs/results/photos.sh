@@ -59,7 +59,7 @@ compare longer longer erm --epoch-images 626 --seeds 0 1 2 "${cached[@]}" \
   --title '626 photographs, 304 steps' \
   --rows erm rs uniform_branch consistency ltml \
   --cfg-options "${test_set[@]}" train_cfg.max_epochs=16 \
-  'param_scheduler.1.milestones=[10,14]' param_scheduler.1.end=16
+  'param_scheduler.1.milestones=[10,14]'
 
 # What is chosen is chosen on a part of the training photographs.
 if [[ ! -e $out/held_out/train.json ]]; then

@@ -19,6 +19,7 @@ from ltml_mm.experiments.rows import (
     Row,
     label_of,
     parse_row,
+    write_config,
 )
 from ltml_mm.experiments.run_config import Plan, planned_config
 from ltml_mm.experiments.runs import make_runs, plan_runs, run_folder
@@ -102,7 +103,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='overrides of the configs of all rows',
     )
     parser.add_argument(
-        '--dry-run', action='store_true', help='only list the runs'
+        '--dry-run',
+        action='store_true',
+        help='only list the runs; configs of rows that the set has no file of '
+        'are written',
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
@@ -121,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     specs, rows = parse_rows(args.rows, args.data)
     reference = args.reference or specs[0]
     parse_table(specs, reference)  # ahead of all the training
+    rows = [write_config(row, args.data, args.out) for row in rows]
     plans = plan_runs(rows, args.seeds, base_plan(args))
     if args.dry_run:
         for plan in plans:

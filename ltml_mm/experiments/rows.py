@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ltml_mm.files import write_text
 
 #: The paper's rows, in the order of its tables, by the name of their config.
 ROWS = {
@@ -50,6 +55,8 @@ TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
 #: The tests that a row of one branch has.
 ONE_BRANCH_VARIANTS = ('', 'flip')
 DATA_SETS = ('voc', 'coco', 'demo', 'custom')
+#: The channels of the last feature, where a set has LTML's config alone.
+CHANNELS = {'demo': 256, 'custom': 2048}
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,49 @@ def parse_row(text: str, data: str, configs: Path) -> Row:
         )
     config = configs / ROWS[base].format(data=data)
     return Row(name, config, tuple(overrides), base in TWO_BRANCH_ROWS)
+
+
+def write_config(row: Row, data: str, out: Path) -> Row:
+    """Writes the config of a row, where the set has no file of it.
+
+    The demo set and custom ones have LTML's config alone. Another row takes
+    data, schedule and backbone from there, and model, loss and samples from
+    its config for VOC-LT.
+
+    Args:
+        row: The row.
+        data: One of :data:`DATA_SETS`.
+        out: The comparison's folder; the config goes into ``ROW`` in it.
+
+    Returns:
+        Row: The same one, with a config file that exists.
+    """
+    if row.config.is_file():
+        return row
+    path = (out / row.name / row.config.name).resolve()
+    published = row.config.with_name(path.name.replace(data, 'voc', 1))
+    found = Config.fromfile(published)
+    cfg = Config.fromfile(row.config.parents[1] / f'ltml_{data}.py')
+    model = found.model
+    model.backbone = cfg.model.backbone
+    _set_everywhere(model, 'num_classes', cfg.model.num_classes)
+    _set_everywhere(model, 'in_channels', CHANNELS[data])
+    for key in ('model', 'tta_model', 'auto_scale_lr'):
+        cfg[key] = found[key]
+    for key in ('batch_size', 'sampler'):
+        cfg.train_dataloader[key] = found.train_dataloader[key]
+    about = f'# {published.name} on the data of ltml_{data}.py, by compare.py.'
+    write_text(path, f'{about}\n{cfg.pretty_text}')
+    return replace(row, config=path)
+
+
+def _set_everywhere(node: Any, key: str, value: Any) -> None:
+    """Replaces the values that a config and those within it have of a key."""
+    if isinstance(node, dict):
+        if key in node:
+            node[key] = value
+        for child in node.values():
+            _set_everywhere(child, key, value)
 
 
 def label_of(spec: str) -> str:

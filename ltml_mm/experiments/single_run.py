@@ -210,8 +210,6 @@ def _use_stock_model(cfg: Config, stock: Config, plan: Plan) -> None:
     cfg.model = stock.model
     if plan.cache is None:
         cfg.data_preprocessor = stock.data_preprocessor
-    for name in ('val_evaluator', 'test_evaluator'):
-        cfg[name].pop('branches', None)
 
 
 def _reestimate(
