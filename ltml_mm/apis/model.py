@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config import dataset_configs
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.engine.hooks.resume_check_hook import compare_state_dicts
+from ltml_mm.engine.hooks.check_hooks import compare_state_dicts
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 
