@@ -136,8 +136,8 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
             Number of samples:  1000
             Number of categories:       20
             Split:      test (seed 0)
-        >>> info = dataset.get_data_info(3)
-        >>> info['img'].shape, info['img_path']
+        >>> sample = dataset[3]
+        >>> sample['img'].shape, sample['img_path']
         ((64, 64, 3), 'demo/test/00003')
     """
 
@@ -178,37 +178,28 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
             for number, labels in enumerate(demo_labels(self.split, self.seed))
         ]
 
-    def get_data_info(self, idx: int) -> dict:
-        """Returns an image with its labels.
+    def prepare_data(self, idx: int) -> Any:
+        """Runs the pipeline on an image, drawn where it was not before.
 
         Args:
             idx: Index of the image.
 
         Returns:
-            dict: ``img`` (uint8 BGR of shape (64, 64, 3), a copy),
-            ``img_shape``, ``ori_shape``, ``img_path``, ``gt_label`` and
-            ``sample_idx``.
+            Any: What the pipeline makes of ``img`` (uint8 BGR of shape
+            (64, 64, 3), a copy), ``img_shape``, ``ori_shape``, ``img_path``,
+            ``gt_label``, ``number`` and ``sample_idx``.
         """
-        info = super().get_data_info(idx)
-        number = info.pop('number')
+        info = self.get_data_info(idx)
+        number = info['number']
         if number not in self._pictures:
             self._pictures[number] = demo_picture(
                 self.split, self.seed, number, info['gt_label']
             )
-        info['img'] = self._pictures[number].copy()
-        info['img_shape'] = info['ori_shape'] = info['img'].shape[:2]
-        return info
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Returns the classes of an image without drawing it.
-
-        Args:
-            idx: Index of the image.
-
-        Returns:
-            list[int]: Class indices, ascending.
-        """
-        return super().get_data_info(idx)['gt_label']
+        image = self._pictures[number].copy()
+        sides = image.shape[:2]
+        return self.pipeline(
+            {**info, 'img': image, 'img_shape': sides, 'ori_shape': sides}
+        )
 
     def extra_repr(self) -> list[str]:
         """Names the split and the seed."""
