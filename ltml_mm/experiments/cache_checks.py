@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
-from ltml_mm.apis.config import innermost_dataset
+from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.experiments.digest import checksum
 from ltml_mm.experiments.trunk_features import read_index
 

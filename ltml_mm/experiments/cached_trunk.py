@@ -20,8 +20,7 @@ from mmengine.utils import track_iter_progress
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ltml_mm.apis.config import innermost_dataset
-from ltml_mm.datasets.two_stream import seeded_draw
+from ltml_mm.datasets.two_stream import innermost_dataset, seeded_draw
 from ltml_mm.experiments.cache_checks import (
     build_dataset,
     build_datasets,

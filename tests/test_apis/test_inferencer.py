@@ -108,6 +108,8 @@ def test_pixels_of_another_kind_are_refused(inferencer):
     for array in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3))):
         with pytest.raises(ValueError, match='BGR pixels'):
             inferencer(array)
+    with pytest.raises(ValueError, match=r'have pixels.* shape \(0, 9, 3\)'):
+        inferencer(np.zeros((0, 9, 3), np.uint8))
 
 
 def test_data_samples_hold_the_branches(inferencer, tmp_path):
@@ -119,10 +121,13 @@ def test_data_samples_hold_the_branches(inferencer, tmp_path):
 
 
 def test_pictures_show_the_image(inferencer):
-    array = np.ascontiguousarray(pixels(0)[..., ::-1])
-    picture = inferencer(array, draw=True, topk=5)[0]['picture']
-    np.testing.assert_array_equal(picture[:48, :80], pixels(0))
-    assert (picture[48:] < 128).any()  # ink
+    rgb = pixels(0, height=300, width=400)
+    array = np.ascontiguousarray(rgb[..., ::-1])
+    one, five = (
+        inferencer(array, draw=True, topk=k)[0]['picture'] for k in (1, 5)
+    )
+    np.testing.assert_array_equal(five[150:], rgb[150:])
+    assert (one[:150] != five[:150]).any()
 
 
 def test_stock_classifier(tmp_path):
@@ -150,17 +155,9 @@ def test_names_from_the_config(tmp_path):
     assert [info['group'] for info in inferencer.class_info] == GROUPS
 
 
-@pytest.mark.parametrize(
-    'evaluator',
-    [
-        "dict(type='GroupedAveragePrecision', head=20, tail=10)",
-        "[dict(type='AveragePrecision', tail=300), "
-        "dict(type='GroupedAveragePrecision', head=20, tail=10)]",
-        "dict(type='Evaluator', metrics="
-        "[dict(type='GroupedAveragePrecision', head=20, tail=10)])",
-    ],
-)
-def test_groups_have_the_bounds_of_the_evaluator(tmp_path, evaluator):
+def test_groups_have_the_bounds_of_the_evaluator(tmp_path):
+    metric = "dict(type='GroupedAveragePrecision', head=20, tail=10)"
+    evaluator = f"dict(type='Evaluator', metrics=[{metric}])"
     config, checkpoint, _ = make(tmp_path)
     config.write_text(f'{config.read_text()}test_evaluator = {evaluator}\n')
     inferencer = MultiLabelInferencer(config, checkpoint, 'cpu')
@@ -291,6 +288,22 @@ def test_kinds_of_pictures_predict_like_their_twins(
     file, memory = inferencer([path, np.ascontiguousarray(bgr)])
     atol = 0.03 if lossy else 0
     np.testing.assert_allclose(scores(file), scores(memory), rtol=0, atol=atol)
+    if '16' in kind:
+        return
+    opened = inferencer.load(Image.open(path))['img'].astype(int)
+    assert np.abs(opened - bgr).max() <= (2 if lossy else 0)
+    record = inferencer(Image.open(path))[0]
+    assert record['path'] is None
+    np.testing.assert_allclose(scores(record), scores(memory), atol=atol)
+
+
+def test_pillow_images_that_cannot_be_read(inferencer, tmp_path):
+    with pytest.raises(ValueError, match='of mode F has no colours'):
+        inferencer(Image.new('F', (4, 4)))
+    path = save(tmp_path / 'a.png', height=64, width=64)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UnreadableImageError, match=r'a\.png: .*truncated'):
+        inferencer(Image.open(path))
 
 
 def test_one_pixel(inferencer, tmp_path):

@@ -19,7 +19,7 @@ from own_data import (
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.converters import ConversionError
-from ltml_mm.datasets.splits import ParetoRecipe, pareto_targets
+from ltml_mm.datasets.splits import ParetoRecipe
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_holdout_and_long_tail(root, tmp_path):
     counts = counts_of(train).tolist()
     assert train['metainfo']['class_counts'] == counts
     # The last class drawn meets its target; it co-occurs least.
-    assert counts[2] == pareto_targets(3, 100, 5, 3.0)[2]
+    assert counts[2] == ParetoRecipe(100, 5, 3.0).targets(3)[2]
     paths = [e['img_path'] for e in train['data_list'] + test['data_list']]
     assert len(set(paths)) == len(paths)
     split = load(tmp_path / 'out' / 'split.json')
