@@ -29,6 +29,7 @@ FURTHER_SECTIONS = (
     'model_wrapper_cfg',
     'sync_bn',
     'tta_model',
+    'tta_pipeline',
     *list(signature(Runner.__init__).parameters)[1:],
 )
 

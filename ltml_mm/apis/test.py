@@ -99,7 +99,8 @@ def add_flip_tta(cfg: Config) -> None:
 
     Args:
         cfg: A config whose test pipeline ends with the packing transform;
-            its ``tta_model`` merges the views.
+            its ``tta_model`` merges the views. As in MMPretrain, a
+            ``tta_pipeline`` takes the place of the flips.
 
     Raises:
         ValueError: It has no ``tta_model``.
@@ -111,6 +112,9 @@ def add_flip_tta(cfg: Config) -> None:
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
+    if cfg.get('tta_pipeline') is not None:
+        dataset.pipeline = cfg.tta_pipeline
+        return
     *transforms, pack = deepcopy(dataset.pipeline)
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
     views = dict(type='TestTimeAug', transforms=[flips, [pack]])
