@@ -1,12 +1,25 @@
 """Fixtures that several folders share."""
 
+import os
+
 import pytest
-from mmengine.logging import MMLogger
+
+
+def pytest_configure(config):
+    """Hides the GPUs from tests of what holds on a CPU.
+
+    Child processes inherit it, and none is forked after CUDA has started.
+    MMEngine looks for GPUs as it is imported, so nothing here imports it.
+    """
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
 @pytest.fixture
 def quiet():
     """Without MMEngine's log of every parameter's initialisation."""
+    from mmengine.logging import MMLogger
+
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')

@@ -7,30 +7,37 @@
 _base_ = [
     './_base_/models/ltml_resnet50.py',
     './_base_/datasets/multi_label_224.py',
-    './_base_/schedules/ltml_8e.py',
+    './_base_/schedules/sgd_8e.py',
     './_base_/default_runtime.py',
 ]
 
 data_root = 'data/custom'
 data_prefix = ''
 model = dict(num_classes=None)
+train_dataloader = dict(
+    batch_size=32,  # pairs of a uniform and a class-aware image
+    sampler=dict(
+        type='TwoStreamSampler',
+        streams=dict(
+            uniform=dict(type='UniformSampler'),
+            rebalanced=dict(
+                type='ClassAwareMultiLabelSampler',
+                num_samples='class_max',
+                reduce=4,
+            ),
+        ),
+        epoch_length='rebalanced',
+    ),
+)
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(
         type='LinearLR',
         start_factor=1 / 3,
-        begin=0,
+        by_epoch=True,
         end=1,
         convert_to_iter_based=True,
     ),
-    dict(
-        type='MultiStepLR',
-        by_epoch=True,
-        begin=0,
-        end=8,
-        milestones=[5, 7],
-        gamma=0.1,
-    ),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[5, 7], gamma=0.1),
 ]
-val_evaluator = dict(branches=True)
-test_evaluator = dict(branches=True)
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,9 +1,13 @@
-# ltml_voc with a ConvNeXt (tiny).
-_base_ = './ltml_voc.py'
+# LTML on VOC-LT with a ConvNeXt (tiny); else as ltml_voc.
+_base_ = [
+    './_base_/datasets/voc_lt_two_streams.py',
+    './_base_/schedules/voc_lt_8e.py',
+    './_base_/default_runtime.py',
+]
 
 model = dict(
+    type='CollaborativeTwoBranchClassifier',
     backbone=dict(
-        _delete_=True,
         type='ConvNeXt',
         arch='tiny',
         drop_path_rate=0.1,
@@ -14,4 +18,6 @@ model = dict(
             prefix='backbone',
         ),
     ),
+    num_classes=20,
 )
+tta_model = dict(type='CollaborativeTTA')

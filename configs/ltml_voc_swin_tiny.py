@@ -1,9 +1,13 @@
-# ltml_voc with a Swin Transformer (tiny).
-_base_ = './ltml_voc.py'
+# LTML on VOC-LT with a Swin Transformer (tiny); else as ltml_voc.
+_base_ = [
+    './_base_/datasets/voc_lt_two_streams.py',
+    './_base_/schedules/voc_lt_8e.py',
+    './_base_/default_runtime.py',
+]
 
 model = dict(
+    type='CollaborativeTwoBranchClassifier',
     backbone=dict(
-        _delete_=True,
         type='SwinTransformer',
         arch='tiny',
         img_size=224,
@@ -16,4 +20,6 @@ model = dict(
             prefix='backbone',
         ),
     ),
+    num_classes=20,
 )
+tta_model = dict(type='CollaborativeTTA')

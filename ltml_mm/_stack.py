@@ -7,6 +7,8 @@ install into the same folders, so a mixture breaks in ways that name neither.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
@@ -102,7 +104,8 @@ def import_stack(stack: str) -> None:
     try:
         import mmcv  # noqa: F401
         import mmengine  # noqa: F401
-        import mmpretrain  # noqa: F401
+
+        _import_mmpretrain()
     except (ImportError, AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
         of_system = 'cannot open shared object file' in reason
@@ -111,6 +114,46 @@ def import_stack(stack: str) -> None:
             f'ltml_mm found the {stack} builds of the mm stack, but they do '
             f'not import ({reason}). Run: {mend}'
         ) from error
+
+
+def _import_mmpretrain() -> None:
+    """Imports MMPretrain, without its multimodal models where these fail.
+
+    MMPretrain loads them as soon as transformers and pycocotools are there,
+    and they fail beside versions of transformers that they do not know. The
+    first attempt changes nothing, so a stack that loads stays as it is.
+    """
+    import mmpretrain
+    from mmpretrain.utils import dependency
+
+    try:
+        import mmpretrain.models
+    except Exception as error:
+        if not dependency.WITH_MULTIMODAL:
+            raise
+        _forget_mmpretrain()
+        from mmpretrain.utils import dependency
+
+        dependency.WITH_MULTIMODAL = False
+        import mmpretrain.models  # noqa: F401
+
+        warnings.warn(
+            "MMPretrain's multimodal models are switched off: they do not "
+            f'load beside transformers {installed_version("transformers")} '
+            f'({type(error).__name__}: {error})',
+            stacklevel=2,
+        )
+
+
+def _forget_mmpretrain() -> None:
+    """Removes the traces of an import that failed half-way."""
+    from mmengine import registry
+
+    for name in [n for n in sys.modules if n.split('.')[0] == 'mmpretrain']:
+        del sys.modules[name]
+    for table in vars(registry).values():
+        if isinstance(table, registry.Registry):
+            table.children.pop('mmpretrain', None)
 
 
 def _check_bounds(

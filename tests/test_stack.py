@@ -1,5 +1,8 @@
 """Which mm stacks are accepted, and what is said of the others."""
 
+import os
+import re
+import subprocess
 import sys
 
 import pytest
@@ -124,3 +127,31 @@ def test_a_library_that_the_machine_lacks_is_explained(monkeypatch):
     with pytest.raises(ImportError, match=r'libGL.*apt-get install') as error:
         import_stack('onedl')
     assert 'pip' not in str(error.value)
+
+
+def test_multimodal_models_that_do_not_load_are_switched_off(tmp_path):
+    """MMPretrain takes a package of this name for the models' own."""
+    info = tmp_path / 'transformers-99.0.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text('Name: transformers\nVersion: 99.0\n')
+    (tmp_path / 'transformers').mkdir()
+    (tmp_path / 'transformers' / '__init__.py').touch()
+    code = (
+        'import ltml_mm\n'
+        'from mmpretrain.models import ResNet\n'
+        'from mmpretrain.registry import MODELS\n'
+        'assert MODELS.get("ResNet") is ResNet\n'
+        'assert MODELS.get("CollaborativeTwoBranchClassifier")\n'
+        'MODELS.build(dict(type="BlipCaption"))\n'
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+    )
+    warning = r'multimodal models are switched off.* transformers 99.0 \(\w+'
+    assert len(re.findall(warning, done.stderr)) == 1
+    # A placeholder answers for them.
+    assert 'requires extra multi-modal dependencies' in done.stderr

@@ -1,14 +1,18 @@
-# One branch alone, on uniform samples of COCO-LT: the method's weighted BCE
-# without compensation; differs from baselines/coco_uniform_bce in the
-# weights of the loss alone.
-_base_ = '../baselines/coco_uniform_bce.py'
+# One branch alone, on uniform samples of COCO-LT: LTML's weighted BCE without
+# compensation.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/coco_lt_uniform.py',
+    '../_base_/schedules/coco_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
+        num_classes=80,
         loss=dict(
-            _delete_=True,
             type='LogitCompensatedBCELoss',
-            num_classes={{_base_.model.head.num_classes}},
+            num_classes=80,
             compensation='none',
         ),
     ),

@@ -1,14 +1,18 @@
-# One branch alone, on class-aware samples of VOC-LT: the method's weighted
-# BCE without compensation; differs from baselines/voc_class_aware_bce in the
-# weights of the loss alone.
-_base_ = '../baselines/voc_class_aware_bce.py'
+# One branch alone, on class-aware samples of VOC-LT: LTML's weighted BCE
+# without compensation.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/voc_lt_class_aware.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
+        num_classes=20,
         loss=dict(
-            _delete_=True,
             type='LogitCompensatedBCELoss',
-            num_classes={{_base_.model.head.num_classes}},
+            num_classes=20,
             compensation='none',
         ),
     ),

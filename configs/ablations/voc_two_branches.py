@@ -1,7 +1,14 @@
-# Both branches on VOC-LT, each for itself; differs from
-# voc_two_branches_consistency in lambda = 0 alone.
-_base_ = './voc_two_branches_consistency.py'
+# Both branches on VOC-LT, each for itself: neither consistency nor
+# compensation.
+_base_ = [
+    '../_base_/models/ltml_resnet50.py',
+    '../_base_/datasets/voc_lt_two_streams.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
+    num_classes=20,
+    loss_cls=dict(type='LogitCompensatedBCELoss', compensation='none'),
     loss_consistency=dict(type='CrossBranchConsistencyLoss', loss_weight=0.0),
 )

@@ -1,7 +1,12 @@
-# Both branches and their consistency on VOC-LT; differs from ltml_voc in the
-# missing logit compensation alone.
-_base_ = '../ltml_voc.py'
+# Both branches and their consistency on VOC-LT, without compensation.
+_base_ = [
+    '../_base_/models/ltml_resnet50.py',
+    '../_base_/datasets/voc_lt_two_streams.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
+    num_classes=20,
     loss_cls=dict(type='LogitCompensatedBCELoss', compensation='none'),
 )

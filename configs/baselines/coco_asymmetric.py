@@ -1,13 +1,14 @@
-# Asymmetric loss (ASL) on uniform samples of COCO-LT; differs from
-# coco_uniform_bce in the loss alone.
-_base_ = './coco_uniform_bce.py'
+# Asymmetric loss (ASL) on uniform samples of COCO-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/coco_lt_uniform.py',
+    '../_base_/schedules/coco_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
-        loss=dict(
-            _delete_=True,
-            type='ClassMeanLoss',
-            loss=dict(type='AsymmetricLoss'),
-        ),
+        num_classes=80,
+        loss=dict(type='ClassMeanLoss', loss=dict(type='AsymmetricLoss')),
     ),
 )

@@ -1,37 +1,17 @@
-# Plain BCE on class-aware samples of COCO-LT: a stock ImageClassifier with
-# the data, schedule and number of images of ltml_coco, 64 images a step.
-_base_ = '../ltml_coco.py'
+# Plain BCE on class-aware samples of COCO-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/coco_lt_class_aware.py',
+    '../_base_/schedules/coco_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
-    _delete_=True,
-    type='ImageClassifier',
-    backbone={{_base_.model.backbone}},
-    neck=dict(type='GlobalAveragePooling'),
     head=dict(
-        type='MultiLabelLinearClsHead',
         num_classes=80,
-        in_channels=2048,
         loss=dict(
             type='ClassMeanLoss',
             loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
         ),
     ),
 )
-tta_model = dict(_delete_=True, type='AverageClsScoreTTA')
-train_dataloader = dict(
-    batch_size=64,
-    sampler=dict(
-        streams=dict(
-            _delete_=True,
-            rebalanced=dict(
-                type='ClassAwareMultiLabelSampler',
-                num_samples='class_max',
-                reduce=2,
-            ),
-        ),
-        epoch_length='rebalanced',
-    ),
-)
-val_evaluator = dict(branches=False)
-test_evaluator = dict(branches=False)
-auto_scale_lr = dict(base_batch_size=64)

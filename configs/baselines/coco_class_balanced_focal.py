@@ -1,13 +1,18 @@
-# Focal loss weighted by the effective number of samples on uniform samples
-# of COCO-LT; differs from coco_uniform_bce in the loss alone.
-_base_ = './coco_uniform_bce.py'
+# Focal loss weighted by the effective number of samples, on uniform samples
+# of COCO-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/coco_lt_uniform.py',
+    '../_base_/schedules/coco_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
+        num_classes=80,
         loss=dict(
-            _delete_=True,
             type='ClassBalancedFocalLoss',
-            num_classes={{_base_.model.head.num_classes}},
+            num_classes=80,
             beta=0.9,
             gamma=2.0,
         ),

@@ -1,11 +1,15 @@
-# Focal loss, positives and negatives alike on uniform samples of COCO-LT;
-# differs from coco_uniform_bce in the loss alone.
-_base_ = './coco_uniform_bce.py'
+# Focal loss on uniform samples of COCO-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/coco_lt_uniform.py',
+    '../_base_/schedules/coco_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
+        num_classes=80,
         loss=dict(
-            _delete_=True,
             type='ClassMeanLoss',
             # Weights of 0.5 for both polarities, times 2: plain focal loss.
             loss=dict(type='FocalLoss', gamma=2.0, alpha=0.5, loss_weight=2.0),

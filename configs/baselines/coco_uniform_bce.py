@@ -1,17 +1,17 @@
-# Plain BCE on uniform samples of COCO-LT; all but the samples
-# as in coco_class_aware_bce.
-_base_ = './coco_class_aware_bce.py'
+# Plain BCE on uniform samples of COCO-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/coco_lt_uniform.py',
+    '../_base_/schedules/coco_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
-train_dataloader = dict(
-    sampler=dict(
-        streams=dict(
-            _delete_=True,
-            uniform=dict(
-                type='UniformSampler',
-                num_samples='class_max',
-                reduce=2,
-            ),
+model = dict(
+    head=dict(
+        num_classes=80,
+        loss=dict(
+            type='ClassMeanLoss',
+            loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
         ),
-        epoch_length='uniform',
     ),
 )

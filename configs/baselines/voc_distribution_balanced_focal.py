@@ -1,13 +1,18 @@
-# Distribution-balanced focal loss (DB-Focal) on class-aware samples of VOC-
-# LT; differs from voc_class_aware_bce in the loss alone.
-_base_ = './voc_class_aware_bce.py'
+# Distribution-balanced focal loss (DB-Focal) on class-aware samples of
+# VOC-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/voc_lt_class_aware.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
+        num_classes=20,
         loss=dict(
-            _delete_=True,
             type='DistributionBalancedLoss',
-            num_classes={{_base_.model.head.num_classes}},
+            num_classes=20,
             alpha=0.1,
             beta=10.0,
             mu=0.3,

@@ -1,13 +1,18 @@
-# BCE with label-distribution-aware margins (LDAM) on uniform samples of VOC-
-# LT; differs from voc_uniform_bce in the loss alone.
-_base_ = './voc_uniform_bce.py'
+# BCE with label-distribution-aware margins (LDAM) on uniform samples of
+# VOC-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/voc_lt_uniform.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
+        num_classes=20,
         loss=dict(
-            _delete_=True,
             type='MultiLabelLDAMLoss',
-            num_classes={{_base_.model.head.num_classes}},
+            num_classes=20,
             max_margin=0.5,
             scale=30.0,
         ),

@@ -1,13 +1,14 @@
-# BCE weighted by inverse class frequency on uniform samples of VOC-LT;
-# differs from voc_uniform_bce in the loss alone.
-_base_ = './voc_uniform_bce.py'
+# BCE weighted by inverse class frequency on uniform samples of VOC-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/voc_lt_uniform.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     head=dict(
-        loss=dict(
-            _delete_=True,
-            type='ReweightedBCELoss',
-            num_classes={{_base_.model.head.num_classes}},
-        ),
+        num_classes=20,
+        loss=dict(type='ReweightedBCELoss', num_classes=20),
     ),
 )

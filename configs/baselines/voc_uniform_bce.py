@@ -1,17 +1,17 @@
-# Plain BCE on uniform samples of VOC-LT; all but the samples
-# as in voc_class_aware_bce.
-_base_ = './voc_class_aware_bce.py'
+# Plain BCE on uniform samples of VOC-LT.
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/voc_lt_uniform.py',
+    '../_base_/schedules/voc_lt_8e.py',
+    '../_base_/default_runtime.py',
+]
 
-train_dataloader = dict(
-    sampler=dict(
-        streams=dict(
-            _delete_=True,
-            uniform=dict(
-                type='UniformSampler',
-                num_samples='class_max',
-                reduce=2,
-            ),
+model = dict(
+    head=dict(
+        num_classes=20,
+        loss=dict(
+            type='ClassMeanLoss',
+            loss=dict(type='CrossEntropyLoss', use_sigmoid=True),
         ),
-        epoch_length='uniform',
     ),
 )

@@ -31,8 +31,7 @@ from tqdm import tqdm
 from trunk_features import PLAIN_VIEWS, CachedTrunkResNet, read_index
 
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.config import innermost_dataset
-from ltml_mm.datasets.two_stream import seeded_draw
+from ltml_mm.datasets.two_stream import innermost_dataset, seeded_draw
 from ltml_mm.experiments import compare
 from ltml_mm.files import file_sha256, write_json
 

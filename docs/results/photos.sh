@@ -6,23 +6,21 @@
 #
 # PHOTOS holds train.json, test.json and images/; RESNET50 is an ImageNet
 # checkpoint for MMPretrain's ResNet-50 with style='caffe'. Every table leaves
-# OUT/NAME.md, NAME.csv, NAME_groups.png and NAME_classes.png.
+# OUT/NAME.md, NAME.csv and NAME_groups.png.
 set -euo pipefail
 photos=$(realpath -e "$1")
 weights=$(realpath -e "$2")
 out=$(realpath -m "${3:-work_dirs/results}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# compare NAME RUNS REFERENCE ARGUMENTS: the runs lie in OUT/RUNS.
+# compare TOOL NAME RUNS REFERENCE ARGUMENTS: the runs lie in OUT/RUNS.
 compare() {
-  local name=$1 runs=$out/$2 reference=$3
-  shift 3
-  python tools/benchmarks/compare.py --jobs 2 --out "$runs" \
-    --reference "$reference" "$@"
+  local tool=$1 name=$2 runs=$out/$3 reference=$4
+  shift 4
+  python "$tool" --jobs 2 --out "$runs" --reference "$reference" "$@"
   cp "$runs/table.md" "$out/$name.md"
   cp "$runs/runs.csv" "$out/$name.csv"
   cp "$runs/groups.png" "$out/${name}_groups.png"
-  cp "$runs/classes.png" "$out/${name}_classes.png"
 }
 
 images='scale=(128,128)'
@@ -34,7 +32,11 @@ network=(
   "test_dataloader.dataset.pipeline.1.$images"
   default_hooks.checkpoint.interval=8 default_hooks.logger.interval=19
 )
-cached=(--data custom --images-per-step 32 --cache-trunk "$out/trunk")
+# compare on the cached features of the photographs.
+compare_cached() {
+  compare docs/results/frozen_trunk.py "$@" --cache-trunk "$out/trunk" \
+    --data custom --images-per-step 32
+}
 test_set=(data_root="$photos" data_prefix=images "${network[@]}")
 
 # A row with another learning rate.
@@ -59,7 +61,7 @@ compare longer longer erm --epoch-images 626 --seeds 0 1 2 "${cached[@]}" \
   --title '626 photographs, 304 steps' \
   --rows erm rs uniform_branch consistency ltml \
   --cfg-options "${test_set[@]}" train_cfg.max_epochs=16 \
-  'param_scheduler.1.milestones=[10,14]' param_scheduler.1.end=16
+  'param_scheduler.1.milestones=[10,14]'
 
 # What is chosen is chosen on a part of the training photographs.
 if [[ ! -e $out/held_out/train.json ]]; then

@@ -8,15 +8,15 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
-from ltml_mm.apis.config_errors import explain_config_error
 from ltml_mm.apis.distributed import (
     destroy_distributed,
     explain_lost_process,
@@ -36,6 +36,8 @@ STOCK_HOOKS = (
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
+#: What stock constructors raise for arguments that do not fit them.
+CONFIG_ERRORS = (AssertionError, AttributeError, KeyError, TypeError)
 #: Options that name files and folders: their values stay texts.
 PATH_OPTIONS = (
     'ann_file',
@@ -188,6 +190,61 @@ def root_message(error: Exception) -> str:
     return message
 
 
+def explain_config_error(error: Exception) -> str | None:
+    """Describes an error that came of building an object from the config.
+
+    A mistyped name or argument ends in MMEngine as the error of a
+    constructor, deep in a stack that does not matter.
+
+    Args:
+        error: The error, as it was caught.
+
+    Returns:
+        str | None: One line with what the constructor said; None where the
+        error came from elsewhere, and its stack does matter.
+    """
+    words = ' '.join(str(error.args[0] if error.args else '').split())
+    # How the Runner begins where a whole section is missing.
+    if isinstance(error, RuntimeError) and words.startswith('`self._'):
+        return f'the config is not complete: {words}'
+    if not isinstance(error, CONFIG_ERRORS):
+        return None
+    built = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        built = _built_in(frame) or built
+    if built is None:
+        return None
+    if 'registry. Please check' in words:
+        words = words.split('. Please check')[0] + (
+            '; it is misspelt, or custom_imports lacks the module that '
+            'registers it'
+        )
+    elif isinstance(error, KeyError) and words.isidentifier():
+        words = f'it has no {words!r}'
+    else:
+        words = words or type(error).__name__
+        words = f'{words} (LTML_TRACEBACK=1 shows where)'
+    built = getattr(built, '__name__', built)
+    return f'the config does not fit {built}: {words}'
+
+
+def _built_in(frame: FrameType) -> Any:
+    """Names what one of MMEngine's functions builds, None for any other."""
+    module = frame.f_globals.get('__name__', '')
+    function = frame.f_code.co_name
+    if module == 'mmengine.registry.build_functions':
+        cfg = frame.f_locals.get('cfg')
+        return cfg.get('type') if isinstance(cfg, Mapping) else None
+    if module == 'mmengine.optim.optimizer.default_constructor':
+        return frame.f_locals['self'].optimizer_cfg.get('type')
+    if module == 'mmengine.runner.runner':
+        if function == 'from_cfg':
+            return 'the Runner'
+        if function.startswith('build_'):
+            return function[len('build_') :].replace('_loop', '_cfg')
+    return None
+
+
 def _fail(message: str, error: Exception) -> NoReturn:
     if os.environ.get('LTML_TRACEBACK'):
         raise error
@@ -214,8 +271,7 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     check_work_dir(cfg.work_dir)
-    if args.launcher != 'none':
-        init_distributed(cfg, args.launcher)
+    init_distributed(cfg, args.launcher)
     if not torch.cuda.is_available():
         _forget_pinned_memory(cfg)
     _remove_hooks(cfg)

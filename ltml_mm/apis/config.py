@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.datasets.two_stream import innermost_dataset
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
@@ -160,27 +161,11 @@ def _fill_folders(dataset: Any, cfg: Config) -> None:
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:
-    """Yields the config of every dataset, wrappers and what they wrap."""
+    """Yields the config of every dataset, without what wraps it."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset')
-        while isinstance(dataset, Mapping):
-            yield dataset
-            dataset = dataset.get('dataset')
-
-
-def innermost_dataset(loader: Any) -> Any:
-    """Returns the config of the dataset within a dataloader's wrappers.
-
-    Args:
-        loader: Config of the dataloader.
-
-    Returns:
-        ConfigDict: The dataset's config itself, no copy.
-    """
-    dataset = loader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+        loader = cfg.get(name) or {}
+        if isinstance(loader.get('dataset'), Mapping):
+            yield innermost_dataset(loader)
 
 
 def _training_metainfo(cfg: Config) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.config import innermost_dataset, load_config
+from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import (
     build_model,
     checkpoint_meta,
@@ -29,6 +29,7 @@ from ltml_mm.apis.model import (
     scope_of,
 )
 from ltml_mm.apis.stock_config import plugin_types, stock_config
+from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.files import AtomicFileBackend, write_bytes, write_text
 from ltml_mm.models.weight_averaging import (
     DRIFT_LIMIT,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.config import dataset_configs
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.evaluation import GroupedAveragePrecision
-
-#: The options of the metric that bound the groups.
-BOUNDS = ('head', 'tail')
+from ltml_mm.engine.hooks.resume_check_hook import compare_state_dicts
+from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 
 def pick_device(device: str | None = None) -> torch.device:
@@ -104,27 +101,23 @@ def load_weights(
         isinstance(key, str) for key in state_dict
     ):
         raise CheckpointError(f'{path}: "state_dict" names no weights')
+    own = model.state_dict()
+    # Tables that the model computes anew drop out of whatever is loaded.
+    recomputed = model.load_state_dict(own, strict=False).missing_keys
     try:
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
-    except RuntimeError as error:
-        problems = _shape_problems(str(error).splitlines()[1:])
-    else:
-        problems = [f'{key} is missing' for key in missing]
-        problems += [f'{key} is unexpected' for key in unexpected]
-    if problems:
+        fits = not unexpected and set(missing) <= set(recomputed)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        expected = {k: v for k, v in own.items() if k not in recomputed}
+        found = {k: v for k, v in state_dict.items() if k not in recomputed}
+        problems = compare_state_dicts(expected, found)
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
         raise CheckpointError(
             f'{path} is not a checkpoint of this config: '
             f'{"; ".join(problems[:4])}{more}'
         )
-
-
-def _shape_problems(lines: list[str]) -> list[str]:
-    pattern = r'size mismatch for (.+?): .*?Size\((.*?)\).*Size\((.*?)\)'
-    return [
-        re.sub(pattern, r'\1 is \2, not \3', line.strip().rstrip('.'))
-        for line in lines
-    ]
 
 
 def checkpoint_meta(
@@ -184,51 +177,14 @@ def class_info(
         counted = source.get(COUNTS_KEY) is not None
         if counted and list(source['classes']) == names:
             statistics = ClassStatistics.from_metainfo(source)
-            groups = statistics.groups(**group_bounds(cfg))
-            return _with_groups(names, statistics, groups)
+            groups = statistics.group_of(**group_bounds(cfg))
+            return [
+                {'name': name, 'group': group, 'train_images': count}
+                for name, group, count in zip(
+                    names, groups, statistics.counts, strict=True
+                )
+            ]
     return [{'name': n, 'group': None, 'train_images': None} for n in names]
-
-
-def group_bounds(cfg: Config) -> dict[str, int]:
-    """Reads the bounds of the groups from the config's test evaluator.
-
-    Args:
-        cfg: A config.
-
-    Returns:
-        dict: ``head`` and ``tail``, where its
-        :class:`~ltml_mm.evaluation.GroupedAveragePrecision` sets them.
-    """
-    for metric in _metrics(cfg.get('test_evaluator')):
-        kind = metric.get('type')
-        found = METRICS.get(kind) if isinstance(kind, str) else kind
-        if isinstance(found, type) and issubclass(
-            found, GroupedAveragePrecision
-        ):
-            return {key: metric[key] for key in BOUNDS if key in metric}
-    return {}
-
-
-def _metrics(evaluator: Any) -> Iterator[Mapping[str, Any]]:
-    """Yields the metrics of an evaluator: a dict, a list, or in metrics."""
-    if isinstance(evaluator, Mapping):
-        yield evaluator
-        yield from _metrics(evaluator.get('metrics'))
-    elif isinstance(evaluator, (list, tuple)):
-        for metric in evaluator:
-            yield from _metrics(metric)
-
-
-def _with_groups(
-    names: list[str],
-    statistics: ClassStatistics,
-    groups: Mapping[str, list[int]],
-) -> list[dict[str, Any]]:
-    group_of = {k: group for group, ks in groups.items() for k in ks}
-    return [
-        {'name': n, 'group': group_of[k], 'train_images': statistics.counts[k]}
-        for k, n in enumerate(names)
-    ]
 
 
 def _config_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.drawing import encode, output_path, picture_name
-from ltml_mm.apis.image_files import find_images
-from ltml_mm.apis.inferencer import MultiLabelInferencer
+from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
 from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
+from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
@@ -179,10 +178,9 @@ def predict_images(
             record = inferencer.record(sample, args.threshold, args.topk)
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
-                relative = _relative(str(image), args.input)
-                name = str(Path('pictures') / picture_name(relative))
-                path = output_path(Path(args.out), name)
-                write_bytes(path, encode(picture, name))
+                name = _picture_name(_relative(str(image), args.input))
+                path = _output_path(Path(args.out), name)
+                write_bytes(path, encode_picture(picture, name))
                 record['picture'] = name
             records.append(record)
             bar.update()
@@ -233,6 +231,22 @@ def _relative(path: str, source: str) -> str:
     # An image that was given by itself is named by its last part.
     folder = source if os.path.isdir(source) else os.path.dirname(source)
     return os.path.relpath(path, folder or '.')
+
+
+def _picture_name(relative: str) -> str:
+    """Mirrors an image's own path, so that names differ where those do."""
+    suffix = '' if picture_format(relative) else '.png'
+    return str(Path('pictures') / f'{relative}{suffix}')
+
+
+def _output_path(root: Path, name: str) -> Path:
+    path = root / name
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f'{printable(path)} lies outside {root}: a link leads there; '
+            'give another --out'
+        )
+    return path
 
 
 def _threshold(args: argparse.Namespace) -> float | None:

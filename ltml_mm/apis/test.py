@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
@@ -14,8 +16,9 @@ from mmengine.runner import Runner
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
+from ltml_mm.apis.visualization import draw_prediction, encode_picture
 from ltml_mm.evaluation import PredictionCollector
-from ltml_mm.files import write_json
+from ltml_mm.files import write_bytes, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,31 +70,37 @@ def test_config(args: argparse.Namespace) -> Config:
     # MMEngine would evaluate what the checkpoint lacks as it was initialised.
     check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
     cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
-    if args.show_dir is not None:
-        draw_into(cfg, args.show_dir)
     if args.tta:
         add_flip_tta(cfg)
     return cfg
 
 
-def draw_into(cfg: Config, folder: str) -> None:
-    """Lets the test draw its predictions on the images, in place.
+def draw_predictions(
+    dataset: Any, predictions: Sequence[Mapping[str, Any]], folder: str | Path
+) -> None:
+    """Draws true and predicted classes on every image of a test set.
+
+    MMPretrain's hook draws one image in 5,000, those of the first process,
+    and takes blue for red.
 
     Args:
-        cfg: A config with MMPretrain's visualization hook.
-        folder: Where the pictures go.
-
-    Raises:
-        ValueError: It has no such hook.
+        dataset: The test set; its items are what the network sees, BGR.
+        predictions: Those of every image, in the order of the set.
+        folder: Where the pictures go, as ``INDEX_NAME.png``.
     """
-    hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if hook is None:
-        raise ValueError(
-            "--show-dir needs visualization=dict(type='VisualizationHook') "
-            "in the config's default_hooks, and "
-            "visualizer=dict(type='UniversalVisualizer')"
+    for index, prediction in enumerate(predictions):
+        inputs = dataset[index]['inputs'].numpy()
+        picture = draw_prediction(
+            inputs.transpose(1, 2, 0)[..., ::-1].astype(np.uint8),
+            dataset.metainfo['classes'],
+            prediction['scores'],
+            prediction['pred_label'],
+            prediction.get('gt_label'),
         )
-    hook.update(enable=True, out_dir=folder)
+        # Cut, because a name may already be as long as names can be.
+        stem = Path(prediction['img_path'] or '').stem[:60]
+        name = f'{index}_{stem}.png'
+        write_bytes(Path(folder) / name, encode_picture(picture, name))
 
 
 def add_flip_tta(cfg: Config) -> None:
@@ -126,9 +135,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     runner = Runner.from_cfg(test_config(args))
     collector = PredictionCollector()
-    if args.out is not None:
+    if args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)
     metrics: dict[str, Any] = runner.test()
-    if args.out is not None and is_main_process():
+    if not is_main_process():
+        return
+    if args.out is not None:
         content = {'metrics': metrics, 'predictions': collector.predictions}
         write_json(args.out, content)
+    if args.show_dir is not None:
+        dataset = runner.test_dataloader.dataset
+        draw_predictions(dataset, collector.predictions, args.show_dir)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,27 +56,92 @@ def read_annotations(path: str) -> dict:
     return content
 
 
-def category_names(path: str, categories: Any) -> list[str]:
-    """Reads class names in the form of OpenMMLab 2.0.
+def class_names(
+    path: str, metainfo: Mapping[str, Any], given: Any = None
+) -> list[str]:
+    """Reads the class names of an annotation file.
 
     Args:
-        path: The annotation file, for the message.
-        categories: Its objects with ``id`` and ``category_name``.
+        path: The file, for the message.
+        metainfo: Its ``metainfo``: ``classes``, a list of names, or
+            ``categories``, OpenMMLab 2.0's objects with ``id`` and
+            ``category_name``.
+        given: The names to take where the file has no ``classes``.
 
     Returns:
-        list[str]: The names in the order of the ids.
+        list[str]: The names in the order of their labels.
 
     Raises:
-        ValueError: It is not of that form.
+        ValueError: They are of neither form, or a name repeats.
     """
-    try:
-        ordered = sorted(categories, key=lambda category: category['id'])
-        return [category['category_name'] for category in ordered]
-    except (KeyError, TypeError) as error:
+    names = metainfo.get('classes', given)
+    if names is None and 'categories' in metainfo:
+        try:
+            rows = sorted(metainfo['categories'], key=lambda row: row['id'])
+            names = [row['category_name'] for row in rows]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f'{path}: "categories" of "metainfo" must list objects with '
+                '"id" and "category_name"'
+            ) from error
+    if not isinstance(names, (list, tuple)) or not all(
+        isinstance(name, str) for name in names
+    ):
         raise ValueError(
-            f'{path}: "categories" of "metainfo" must list objects with "id" '
-            'and "category_name"'
-        ) from error
+            f'{path}: "classes" of "metainfo" must be a list of names, got '
+            f'{names!r}; or pass classes=[...]'
+        )
+    repeated = [name for name, n in Counter(names).items() if n > 1]
+    if repeated:
+        raise ValueError(f'{path}: class names repeat: {", ".join(repeated)}')
+    return list(names)
+
+
+def entry_fault(
+    entry: Any, num_classes: int, keys: Iterable[str] = ('img_path',)
+) -> str | None:
+    """Says what is wrong with an entry of an annotation file.
+
+    Args:
+        entry: The entry.
+        num_classes: K.
+        keys: The keys that hold a path.
+
+    Returns:
+        str | None: The first fault; None if each of the paths is a text and
+        ``gt_label`` a list of distinct indices from 0 to K - 1.
+    """
+    if not isinstance(entry, dict):
+        return f'must be an object, got {entry!r}'
+    for key in keys:
+        if not isinstance(entry.get(key), str):
+            return f'"{key}" must be a text, got {entry.get(key)!r}'
+    labels = entry.get('gt_label')
+    if not isinstance(labels, list):
+        return f'"gt_label" must be a list of class indices, got {labels!r}'
+    for label in labels:
+        # True is an int, too.
+        if type(label) is not int or not 0 <= label < num_classes:
+            return (
+                f'label {label!r} is not an integer from 0 to '
+                f'{num_classes - 1}'
+            )
+    if len(set(labels)) != len(labels):
+        return f'a label repeats in {labels}'
+    return None
+
+
+def leaves_folder(path: str) -> bool:
+    """Tells whether a path, joined to a folder, points out of it.
+
+    Links are followed by the converters, which look at the files.
+
+    Args:
+        path: A path, or the address of a remote file.
+    """
+    if os.path.isabs(path) or '://' in path:
+        return True
+    return os.path.normpath(path).split(os.sep)[0] == os.pardir
 
 
 def check_repeats(path: str, entries: Sequence[dict]) -> None:

@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 from mmengine.registry import DATASETS
+from PIL import Image, ImageDraw
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.demo_pictures import (
-    COLOURS,
-    SHAPES,
-    Draws,
-    draw_picture,
-)
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 
 # Each shape and each colour belongs to several classes, frequent and rare,
@@ -44,8 +39,66 @@ CLASSES = {
 NUM_IMAGES = {'train': 1142, 'test': 1000}
 _MAX_LABELS = 5
 
+# Base colours, BGR. Saturation and brightness vary, the hue family stays.
+COLOURS = {
+    'red': (40, 45, 215),
+    'yellow': (40, 205, 225),
+    'green': (55, 175, 50),
+    'cyan': (215, 205, 40),
+    'blue': (220, 80, 45),
+    'pink': (200, 60, 220),
+}
+SIDE = 64
+_CELLS = 3  # glyphs stand on a jittered grid of 3 x 3 places
+_FINE = 4  # samples per pixel and axis, for smooth edges
+_OPACITY = 224  # of 255: the background's texture shines through a little
+_RADII = (7.5, 11.5)
+
+
+def _circle(radius: float, u: float = 0, v: float = 0) -> np.ndarray:
+    turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return np.stack((np.cos(turns), np.sin(turns)), 1) * radius + (u, v)
+
+
+def _box(
+    half_u: float, half_v: float, u: float = 0, v: float = 0
+) -> np.ndarray:
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    return signs * (half_u, half_v) + (u, v)
+
+
+# The corners of the parts of every shape, from about -1 to 1, v downwards.
+_CONE = np.array([(-0.95, -0.9), (0.95, -0.9), (0.1, 0), (-0.1, 0)])
+SHAPES: dict[str, list[np.ndarray]] = {
+    'ring': [_circle(1)],
+    'disc': [_circle(0.95)],
+    'square': [_box(0.82, 0.82)],
+    'triangle': [np.array([(-0.95, 0.8), (0.95, 0.8), (0, -1.1)])],
+    'cross': [_box(0.3, 0.95), _box(0.95, 0.3)],
+    'heart': [
+        _circle(0.52, -0.48, -0.35),
+        _circle(0.52, 0.48, -0.35),
+        np.array([(-1, -0.35), (1, -0.35), (0, 0.9)]),
+    ],
+    'moon': [_circle(1)],
+    'bars': [_box(0.18, 0.9, u) for u in (-0.68, 0, 0.68)],
+    'arrow': [
+        np.array([(-1, 0), (1, 0), (0, -1)]),
+        _box(0.32, 0.475, 0, 0.475),
+    ],
+    'hourglass': [_CONE, -_CONE],
+    'stroke': [_box(1, 0.12)],
+}
+# What is cut out of a shape.
+HOLES = {'ring': _circle(0.58), 'moon': _circle(0.775, 0.5)}
+
 _GLYPHS = [(c, s) for c, s in (name.split('-') for name in CLASSES)]
-_OTHERS = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in _GLYPHS]
+_OTHERS = [
+    (c, s)
+    for c in COLOURS
+    for s in SHAPES
+    if s != 'stroke' and (c, s) not in _GLYPHS
+]
 
 
 @DATASETS.register_module()
@@ -60,9 +113,11 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
     least 61 times. Head classes cover the images, the others come on top:
     a rare class is never alone, and most often beside one frequent class.
 
-    A picture is a function of seed, split and number, the same on every
-    machine. It is drawn when first asked for and kept in memory; labels are
-    there without drawing any. The pipeline starts from ``img`` (BGR), so it
+    Labels are a function of seed and split, pictures of these and their
+    number: all random numbers are drawn from PCG64 as NumPy keeps it. Two
+    versions of Pillow may round the edge of a shape differently. A picture is
+    drawn when first asked for and kept in memory; labels are there without
+    drawing any. The pipeline starts from ``img`` (BGR), so it
     has no ``LoadImageFromFile``.
 
     Args:
@@ -160,24 +215,6 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
         return [f'Split: \t{self.split} (seed {self.seed})']
 
 
-def demo_picture(
-    split: str, seed: int, number: int, labels: Sequence[int]
-) -> np.ndarray:
-    """Draws one picture of the demo set.
-
-    Args:
-        split: ``'train'`` or ``'test'``.
-        seed: Seed of the set.
-        number: Number of the image in its split.
-        labels: Its classes.
-
-    Returns:
-        np.ndarray: uint8 BGR of shape (64, 64, 3).
-    """
-    draws = Draws(seed, list(NUM_IMAGES).index(split), number)
-    return draw_picture([_GLYPHS[k] for k in labels], _OTHERS, draws)
-
-
 def demo_labels(split: str, seed: int) -> list[list[int]]:
     """Makes the labels of all images of a split.
 
@@ -195,21 +232,21 @@ def demo_labels(split: str, seed: int) -> list[list[int]]:
         counts = 60 + counts // 3
     head = np.array(statistics.groups()['head'])
     head = head[np.argsort(-counts[head], kind='stable')]
-    # The first stream of numbers no picture has.
-    draws = Draws(seed, list(NUM_IMAGES).index(split), num_images)
+    # The first stream of numbers that no picture has.
+    rng = _generator(split, seed, num_images)
     labels = np.zeros((num_images, len(counts)), bool)
 
     # 1. One head class for every image, in proportion to the counts.
     first = counts[head] * num_images // counts[head].sum()
     first[0] += num_images - first.sum()
-    labels[draws.order(num_images), np.repeat(head, first)] = True
+    labels[_order(rng, num_images), np.repeat(head, first)] = True
 
     # 2. The rest of every class, frequent ones first, on images that lack it
     #    and have room; for others than head classes, images with one certain
     #    head class come first three times out of four.
     for rank, k in enumerate(np.argsort(-counts, kind='stable')):
         missing = counts[k] - labels[:, k].sum()
-        keys = draws.uniform(num_images)
+        keys = rng.random(num_images)
         if k not in head:
             companion = labels[:, head[rank % len(head)]]
             keys = np.where(companion, keys / 4, keys)
@@ -217,3 +254,109 @@ def demo_labels(split: str, seed: int) -> list[list[int]]:
         keys[labels[:, k] | full] = 2
         labels[np.argsort(keys, kind='stable')[:missing], k] = True
     return [np.flatnonzero(row).tolist() for row in labels]
+
+
+def demo_picture(
+    split: str, seed: int, number: int, labels: Sequence[int]
+) -> np.ndarray:
+    """Draws one picture: coloured shapes on a textured, cluttered background.
+
+    Args:
+        split: ``'train'`` or ``'test'``.
+        seed: Seed of the set.
+        number: Number of the image in its split.
+        labels: Its classes, at most 7.
+
+    Returns:
+        np.ndarray: uint8 BGR of shape (64, 64, 3).
+    """
+    rng = _generator(split, seed, number)
+    canvas = _background(rng)
+    for _ in range(6):
+        colour = _bytes(rng, 3)
+        y, x, t = rng.uniform((0, 0, -1), (SIDE, SIDE, 1))
+        _draw(canvas, 'stroke', colour, (x, y), rng.uniform(*_RADII), t)
+    extra = [
+        _OTHERS[int(rng.uniform(0, len(_OTHERS)))]
+        for _ in range(int(rng.uniform(0, 3)))
+    ]
+    shown = [*(_GLYPHS[k] for k in labels), *extra]
+    places = _order(rng, _CELLS * _CELLS)
+    # What is drawn later may cover what was drawn before: mix the two kinds.
+    for place, index in zip(places, _order(rng, len(shown)), strict=False):
+        name, shape = shown[index]
+        colour = _shade(COLOURS[name], rng)
+        jitter = rng.uniform(0.35, 0.65, 2)
+        y, x = (np.array(divmod(place, _CELLS)) + jitter) * SIDE / _CELLS
+        t = rng.uniform(-0.13, 0.13)
+        _draw(canvas, shape, colour, (x, y), rng.uniform(*_RADII), t)
+    noise = _bytes(rng, SIDE, SIDE, 3) // 13 - 9
+    return (np.asarray(canvas) + noise).clip(0, 255).astype(np.uint8)
+
+
+def _generator(split: str, seed: int, number: int) -> np.random.Generator:
+    key = (seed, list(NUM_IMAGES).index(split), number)
+    return np.random.Generator(np.random.PCG64(key))
+
+
+def _order(rng: np.random.Generator, size: int) -> np.ndarray:
+    # By sorting: NumPy keeps `random` from release to release, but may find
+    # a quicker `permutation`.
+    return np.argsort(rng.random(size), kind='stable')
+
+
+def _bytes(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Draws numbers from 0 to 255, int64, from whole words of 64 bits."""
+    size = int(np.prod(shape))
+    raw = np.frombuffer(rng.bytes(-(-size // 8) * 8), np.uint8)
+    return raw[:size].reshape(shape).astype(np.int64)
+
+
+def _background(rng: np.random.Generator) -> Image.Image:
+    """Adds up coarse and fine coloured noise, channels in the order BGR."""
+    total = np.zeros((SIDE, SIDE, 3), np.int64)
+    for cells, share in ((2, 6), (8, 6), (16, 4)):
+        grid = _bytes(rng, cells + 1, cells + 1, 3).astype(np.uint8)
+        noise = Image.fromarray(grid).resize(
+            (SIDE, SIDE),
+            Image.Resampling.BILINEAR,
+            box=(0.5, 0.5, cells + 0.5, cells + 0.5),
+        )
+        total += share * np.asarray(noise, np.int64)
+    return Image.fromarray((total // 16).astype(np.uint8))
+
+
+def _shade(
+    colour: tuple[int, int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Varies a colour's channels, brightness and saturation, int64 (3,)."""
+    shade = np.array(colour) + _bytes(rng, 3) // 6 - 21
+    light = int(rng.uniform(170, 276))
+    grey = int(rng.uniform(0, 70))  # of 256
+    shade = (shade * (256 - grey) + 128 * grey) // 256
+    return (shade * light // 256).clip(0, 255)
+
+
+def _draw(
+    canvas: Image.Image,
+    shape: str,
+    colour: np.ndarray,
+    centre: tuple[float, float],
+    radius: float,
+    t: float,
+) -> None:
+    """Paints a shape, tilted by the angle whose half has the tangent t."""
+    mask = Image.new('L', (SIDE * _FINE, SIDE * _FINE))
+    pen = ImageDraw.Draw(mask)
+    turn = np.array([(1 - t * t, 2 * t), (-2 * t, 1 - t * t)]) / (1 + t * t)
+
+    def paint(corners: np.ndarray, value: int) -> None:
+        # The pen counts from the centre of the first sample.
+        place = (corners @ turn * radius + centre) * _FINE - 0.5
+        pen.polygon(place.ravel().tolist(), fill=value)
+
+    for part in SHAPES[shape]:
+        paint(part, _OPACITY)
+    if shape in HOLES:
+        paint(HOLES[shape], 0)
+    canvas.paste(tuple(colour.tolist()), (0, 0), mask.reduce(_FINE))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -14,8 +12,10 @@ from mmpretrain.datasets import MultiLabelDataset
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import (
     LabelTable,
-    category_names,
     check_repeats,
+    class_names,
+    entry_fault,
+    leaves_folder,
     read_annotations,
     read_labels,
 )
@@ -143,16 +143,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
     def _take_metainfo(self, metainfo: dict) -> None:
         """Adds the file's meta information to what was given."""
         given = self._metainfo.get('classes')
-        names = metainfo.get('classes', given)
-        if names is None and 'categories' in metainfo:
-            names = category_names(self.ann_file, metainfo['categories'])
-        if not isinstance(names, (list, tuple)) or not all(
-            isinstance(name, str) for name in names
-        ):
-            raise ValueError(
-                f'{self.ann_file}: "classes" of "metainfo" must be a list of '
-                f'names, got {names!r}; or pass classes=[...]'
-            )
+        names = class_names(self.ann_file, metainfo, given)
         # MMPretrain ignores the file's names where others were given, and
         # with them that the labels could mean other classes.
         if given is not None and list(given) != list(names):
@@ -163,43 +154,27 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
                 'read it with a dataset for its classes, such as '
                 'LongTailMultiLabelDataset without classes=[...]'
             )
-        repeated = [name for name, n in Counter(names).items() if n > 1]
-        if repeated:
-            raise ValueError(
-                f'{self.ann_file}: class names repeat: {", ".join(repeated)}'
-            )
         self._metainfo = {**metainfo, **self._metainfo, 'classes': names}
 
     def _check_entry(self, index: int, entry: Any) -> None:
-        place = f'{self.ann_file}: entry {index} of "data_list"'
-        if not isinstance(entry, dict):
-            raise ValueError(f'{place} must be an object, got {entry!r}')
-        for key in self.data_prefix:
-            if not isinstance(entry.get(key), str):
-                raise ValueError(
-                    f'{place}: "{key}" must be a text, got {entry.get(key)!r}'
-                )
-            if not self.allow_outside and leaves_folder(entry[key]):
-                raise ValueError(
-                    f'{place}: "{key}" {entry[key]!r} leaves the folder of '
-                    'the images; set allow_outside=True if you trust the file'
-                )
-        place = f'{place} ({entry.get("img_path")})'
-        labels = entry.get('gt_label')
-        if not isinstance(labels, list):
-            raise ValueError(
-                f'{place}: "gt_label" must be a list of class indices, got '
-                f'{labels!r}'
-            )
         num_classes = len(self._metainfo['classes'])
-        for label in labels:
-            if type(label) is not int or not 0 <= label < num_classes:
-                raise ValueError(
-                    f'{place}: label {label!r} is not an integer from 0 to '
-                    f'{num_classes - 1}'
-                )
-        if len(set(labels)) != len(labels):
-            raise ValueError(f'{place}: a label repeats in {labels}')
+        fault = entry_fault(entry, num_classes, self.data_prefix)
+        if fault is None and not self.allow_outside:
+            fault = next(
+                (
+                    f'"{key}" {entry[key]!r} leaves the folder of the images; '
+                    'set allow_outside=True if you trust the file'
+                    for key in self.data_prefix
+                    if leaves_folder(entry[key])
+                ),
+                None,
+            )
+        if fault is not None:
+            image = entry.get('img_path') if isinstance(entry, dict) else None
+            raise ValueError(
+                f'{self.ann_file}: entry {index} of "data_list"'
+                f'{f" ({image})" if image else ""}: {fault}'
+            )
 
     def _check_counts(self, data_list: list[dict]) -> None:
         """Compares the counts that were declared with the images."""
@@ -250,16 +225,3 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     if wanted is None:
         return f'class {index}, {name!r}, is one too many'
     return f'class {index} is {name!r} in place of {wanted!r}'
-
-
-def leaves_folder(path: str) -> bool:
-    """Tells whether a path, joined to a folder, points out of it.
-
-    Links are followed by the converters, which look at the files.
-
-    Args:
-        path: A path, or the address of a remote file.
-    """
-    if os.path.isabs(path) or '://' in path:
-        return True
-    return os.path.normpath(path).split(os.sep)[0] == os.pardir

@@ -130,6 +130,26 @@ class TwoStreamDataset:
         return f'{type(self).__name__} of {self.dataset!r}'
 
 
+def innermost_dataset(holder: Any) -> Any:
+    """Finds the dataset within a dataloader or within any wrappers.
+
+    Args:
+        holder: A dataloader, a wrapper such as :class:`TwoStreamDataset`, a
+            dataset, or the config of one of them.
+
+    Returns:
+        Any: The dataset that wraps no other, or its config; no copy.
+    """
+    inner = holder
+    while inner is not None:
+        holder = inner
+        if isinstance(holder, Mapping):
+            inner = holder.get('dataset')
+        else:
+            inner = getattr(holder, 'dataset', None)
+    return holder
+
+
 @contextmanager
 def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
     """Seeds the global generators for one draw and restores them after.

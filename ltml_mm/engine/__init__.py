@@ -1,9 +1,11 @@
 """Hooks and helpers around the stock Runner."""
 
-from ltml_mm.engine.hooks.class_report_hook import ClassReportHook
-from ltml_mm.engine.hooks.class_statistics_hook import ClassStatisticsHook
+from ltml_mm.engine.hooks.class_hooks import (
+    ClassReportHook,
+    ClassStatisticsHook,
+    NumericsHook,
+)
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
-from ltml_mm.engine.hooks.numerics_hook import NumericsHook
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,

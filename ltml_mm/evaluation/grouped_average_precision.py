@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ class GroupedAveragePrecision(BaseMetric):
         classwise (bool): Whether to give every class as well, as
             ``multi-label/AP/<name>``. Defaults to False.
         branches (bool): Whether to give the means of every branch as well,
-            as ``multi-label/uniform/mAP`` and so on, from the data samples'
-            ``branch_scores``, a dict of (K,) tensors. Defaults to False.
+            as ``multi-label/uniform/mAP`` and so on, where the data samples
+            hold ``branch_scores``, a dict of (K,) tensors. Defaults to True.
         collect_device (str): Where results of several processes are
             gathered, ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
         prefix (str, optional): Takes the place of ``multi-label``.
@@ -83,7 +83,7 @@ class GroupedAveragePrecision(BaseMetric):
         head: int = HEAD_COUNT,
         tail: int = TAIL_COUNT,
         classwise: bool = False,
-        branches: bool = False,
+        branches: bool = True,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
@@ -105,7 +105,9 @@ class GroupedAveragePrecision(BaseMetric):
         for sample in data_samples:
             scores = {'': _as_scores(sample['pred_score'], sample)}
             if self.branches:
-                scores.update(_branch_scores(sample))
+                branches = sample.get(BRANCHES_KEY) or {}
+                for name, branch in branches.items():
+                    scores[name] = _as_scores(branch, sample)
             targets = _as_targets(sample, scores[''].size)
             self.results.append((scores, targets))
 
@@ -165,6 +167,38 @@ class GroupedAveragePrecision(BaseMetric):
             )
 
 
+def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
+    """Reads the bounds of the groups from the evaluators of a config.
+
+    Args:
+        cfg: A config. An evaluator is a metric, a list of metrics, or an
+            ``Evaluator`` that holds them as ``metrics``.
+
+    Returns:
+        dict: ``head`` and ``tail``, where a
+        :class:`GroupedAveragePrecision` of the test evaluator sets them, or,
+        where that has none, of the validation's.
+    """
+    for name in ('test_evaluator', 'val_evaluator'):
+        for metric in _metrics(cfg.get(name)):
+            kind = metric.get('type')
+            kind = METRICS.get(kind) if isinstance(kind, str) else kind
+            if isinstance(kind, type) and issubclass(
+                kind, GroupedAveragePrecision
+            ):
+                return {k: metric[k] for k in ('head', 'tail') if k in metric}
+    return {}
+
+
+def _metrics(evaluator: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(evaluator, Mapping):
+        yield evaluator
+        yield from _metrics(evaluator.get('metrics'))
+    elif isinstance(evaluator, (list, tuple)):
+        for metric in evaluator:
+            yield from _metrics(metric)
+
+
 def _place(sample: Mapping[str, Any]) -> str:
     return f'image {sample.get("img_path") or sample.get("sample_idx")}'
 
@@ -184,17 +218,6 @@ def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
             'weights or the picture hold values that are not finite'
         )
     return array
-
-
-def _branch_scores(sample: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    branches = sample.get(BRANCHES_KEY)
-    if not branches:
-        raise ValueError(
-            f'{_place(sample)}: branches=True needs "{BRANCHES_KEY}" in the '
-            'data samples, which CollaborativeTwoBranchClassifier provides; '
-            'set branches=False for any other model'
-        )
-    return {name: _as_scores(s, sample) for name, s in branches.items()}
 
 
 def _as_targets(sample: Mapping[str, Any], num_classes: int) -> np.ndarray:

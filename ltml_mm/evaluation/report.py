@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ltml_mm.class_statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
-
-_GROUPS = ('head', 'medium', 'tail')
+from ltml_mm.class_statistics import (
+    GROUPS,
+    HEAD_COUNT,
+    TAIL_COUNT,
+    ClassStatistics,
+)
 
 
 def mean_by_group(
@@ -66,7 +69,7 @@ def class_report(
         None.
     """
     groups = statistics.groups(head, tail)
-    group_of = {k: name for name, index in groups.items() for k in index}
+    group_of = statistics.group_of(head, tail)
     summary = {
         _join(prediction, key): value
         for prediction, values in ap.items()
@@ -104,7 +107,7 @@ def class_table(report: Mapping[str, Any]) -> str:
     keys = [k for k in classes[0] if k == 'AP' or k.endswith('/AP')]
     header = ['Class', 'Group', 'Train images', 'Test images']
     rows: list[list[Any]] = []
-    for group in ('', *_GROUPS):
+    for group in ('', *GROUPS):
         members = [c for c in classes if group in ('', c['group'])]
         if not members:
             continue

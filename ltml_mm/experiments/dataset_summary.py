@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ltml_mm.class_statistics import (
 )
 from ltml_mm.datasets.annotations import LabelTable, read_labels
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
+from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.evaluation.grouped_average_precision import group_bounds
 from ltml_mm.experiments.stream_draws import StreamDraws, stream_draws
 
 # What the configs of the package draw with; an annotation file has no own.
@@ -75,9 +77,7 @@ class DatasetFacts:
     @property
     def groups(self) -> list[str]:
         """``head``, ``medium`` or ``tail`` for each of the K classes."""
-        groups = self.statistics.groups(self.head, self.tail)
-        name_of = {k: name for name, index in groups.items() for k in index}
-        return [name_of[k] for k in range(len(self.names))]
+        return self.statistics.group_of(self.head, self.tail)
 
     @property
     def labels_per_image(self) -> np.ndarray:
@@ -157,15 +157,12 @@ def _from_config(source: str, cfg: Config) -> DatasetFacts:
     dataset = DATASETS.build(_without_pipeline(loader['dataset']))
     dataset.full_init()
     seed = cfg.get('randomness', {}).get('seed')
-    groups = {
-        key: evaluator[key]
-        for evaluator in _evaluators(cfg)
-        if evaluator.get('type') == 'GroupedAveragePrecision'
-        for key in ('head', 'tail')
-        if key in evaluator
-    }
     return _gather(
-        source, dataset, loader['sampler'], 0 if seed is None else seed, groups
+        source,
+        dataset,
+        loader['sampler'],
+        0 if seed is None else seed,
+        group_bounds(cfg),
     )
 
 
@@ -176,9 +173,7 @@ def _gather(
     seed: int,
     groups: Mapping[str, int],
 ) -> DatasetFacts:
-    innermost = dataset
-    while hasattr(innermost, 'dataset'):
-        innermost = innermost.dataset
+    innermost = innermost_dataset(dataset)
     if isinstance(innermost, BaseDataset) and not isinstance(
         innermost, MultiLabelDataset
     ):
@@ -227,9 +222,3 @@ def _without_pipeline(node: Any) -> Any:
     if isinstance(node, list):
         return [_without_pipeline(value) for value in node]
     return copy.deepcopy(node)
-
-
-def _evaluators(cfg: Config) -> Iterator[Mapping[str, Any]]:
-    for name in ('val_evaluator', 'test_evaluator'):
-        evaluator = cfg.get(name) or ()
-        yield from [evaluator] if isinstance(evaluator, Mapping) else evaluator

@@ -259,8 +259,6 @@ def row_config(base: str, data: str) -> Config:
         cfg[key] = row[0][key]
     for key in ('batch_size', 'sampler'):
         cfg.train_dataloader[key] = row[0].train_dataloader[key]
-    for key in ('val_evaluator', 'test_evaluator'):
-        cfg[key].branches = row[0][key].branches
     return cfg
 
 

@@ -197,7 +197,6 @@ def _test_merged(
     cfg = _test_config(cfg, path, 'merged')
     stock = stock_config(cfg)
     cfg.model, cfg.data_preprocessor = stock.model, stock.data_preprocessor
-    cfg.test_evaluator.pop('branches', None)
     runner, report = _run_test(cfg)
     reports = {'merged': report}
     modules = merged_modules(weights)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
+from mmengine.model import ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.backbone import fork_backbone, fork_neck
 from ltml_mm.models.fork.branches import (
     BRANCHES,
     plain_name,
@@ -20,16 +22,17 @@ from ltml_mm.models.fork.branches import (
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
 from ltml_mm.models.parts import (
-    build_consistency,
-    build_heads,
+    DEFAULT_CONSISTENCY,
+    FORK_SPELLINGS,
     build_losses,
     build_neck,
-    fork_neck,
+    check_keywords,
+    fork_options,
+    head_config,
 )
 from ltml_mm.models.streams import (
     branch_agreement,
     build_preprocessor,
-    check_fuse,
     check_streams,
     fuse_logits,
     fuse_scores,
@@ -69,27 +72,35 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         loss_consistency (dict, optional): Config of the loss between the
             branches, by default of type
             :class:`CrossBranchConsistencyLoss`.
-        fork_at (str | Sequence[str]): Names of the backbone's modules from
-            the branching point on, or ``'auto'`` for the built-in table.
-            Defaults to ``'auto'``.
-        branch_init (str): How the re-balanced copy starts: ``'copy'``, as
-            the uniform one (the paper: both from the same ImageNet
-            weights), or ``'reinit'``. Defaults to ``'copy'``.
-        bn_streams (str): What BatchNorm normalises over in training:
-            ``'joint'``, both streams of a step together, or ``'separate'``,
-            each by itself. Defaults to ``'joint'``.
-        fuse (str): What is averaged over the branches at test: ``'logits'``
-            or ``'probs'``. Defaults to ``'logits'``.
-        train_cfg (dict, optional): Batch augmentations, as in MMPretrain's
-            ``ImageClassifier``; they act within each stream.
-        data_preprocessor (dict, optional): Config of the data preprocessor,
-            by default of type :class:`TwoStreamDataPreprocessor`.
-        init_cfg (dict, optional): Initialisation config.
+        fork (dict, optional): How the network forks, with the keys
+
+            - ``at`` (str | Sequence[str]): the names of the backbone's
+              modules from the branching point on, or ``'auto'``, the
+              default, for the built-in table;
+            - ``init``: how the re-balanced copy starts, ``'copy'``, the
+              default: as the uniform one (the paper: both from the same
+              ImageNet weights), or ``'reinit'``;
+            - ``bn_streams``: what BatchNorm normalises over in training,
+              ``'joint'``, the default: both streams of a step together, or
+              ``'separate'``: each by itself;
+            - ``fuse``: what is averaged over the branches at test,
+              ``'logits'``, the default, or ``'probs'``.
+        **kwargs: ``data_preprocessor``, ``train_cfg`` and ``init_cfg`` as in
+            MMPretrain's ``ImageClassifier``. The data preprocessor is by
+            default of type :class:`TwoStreamDataPreprocessor`; the batch
+            augmentations of ``train_cfg`` act within each stream.
+            ``fork_at``, ``branch_init``, ``bn_streams`` and ``fuse`` are
+            other spellings of the keys of ``fork``.
 
     Raises:
+        TypeError: A keyword is unknown, or an option is given in both
+            spellings.
         ValueError: An option has an unknown value, or the fork does not fit
             the backbone; says what to write.
     """
+
+    #: Taken in ``**kwargs``, like those of MMPretrain's ``ImageClassifier``.
+    FORMER_OPTIONS = tuple(FORK_SPELLINGS)
 
     def __init__(
         self,
@@ -99,32 +110,47 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         head: dict | None = None,
         loss_cls: dict | None = None,
         loss_consistency: dict | None = None,
-        fork_at: str | list[str] = 'auto',
-        branch_init: str = 'copy',
-        bn_streams: str = 'joint',
-        fuse: str = 'logits',
-        train_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        fork: dict | None = None,
+        **kwargs: Any,
     ) -> None:
+        named = signature(CollaborativeTwoBranchClassifier).parameters
+        known = [*named][:-1]  # all but kwargs itself
+        known += [
+            *FORK_SPELLINGS,
+            'data_preprocessor',
+            'init_cfg',
+            'train_cfg',
+        ]
+        check_keywords(type(self).__name__, kwargs, known)
+        fork = fork_options(fork, kwargs)
         super().__init__(
-            init_cfg=init_cfg,
+            init_cfg=kwargs.get('init_cfg'),
             data_preprocessor=build_preprocessor(
-                data_preprocessor, train_cfg, num_classes
+                kwargs.get('data_preprocessor'),
+                kwargs.get('train_cfg'),
+                num_classes,
             ),
         )
         self.num_classes = _check_num_classes(num_classes)
-        self.fuse = check_fuse(fuse)
-        self.bn_streams = bn_streams
+        self.fuse = fork['fuse']
+        self.bn_streams = fork['bn_streams']
         self.backbone = MODELS.build(backbone)
+        # Neck and heads are fitted to the features of the plain backbone,
+        # so they are configured before it is forked.
         plain_neck = build_neck(neck, self.backbone)
-        self.heads = build_heads(head, num_classes, self.backbone, plain_neck)
+        head = head_config(head, num_classes, self.backbone, plain_neck)
+        self.heads = ModuleDict({b: MODELS.build(head) for b in BRANCHES})
         self.fork_at = fork_backbone(
-            self.backbone, fork_at, branch_init, bn_streams
+            self.backbone, fork['at'], fork['init'], fork['bn_streams']
         )
-        self.neck = fork_neck(plain_neck, branch_init)
+        self.neck = fork_neck(plain_neck, fork['init'])
         self.loss_cls = build_losses(loss_cls, num_classes)
-        self.loss_consistency = build_consistency(loss_consistency)
+        self.loss_consistency = MODELS.build(
+            {**DEFAULT_CONSISTENCY, **(loss_consistency or {})}
+        )
+        # As in MMPretrain's ImageClassifier: some backbones rename the keys
+        # of checkpoints from elsewhere. The hooks of the fork run later, at
+        # the backbone, and see the renamed keys.
         if hasattr(self.backbone, '_checkpoint_filter'):
             self._register_load_state_dict_pre_hook(
                 self.backbone._checkpoint_filter

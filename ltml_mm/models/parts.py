@@ -1,22 +1,145 @@
-"""Builds the parts of the two-branch network around its backbone."""
+"""The parts around the forked backbone: options, neck, heads and losses.
+
+``'auto'`` necks and the width of the heads are found by running the plain
+backbone once on a blank image.
+"""
 
 from __future__ import annotations
 
-import copy
 import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
+import torch
 from mmengine.model import ModuleDict
 from mmpretrain.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
-from ltml_mm.models.fork.branches import BRANCHES, ForkedTail
-from ltml_mm.models.fork.probe import last_shape, probe_features
+from ltml_mm.models.fork.branches import BRANCHES
 
+#: The options of the fork and their defaults.
+FORK_DEFAULTS = dict(at='auto', init='copy', bn_streams='joint', fuse='logits')
+FORK_CHOICES = dict(
+    init=('copy', 'reinit'),
+    bn_streams=('joint', 'separate'),
+    fuse=('logits', 'probs'),
+)
+#: Their spellings as keywords of the two-branch network.
+FORK_SPELLINGS = dict(
+    fork_at='at', branch_init='init', bn_streams='bn_streams', fuse='fuse'
+)
 #: What a part is where its config names no type.
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
 DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
 DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
+#: The side of the blank image where the backbone names none, in pixels.
+PROBE_SIDE = 224
+
+
+def check_keywords(
+    owner: str, given: Iterable[str], known: Sequence[str]
+) -> None:
+    """Checks the names of options.
+
+    Args:
+        owner: What takes them, for the message.
+        given: The names that are given.
+        known: The names that exist.
+
+    Raises:
+        TypeError: One does not exist; names it and those like it.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known)
+            hint = (
+                f'did you mean {" or ".join(near)}?'
+                if near
+                else f'it has {", ".join(known)}'
+            )
+            raise TypeError(f'{owner} has no option {name!r}; {hint}')
+
+
+def fork_options(
+    fork: Mapping[str, Any] | None, keywords: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Completes and checks the options of the fork.
+
+    Args:
+        fork: Options by the names in ``FORK_DEFAULTS``.
+        keywords: Keywords of the two-branch network, among them those in
+            ``FORK_SPELLINGS``.
+
+    Returns:
+        dict: Every option by its name.
+
+    Raises:
+        TypeError: ``fork`` is no dict, holds an unknown name, or an option
+            is given in both spellings.
+        ValueError: An option has an unknown value.
+    """
+    if not isinstance(fork, Mapping | None):
+        raise TypeError(
+            f"fork must be a dict such as dict(at=['layer4']), got {fork!r}"
+        )
+    options = dict(fork or {})
+    check_keywords('fork', options, [*FORK_DEFAULTS])
+    for spelling, name in FORK_SPELLINGS.items():
+        if spelling in keywords and name in options:
+            raise TypeError(
+                f'{spelling}={keywords[spelling]!r} and fork=dict({name}='
+                f'{options[name]!r}) set the same option: leave one out'
+            )
+        if spelling in keywords:
+            options[name] = keywords[spelling]
+    options = {**FORK_DEFAULTS, **options}
+    for name, choices in FORK_CHOICES.items():
+        if options[name] not in choices:
+            raise ValueError(
+                f'fork.{name} must be one of {choices}, got {options[name]!r}'
+            )
+    return options
+
+
+@torch.no_grad()
+def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
+    """Runs a backbone, and a neck behind it, on one blank image.
+
+    Args:
+        backbone: A backbone of MMPretrain.
+        neck: A neck for its features.
+
+    Returns:
+        Any: The features for a batch of one, a tensor or a tuple of them.
+
+    Raises:
+        ValueError: They do not run on an image of the backbone's size.
+    """
+    height, width = _image_size(backbone)
+    image = torch.zeros(1, 3, height, width)
+    network = nn.Sequential(backbone, *([] if neck is None else [neck]))
+    with _eval_mode(network):
+        try:
+            return network(image)
+        except (RuntimeError, AssertionError) as error:
+            kinds = ' and '.join(type(module).__name__ for module in network)
+            raise ValueError(
+                f'{kinds} do not run on a blank image of {height} x {width}: '
+                f'{error}'
+            ) from error
+
+
+def last_shape(features: Any) -> tuple[int, ...]:
+    """Returns the shape of the last feature, the batch first.
+
+    Args:
+        features: A tensor, or a list or tuple of them.
+    """
+    while not isinstance(features, Tensor):
+        features = features[-1]
+    return tuple(features.shape)
 
 
 def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
@@ -46,32 +169,9 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
 def build_neck(
     config: dict | list | str | None, backbone: nn.Module
 ) -> nn.Module | None:
-    """Builds a neck that is not forked yet.
-
-    Args:
-        config: See :func:`neck_config`.
-        backbone: The backbone, not forked yet.
-
-    Returns:
-        nn.Module | None: The neck.
-    """
+    """Builds a neck that is not forked yet; see :func:`neck_config`."""
     config = neck_config(config, backbone)
     return None if config is None else MODELS.build(config)
-
-
-def fork_neck(neck: nn.Module | None, branch_init: str) -> nn.Module | None:
-    """Copies a neck for each branch where it has parameters.
-
-    Args:
-        neck: The neck of :func:`build_neck`.
-        branch_init: See :class:`~ltml_mm.models.fork.branches.Branches`.
-
-    Returns:
-        nn.Module | None: The neck behind the fork.
-    """
-    if neck is None or not any(True for _ in neck.parameters()):
-        return neck
-    return ForkedTail(neck, copy.deepcopy(neck), branch_init)
 
 
 def head_config(
@@ -109,30 +209,6 @@ def head_config(
     return config
 
 
-def build_heads(
-    config: dict | None,
-    num_classes: int,
-    backbone: nn.Module,
-    neck: nn.Module | None,
-) -> ModuleDict:
-    """Builds a head for each branch.
-
-    Args:
-        config: See :func:`head_config`.
-        num_classes: K.
-        backbone: The backbone, not forked yet.
-        neck: The neck, not forked yet.
-
-    Returns:
-        ModuleDict: The heads by branch.
-
-    Raises:
-        ValueError: See :func:`head_config`.
-    """
-    config = head_config(config, num_classes, backbone, neck)
-    return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
-
-
 def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
     """Builds a classification loss for each branch.
 
@@ -151,13 +227,23 @@ def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
 
-def build_consistency(config: dict | None) -> nn.Module:
-    """Builds the loss between the branches.
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
-    Args:
-        config: Its config; its type is filled in where missing.
 
-    Returns:
-        nn.Module: The loss.
-    """
-    return MODELS.build({**DEFAULT_CONSISTENCY, **(config or {})})
+def _image_size(backbone: nn.Module) -> tuple[int, int]:
+    size: Any = getattr(backbone, 'img_size', None)
+    size = size or getattr(backbone, 'img_resolution', None)
+    for module in backbone.modules():  # timm keeps it in the patch embedding
+        size = size or getattr(module, 'img_size', None)
+    size = size or PROBE_SIDE
+    if isinstance(size, Sequence):
+        return int(size[0]), int(size[-1])
+    return int(size), int(size)

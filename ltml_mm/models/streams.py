@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ltml_mm.models.fork.branches import BRANCHES
 
-FUSE_OPTIONS = ('logits', 'probs')
-
 STREAM_HELP = """\
 CollaborativeTwoBranchClassifier trains on two streams, but got a flat batch.
 Add to the config:
@@ -150,17 +148,6 @@ def stream_targets(
         ]
         targets[name] = torch.stack(rows).to(device, torch.float32)
     return targets
-
-
-def check_fuse(value: str) -> str:
-    """Returns the option if it is one.
-
-    Raises:
-        ValueError: It is none of ``FUSE_OPTIONS``.
-    """
-    if value not in FUSE_OPTIONS:
-        raise ValueError(f'fuse must be one of {FUSE_OPTIONS}, got {value!r}')
-    return value
 
 
 def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:

@@ -78,7 +78,7 @@ SCHEDULERS = sorted(
 #: What some of them need to be built.
 NEEDED = {
     'CosineAnnealing': dict(T_max=4),
-    'CosineRestart': dict(periods=[4, 4], eta_min=0.1),
+    'CosineRestart': dict(periods=[8], eta_min=0.1),
     'Exponential': dict(gamma=0.9),
     'MultiStep': dict(milestones=[1, 3]),
     'OneCycle': dict(total_steps=9, eta_max=0.4, anneal_strategy='linear'),

@@ -56,8 +56,6 @@ model = dict(
         type='MultiLabelLinearClsHead', num_classes=3, in_channels=32))
 train_dataloader = dict(sampler=dict(streams=dict(
     _delete_=True, uniform=dict(type='UniformSampler'))))
-val_evaluator = dict(branches=False)
-test_evaluator = dict(branches=False)
 """
 
 

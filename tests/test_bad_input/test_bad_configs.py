@@ -74,20 +74,20 @@ REFUSED = {
     ),
     'fork at a module that does not exist': (
         ['model.fork_at=[layer9]'],
-        r"fork_at names 'layer9', which ResNet does not have. .*layer4",
+        r"fork.at names 'layer9', which ResNet does not have. .*layer4",
     ),
     'fork in the wrong order': (
         ['model.fork_at=[layer4,layer3]'],
-        'ResLayer ran before "layer4", the first module of fork_at: list the '
+        'ResLayer ran before "layer4", the first module of fork.at: list the '
         'modules in the order',
     ),
     'fork of blocks in the wrong order': (
         ['model.fork_at=[layer4.1,layer4.0]'],
-        "names 'layer4.1' ahead of 'layer4.0'",
+        'BasicBlock ran before "layer4.1", the first module of fork.at',
     ),
     'fork at a module twice': (
         ['model.fork_at=[layer4,layer4]'],
-        "fork_at names 'layer4' twice",
+        "fork.at names 'layer4' twice",
     ),
     'loss without counts': (
         ['default_hooks.class_statistics=None'],

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +7,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS
 from mmpretrain.structures import DataSample
 
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.experiments.rows import parse_row, write_config
 from ltml_mm.files import write_json
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -23,8 +26,8 @@ CONFIGS = sorted(
     if '_base_' not in path.parts
     and (path.parent == ROOT or path.stem.startswith('voc'))
 )
-# Where the number of classes comes from the data, and many losses take it.
-CONFIGS.append('baselines/custom_distribution_balanced_focal.py')
+# SET:ROW is a row as compare.py writes it.
+CONFIGS += ['custom:db_focal', 'demo:erm']
 CLASSES = {'voc': VOC_CLASSES, 'coco': COCO_CLASSES, 'custom': ('a', 'b', 'c')}
 
 
@@ -49,6 +52,13 @@ def kind_of(name):
     return next((k for k in CLASSES if k in Path(name).stem), None)
 
 
+def path_of(name, folder):
+    kind, colon, row = name.partition(':')
+    if not colon:
+        return ROOT / name
+    return write_config(parse_row(row, kind, ROOT), kind, folder).config
+
+
 def read(name, folder):
     kind = kind_of(name)
     options = {}
@@ -60,7 +70,7 @@ def read(name, folder):
         options['train_dataloader.dataset.dataset.data_root'] = str(
             folder / kind
         )
-    cfg = load_config(ROOT / name, options)
+    cfg = load_config(path_of(name, folder), options)
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -117,13 +127,13 @@ def steps_of(name, folder):
 @pytest.mark.parametrize('kind', ['voc', 'coco', 'demo', 'custom'])
 def test_baselines_see_as_many_images_as_the_method(kind, folder):
     own = steps_of(f'ltml_{kind}.py', folder)
-    for row in ('uniform_bce', 'class_aware_bce'):
-        assert steps_of(f'baselines/{kind}_{row}.py', folder) == own
+    for row in ('erm', 'rs'):
+        assert steps_of(f'{kind}:{row}', folder) == own
 
 
 @pytest.mark.parametrize('kind', ['voc', 'coco', 'demo', 'custom'])
 def test_baseline_loss_is_bce_as_a_mean_over_classes(kind, folder):
-    cfg = read(f'baselines/{kind}_uniform_bce.py', folder)
+    cfg = read(f'{kind}:erm', folder)
     head = MODELS.build(cfg.model.head)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, head.num_classes, generator=generator)
@@ -158,3 +168,80 @@ def test_one_knob_shortens_every_config(name, folder):
         cfg.train_dataloader.sampler, default_args=dict(dataset=dataset)
     )
     assert len(sampler) == 64
+
+
+def bases_of(path):
+    """The files a config is read from, and how many steps away they are."""
+    code = path.read_text(encoding='utf-8').split('_base_ = ', 1)
+    if len(code) == 1:
+        return {path: 0}
+    end = code[1].index(']') if code[1].startswith('[') else None
+    names = re.findall(r"'([^']+\.py)'", code[1][:end].split('\n\n')[0])
+    steps = {path: 0}
+    for name in names:
+        for base, step in bases_of((path.parent / name).resolve()).items():
+            steps[base] = max(steps.get(base, 0), step + 1)
+    return steps
+
+
+def test_configs_are_flat():
+    read_somewhere = set()
+    for path in ROOT.rglob('*.py'):
+        assert '_delete_' not in path.read_text(encoding='utf-8'), path
+        if '_base_' in path.parts:
+            continue
+        steps = bases_of(path)
+        assert max(steps.values()) <= 2, path
+        # No config is made out of another one.
+        assert all('_base_' in base.parts for base in steps if base != path)
+        read_somewhere |= set(steps)
+    assert read_somewhere == set(ROOT.rglob('*.py'))
+
+
+def first_steps(name, folder, batch):
+    """Steps of an epoch, and of the warm-up in a Runner."""
+    cfg = read(name, folder)
+    cfg.merge_from_dict(
+        {
+            'work_dir': str(folder),
+            'experiment_name': f'{name} {batch}',
+            'model.backbone': dict(
+                _delete_=True, type='ResNet', depth=18, base_channels=4
+            ),
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+            'train_dataloader.batch_size': batch,
+        }
+    )
+    if 'head' in cfg.model:
+        cfg.model.head.in_channels = 32
+    runner = Runner.from_cfg(cfg)
+    loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    warm_up, _ = runner.build_param_scheduler(runner.param_schedulers)
+    assert not warm_up.by_epoch
+    return len(loop.dataloader), warm_up.end
+
+
+@pytest.mark.parametrize(
+    ('kind', 'head', 'epoch', 'warm_up'),
+    [('voc', 775, 121, 150), ('coco', 1128, 705, 700)],
+)
+def test_the_warm_up_has_the_steps_of_the_protocol(
+    kind, head, epoch, warm_up, folder
+):
+    path = folder / kind / 'train.json'
+    content = json.loads(path.read_text())
+    entries = content['data_list']
+    more = head - sum(0 in entry['gt_label'] for entry in entries)
+    entries += [
+        {'img_path': f'more_{i}.jpg', 'gt_label': [0]} for i in range(more)
+    ]
+    content['metainfo']['class_counts'][0] = head
+    write_json(path, content)
+    for name, batch in ((f'ltml_{kind}.py', 32), (f'{kind}:erm', 64)):
+        assert first_steps(name, folder, batch) == (epoch, warm_up)
+        # As with eight processes.
+        steps, shorter = first_steps(name, folder, 8 * batch)
+        assert steps == epoch // 8
+        assert shorter == pytest.approx(warm_up / 8, abs=1)

@@ -12,7 +12,6 @@ from tiny_training import write_data
 from ltml_mm.apis import predict, train
 from ltml_mm.apis import test as testing
 from ltml_mm.experiments import compare
-from ltml_mm.experiments.rows import ROWS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -57,14 +56,6 @@ def test_linked_files_exist():
     assert links
     for link in links:
         assert (ROOT / link).is_file(), link
-
-
-def test_the_rows_are_those_of_the_comparison():
-    table = re.findall(r'^\| `(\w+)` \| `(\S+)` \|$', README, re.M)
-    expected = {row: path.format(data='voc') for row, path in ROWS.items()}
-    assert dict(table) == expected
-    for path in expected.values():
-        assert (ROOT / 'configs' / path).is_file(), path
 
 
 def test_own_config_trains(tmp_path):

@@ -34,7 +34,6 @@ def guarded(data, work_dir, on_nonfinite, **options):
         clip_grad=dict(max_norm=35),
         **options,
     )
-    config.default_hooks.numerics = dict(type='NumericsHook')
     config.default_hooks.checkpoint.interval = LAST
     config.val_dataloader = config.val_cfg = config.val_evaluator = None
     return config
@@ -137,7 +136,6 @@ def test_skip_leaves_no_trace(data, tmp_path, what, capsys):
     saved = read_checkpoint(tmp_path / f'iter_{LAST}.pth')['message_hub']
     assert saved['runtime_info']['skipped_steps'] == 2
     assert 'rebalanced.loss_cls = nan' in capsys.readouterr().out
-    assert not list(tmp_path.glob('nonfinite*'))
 
 
 def test_the_count_goes_on_after_a_resume(data, tmp_path):
@@ -151,7 +149,7 @@ def test_the_count_goes_on_after_a_resume(data, tmp_path):
     assert counts.tolist() == [1, 2, 3]
 
 
-def test_stop_tells_step_terms_images_and_dump(data, tmp_path):
+def test_stop_tells_step_terms_and_images(data, tmp_path):
     config = guarded(data, tmp_path, 'stop')
     message, runner, hook = stop(config, steps=[4], what='labels')
     assert message.startswith('step 4: ')
@@ -162,9 +160,6 @@ def test_stop_tells_step_terms_images_and_dump(data, tmp_path):
     assert len(hook.names[4]) == 8
     for name in hook.names[4]:
         assert str(name) in message
-    dump = tmp_path / 'nonfinite_step_4.pth'
-    assert str(dump) in message
-    assert dump.is_file()
     assert runner.iter == 3
     before, _ = hook.before[4]
     model = runner.model
@@ -172,22 +167,7 @@ def test_stop_tells_step_terms_images_and_dump(data, tmp_path):
         [before[name] for name, _ in model.named_parameters()],
         [parameter.detach() for parameter in model.parameters()],
     )
-    assert [path.name for path in tmp_path.glob('*.pth')] == [dump.name]
-
-
-def test_where_no_dump_can_be_written(data, tmp_path):
-    config = guarded(data, tmp_path / 'run', 'stop')
-    del config.default_hooks.numerics
-    assert 'NumericsHook' in stop(config, steps=[1])[0]
-    wrapper = GuardedOptimWrapper(
-        optimizer=torch.optim.SGD(Plain().parameters(), 0.1)
-    )
-    file = tmp_path / 'file'
-    file.touch()
-    model = Model()
-    wrapper.dump_dir = str(file)
-    with pytest.raises(NonFiniteError, match='could not be written'):
-        wrapper.update_params(next(model.parameters()).sum() * torch.inf)
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_the_decision_comes_at_the_accumulated_step(data, tmp_path):
@@ -226,7 +206,7 @@ def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
         runner = make_runner(
             tmp_path / mode,
             model,
-            hooks=['ClassStatisticsHook', 'NumericsHook'],
+            hooks=['ClassStatisticsHook'],
             optim_wrapper=dict(
                 type='GuardedOptimWrapper',
                 optimizer=SGD,
@@ -365,14 +345,11 @@ def poisoned_ranks(data, folder, on_nonfinite):
 def test_processes_stop_together(data, tmp_path):
     folder = tmp_path / 'stop'
     assert poisoned_ranks(data, folder, 'stop') == [1, 1]
-    # Only the process with the NaN has something to replay; both name it.
-    found = [path.name for path in (folder / 'run').glob('*.pth')]
-    assert found == ['nonfinite_step_2_rank_1.pth']
+    # Both name the process with the NaN.
     for rank in range(2):
         text = (folder / f'rank_{rank}.txt').read_text()
         assert 'error: step 2: on process 1 the loss is not' in text
         assert 'on process 0' not in text
-        assert found[0] in text
 
 
 def test_processes_skip_together(data, tmp_path):

@@ -79,7 +79,7 @@ def test_equals_scikit_learn_by_group(data, soft):
 
 def test_branches_and_classes_in_one_evaluation(data):
     samples = make_samples(data, branches=True)
-    got, metric = evaluate(samples, classwise=True, branches=True)
+    got, metric = evaluate(samples, classwise=True)
     expected = {}
     for index, branch in enumerate(['', 'uniform/', 'rebalanced/']):
         means, ap = reference(data[0][index].numpy(), data[1])
@@ -95,8 +95,8 @@ def test_branches_and_classes_in_one_evaluation(data):
     assert got == pytest.approx(expected, abs=1e-4)
 
 
-def test_branches_stay_out_unless_asked_for(data):
-    got, _ = evaluate(make_samples(data, branches=True))
+def test_branches_stay_out_where_told(data):
+    got, _ = evaluate(make_samples(data, branches=True), branches=False)
     assert len(got) == 4
 
 
@@ -184,11 +184,6 @@ def test_bad_samples_are_refused(change, message):
         evaluate(broken(change))
 
 
-def test_missing_branches_are_refused(data):
-    with pytest.raises(ValueError, match=r'0\.jpg: branches=True needs'):
-        evaluate(make_samples(data), branches=True)
-
-
 def test_missing_counts_are_refused(data):
     with pytest.raises(ValueError, match='no "class_counts" in its metainfo'):
         evaluate(make_samples(data), meta={'classes': NAMES})
@@ -198,7 +193,7 @@ def test_table_shows_the_report(data):
     names = ['[bold]person', *NAMES[1:]]
     meta = {'classes': names, 'class_counts': COUNTS, 'num_train_images': 400}
     samples = make_samples(data, branches=True)
-    got, metric = evaluate(samples, meta, branches=True)
+    got, metric = evaluate(samples, meta)
     report = json.loads(json.dumps(metric.report, allow_nan=False))
     assert report['num_train_images'] == 400
     lines = [

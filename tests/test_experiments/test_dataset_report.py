@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import style
+from mmengine.config import Config
 from PIL import Image
 
 from ltml_mm.apis.cli import run_tool
+from ltml_mm.apis.model import class_info
 from ltml_mm.datasets import ClassAwareMultiLabelSampler, LabelTable
 from ltml_mm.experiments import dataset_figures
 from ltml_mm.experiments.dataset_report import build_report, image_table, main
@@ -123,6 +125,25 @@ def test_class_aware_probabilities_equal_exact_fractions():
     assert sum(expected) == 1
     actual = class_aware_probabilities(LabelTable.from_lists(rows))
     np.testing.assert_allclose(actual, list(map(float, expected)), rtol=1e-12)
+
+
+BOUNDED = "dict(type='GroupedAveragePrecision', head=9, tail=5)"
+
+
+@pytest.mark.parametrize(
+    'evaluators',
+    [
+        f'val_evaluator = {BOUNDED}',
+        f'test_evaluator = [dict(type="AveragePrecision"), {BOUNDED}]',
+        f'test_evaluator = dict(type="Evaluator", metrics=[{BOUNDED}])',
+    ],
+)
+def test_groups_are_those_of_predictions(config, evaluators):
+    config.write_text(f'{config.read_text()}\n{evaluators}\n')
+    facts = read_facts(config)
+    assert (facts.head, facts.tail) == (9, 5)
+    classes = class_info(Config.fromfile(config), facts.dataset.metainfo)
+    assert [row['group'] for row in classes] == facts.groups
 
 
 def test_expectation_is_what_the_sampler_draws_on_average(annotations):

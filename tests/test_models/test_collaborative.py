@@ -1,9 +1,11 @@
 import copy
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from two_branch_case import (
@@ -225,8 +227,8 @@ def test_unknown_streams_are_named():
     [
         (dict(num_classes=0), 'num_classes'),
         (dict(fuse='both'), "'both'"),
-        (dict(branch_init='zero'), 'branch_init'),
-        (dict(bn_streams='none'), 'bn_streams'),
+        (dict(branch_init='zero'), "fork.init must be .*'zero'"),
+        (dict(fork=dict(bn_streams='none')), 'fork.bn_streams must be'),
         (dict(fork_at=['layer5']), 'layer5'),
         (dict(head=dict(loss=dict(type='FocalLoss'))), 'loss_cls'),
     ],
@@ -234,6 +236,56 @@ def test_unknown_streams_are_named():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+FORK = dict(at=['layer3', 'layer4'], init='reinit', bn_streams='separate')
+
+
+def test_options_of_the_fork_have_two_spellings():
+    ours = build(fork=dict(**FORK, fuse='probs'))
+    theirs = build(
+        fork_at=['layer3', 'layer4'],
+        branch_init='reinit',
+        bn_streams='separate',
+        fuse='probs',
+    )
+    assert (ours.fork_at, ours.fuse) == (FORK['at'], 'probs')
+    assert repr(ours) == repr(theirs)
+    state = theirs.state_dict()
+    assert ours.state_dict().keys() == state.keys()
+    for key, value in ours.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            dict(fork=dict(init='copy'), branch_init='reinit'),
+            r"branch_init='reinit' and fork=dict\(init='copy'\) set the same",
+        ),
+        (dict(branch_int='copy'), "'branch_int'; did you mean branch_init"),
+        (dict(frok=dict()), "'frok'; did you mean fork"),
+        (dict(fork=dict(inits=1)), "fork has no option 'inits'.*mean init"),
+        (dict(fork=dict(zzz=1)), "'zzz'; it has at, init, bn_streams, fuse"),
+        (dict(fork=['layer4']), r"fork must be a dict .*\['layer4'\]"),
+    ],
+)
+def test_keywords_that_do_not_fit(options, message):
+    with pytest.raises(TypeError, match=message):
+        build(**options)
+
+
+def test_no_constructor_takes_more_than_eight_arguments():
+    classes = [
+        module
+        for registry in (ROOT_MODELS, MODELS)
+        for module in registry.module_dict.values()
+        if module.__module__.startswith('ltml_mm')
+    ]
+    assert len(classes) > 5
+    for cls in classes:
+        assert len(inspect.signature(cls).parameters) <= 8, cls
 
 
 def test_head_and_losses_can_be_replaced():

@@ -65,7 +65,7 @@ def test_autocast_follows_full_precision():
     assert found != expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_mixed_precision_follows_full_precision():
     full, mixed = build().cuda(), build().cuda()
     expected = train(full, OptimWrapper(sgd(full)), 3)

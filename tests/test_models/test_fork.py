@@ -64,7 +64,7 @@ def test_reinit_keeps_the_fresh_copy_beside_a_plain_checkpoint(
 ):
     plain, path = plain_checkpoint
     backbone = resnet(init_cfg=pretrained(path))
-    fork_backbone(backbone, branch_init='reinit')
+    fork_backbone(backbone, init='reinit')
     fresh = copy.deepcopy(backbone.layer4.rebalanced)
     assert not is_equal(backbone.layer4.uniform, fresh)
     initialised(backbone)
@@ -78,21 +78,21 @@ def test_reinit_keeps_the_fresh_copy_beside_a_plain_checkpoint(
 
 
 def test_reinit_without_a_checkpoint_starts_the_copies_apart():
-    backbone = initialised(forked(resnet(), branch_init='reinit'))
+    backbone = initialised(forked(resnet(), init='reinit'))
     assert not is_equal(backbone.layer4.uniform, backbone.layer4.rebalanced)
     norm = backbone.layer4.rebalanced[0].bn1
     assert torch.equal(norm.running_mean, torch.zeros(64))
 
 
-@pytest.mark.parametrize('branch_init', ['copy', 'reinit'])
-def test_checkpoint_of_both_branches_loads_as_it_is(branch_init, tmp_path):
+@pytest.mark.parametrize('init', ['copy', 'reinit'])
+def test_checkpoint_of_both_branches_loads_as_it_is(init, tmp_path):
     source = forked(resnet())
     scramble(source.layer4.rebalanced, seed=2)
     state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
     path = str(tmp_path / 'both.pth')
     torch.save(dict(state_dict=state), path)
     backbone = resnet(init_cfg=pretrained(path))
-    initialised(forked(backbone, branch_init=branch_init))
+    initialised(forked(backbone, init=init))
     for branch in range(2):
         copies = backbone.layer4.copies[branch], source.layer4.copies[branch]
         assert is_equal(*copies)
@@ -184,9 +184,9 @@ def test_norm_eval_holds_the_running_statistics_of_both_copies():
 
 
 @pytest.mark.parametrize(
-    ('fork_at', 'message'),
+    ('at', 'message'),
     [
-        ([], r"fork_at is empty.*fork_at=\['layer3', 'layer4'\]"),
+        ([], r"fork.at is empty.*fork=dict\(at=\['layer3', 'layer4'\]"),
         (
             ['layer5'],
             r"'layer5', which ResNet does not have.*children are conv1 "
@@ -197,22 +197,21 @@ def test_norm_eval_holds_the_running_statistics_of_both_copies():
         (['layer4', 'layer4'], "'layer4' twice"),
         (['layer4', 'layer4.1'], "'layer4.1', which is inside 'layer4'"),
         (['layer4.1', 'layer4'], "'layer4.1', which is inside 'layer4'"),
-        (['layer4.1', 'layer4.0'], "'layer4.1' ahead of 'layer4.0'"),
     ],
 )
-def test_names_that_do_not_fit_are_an_error(fork_at, message):
+def test_names_that_do_not_fit_are_an_error(at, message):
     backbone = resnet()
     keys = list(backbone.state_dict())
     with pytest.raises(ValueError, match=message):
-        fork_backbone(backbone, fork_at)
+        fork_backbone(backbone, at)
     assert list(backbone.state_dict()) == keys
 
 
 def test_forking_twice_is_an_error():
     backbone = forked(resnet())
-    for fork_at in ('auto', ['layer4.uniform.0'], ['layer4']):
+    for at in ('auto', ['layer4.uniform.0'], ['layer4']):
         with pytest.raises(ValueError, match='is forked'):
-            fork_backbone(backbone, fork_at)
+            fork_backbone(backbone, at)
 
 
 def test_order_that_only_forward_knows_is_an_error_there():
@@ -221,9 +220,3 @@ def test_order_that_only_forward_knows_is_an_error_there():
         ValueError, match=r'TransformerEncoderLayer ran before "ln1"'
     ):
         backbone(images(4, side=16))
-
-
-@pytest.mark.parametrize('option', ['branch_init', 'bn_streams'])
-def test_unknown_option_is_an_error(option):
-    with pytest.raises(ValueError, match=f"{option} must be .*'other'"):
-        fork_backbone(resnet(), **{option: 'other'})

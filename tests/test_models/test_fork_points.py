@@ -1,4 +1,4 @@
-"""Every row of the `fork_at='auto'` table, against the plain backbone."""
+"""Every row of the `fork.at='auto'` table, against the plain backbone."""
 
 import copy
 import functools
@@ -14,14 +14,13 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.backbone import auto_fork_points, fork_backbone
 from ltml_mm.models.fork.branches import (
     BRANCHES,
     plain_name,
     split_branches,
     sync_branches,
 )
-from ltml_mm.models.fork.points import auto_fork_points
 
 pytestmark = pytest.mark.usefixtures('quiet')
 every_row = pytest.mark.parametrize('row', ROWS)
@@ -285,7 +284,7 @@ def test_backbone_without_a_row_is_told_what_to_write():
     with pytest.raises(
         ValueError,
         match=r'no row for MlpMixer.*layers\.0 \.\.\. layers\.7 '
-        r"\(ModuleList\).*fork_at=\['layers\.7', 'ln1'\]",
+        r"\(ModuleList\).*fork=dict\(at=\['layers\.7', 'ln1'\]",
     ):
         fork_backbone(backbone)
 
@@ -296,6 +295,7 @@ def test_timm_model_without_a_row_is_told_what_to_write():
         dict(type='TIMMBackbone', model_name='mobilenetv3_small_050')
     )
     with pytest.raises(
-        ValueError, match=r"timm's MobileNetV3.*fork_at=\['timm_model\.blocks"
+        ValueError,
+        match=r"timm's MobileNetV3.*fork=dict\(at=\['timm_model\.blocks",
     ):
         fork_backbone(backbone)

@@ -266,7 +266,7 @@ def test_a_checkpoint_that_cannot_be_merged(folder, change, message):
 
 def test_the_config_of_a_plain_network(folder):
     save()
-    baseline = f"_base_ = '{REPO}/configs/baselines/custom_uniform_bce.py'\n"
+    baseline = f"_base_ = '{REPO}/configs/baselines/voc_uniform_bce.py'\n"
     Path('config.py').write_text(baseline + "data_root = 'data'\n")
     with pytest.raises(ValueError, match='is a ImageClassifier, which has no'):
         merge()

@@ -1,6 +1,6 @@
-# Any multi-label set in MMPretrain's JSON format, two streams of 224 x 224
-# without keeping the ratio: the pipelines and loaders of VOC-LT and COCO-LT
-# (protocol of the Distribution-Balanced Loss).
+# Any multi-label set in MMPretrain's JSON format, at 224 x 224 without keeping
+# the ratio: the pipelines and loaders of VOC-LT and COCO-LT (protocol of the
+# Distribution-Balanced Loss). Who inherits sets sampler and batch size.
 data_preprocessor = dict(
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
@@ -27,24 +27,11 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=32,  # pairs of a uniform and a re-balanced image
     num_workers=4,
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
     collate_fn=dict(type='default_collate'),
-    sampler=dict(
-        type='TwoStreamSampler',
-        streams=dict(
-            uniform=dict(type='UniformSampler'),
-            rebalanced=dict(
-                type='ClassAwareMultiLabelSampler',
-                num_samples='class_max',
-                reduce=4,
-            ),
-        ),
-        epoch_length='rebalanced',
-    ),
     dataset=dict(
         type='TwoStreamDataset',
         dataset=dict(

@@ -1,3 +1,4 @@
+# LTML with a ResNet-50. Who inherits sets num_classes.
 model = dict(
     type='CollaborativeTwoBranchClassifier',
     backbone=dict(
@@ -8,6 +9,5 @@ model = dict(
         style='pytorch',
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
     ),
-    num_classes=20,
 )
 tta_model = dict(type='CollaborativeTTA')

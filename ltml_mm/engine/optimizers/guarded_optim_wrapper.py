@@ -1,22 +1,23 @@
-"""Optimizer wrappers that let no infinity and no NaN into the weights."""
+"""Optimizer wrappers that keep infinity and NaN out of the weights."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_dist_info
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
-from ltml_mm.engine.optimizers.step_record import StepRecord
+from ltml_mm.engine.hooks.resume_state import unwrap_model
 
 #: So many steps in a row may be left out; more, and nothing is learned. A
 #: gradient scaler that starts at 2**24 has halved itself away long before.
@@ -35,22 +36,17 @@ class GuardedOptimWrapper(OptimWrapper):
 
     A step whose loss or total gradient norm is infinite or NaN is not taken.
     The decision falls when the optimizer would step, after the last of the
-    accumulated batches, for all processes together. It costs no wait for the
-    GPU beyond the one for the gradient norm, which is logged anyway where
-    gradients are clipped. Finite steps are those of ``OptimWrapper``, bit by
-    bit.
-
-    ``NumericsHook`` says where the dump is written.
+    accumulated batches, for all processes together. It costs one gradient
+    norm, and one wait for the GPU. Finite steps are those of
+    ``OptimWrapper``, bit by bit.
 
     Args:
-        on_nonfinite (str): ``'stop'`` ends the run with a message (step,
-            terms of the loss, images) and a dump,
-            ``nonfinite_step_7.pth`` in the work directory, that
-            :func:`ltml_mm.apis.replay_step` computes again. ``'skip'``
-            leaves the step out, with a warning, restores buffers such as
-            BatchNorm's running statistics, and counts it in the scalar
-            ``train/skipped_steps``; more than 40 steps in a row stop the
-            run all the same. Defaults to ``'stop'``.
+        on_nonfinite (str): ``'stop'`` ends the run with a message: the step,
+            the terms of the loss or the parameters, and the images.
+            ``'skip'`` leaves the step out, with a warning, restores buffers
+            such as BatchNorm's running statistics, and counts it in the
+            scalar ``train/skipped_steps``; more than 40 steps in a row stop
+            the run all the same. Defaults to ``'stop'``.
         **kwargs: Those of MMEngine's ``OptimWrapper``.
 
     Raises:
@@ -65,15 +61,35 @@ class GuardedOptimWrapper(OptimWrapper):
             )
         super().__init__(**kwargs)
         self.on_nonfinite = on_nonfinite
-        self.dump_dir: str | None = None
-        self._record = StepRecord()
         self._in_a_row = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forgets the batches, losses and buffers of the last step."""
+        self._module: nn.Module | None = None
+        self._buffers: list[Tensor] = []
+        self._batches: list[tuple[Any, Any]] = []
+        self._losses: list[Tensor] = []
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Records the batch; otherwise as the parent's."""
-        with self._record.watch(model), super().optim_context(model):
-            yield
+        """Notes the batch and its loss terms; otherwise as the parent's."""
+        module = unwrap_model(model)
+        if self._module is None and self.on_nonfinite == 'skip':
+            # Before the first forward pass, which changes them.
+            self._buffers = [b.detach().clone() for b in module.buffers()]
+        self._module = module
+        # For this pass only: a hook that stays would be saved with the model.
+        handle = module.register_forward_hook(self._note, with_kwargs=True)
+        try:
+            with super().optim_context(model):
+                yield
+        finally:
+            handle.remove()
+
+    def _note(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        # References alone: nothing is copied, no GPU is waited for.
+        self._batches.append(((args, kwargs), output))
 
     def update_params(
         self,
@@ -81,8 +97,8 @@ class GuardedOptimWrapper(OptimWrapper):
         step_kwargs: dict | None = None,
         zero_kwargs: dict | None = None,
     ) -> None:
-        """Remembers the loss; otherwise as the parent's."""
-        self._record.losses.append(loss.detach())
+        """Notes the loss; otherwise as the parent's."""
+        self._losses.append(loss.detach())
         super().update_params(loss, step_kwargs, zero_kwargs)
 
     def step(self, **kwargs: Any) -> None:
@@ -95,87 +111,45 @@ class GuardedOptimWrapper(OptimWrapper):
             NonFiniteError: The loss or the gradients are not finite.
         """
         try:
-            self._unscale()
-            norm = self._gradient_norm()
+            norm = get_total_norm(
+                [
+                    parameter.grad
+                    for group in self.optimizer.param_groups
+                    for parameter in group['params']
+                    if parameter.grad is not None
+                ]
+            )
             bad_loss, bad_norm = self._agree(norm)
-            rescaled = bad_norm and not bad_loss and self._rescales()
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
             if self._in_a_row > MAX_IN_A_ROW:
                 self._stop(norm, f'for {self._in_a_row} steps in a row ')
-            if rescaled or not (bad_loss or bad_norm):
-                self._clip(norm)
-                self._apply(**kwargs)
+            if not bad_loss and (not bad_norm or self._rescales()):
+                super().step(**kwargs)
             elif self.on_nonfinite == 'stop':
                 self._stop(norm)
             else:
                 self._skip(norm)
         finally:
-            self._record.clear()
-
-    def _unscale(self) -> None:
-        """Undoes the scaling of the loss."""
+            self._forget()
 
     def _rescales(self) -> bool:
-        """Whether gradients that are not finite are dealt with already."""
+        """Whether ``step`` leaves out gradients that overflow itself."""
         return False
 
-    def _apply(self, **kwargs: Any) -> None:
-        self.optimizer.step(**kwargs)
-
-    def _leave_out(self) -> None:
-        """Gets ready for the step after one that is left out."""
-
-    def _parameters(self) -> list[Tensor]:
-        return [
-            parameter
-            for group in self.optimizer.param_groups
-            for parameter in group['params']
-            if parameter.requires_grad and parameter.grad is not None
-        ]
-
-    def _clips_norm(self) -> bool:
-        return bool(self.clip_grad_kwargs) and self.grad_name == 'grad_norm'
-
-    def _gradient_norm(self) -> Tensor:
-        kwargs = self.clip_grad_kwargs if self._clips_norm() else {}
-        return get_total_norm(
-            [p.grad for p in self._parameters() if p.grad is not None],
-            **{k: v for k, v in kwargs.items() if k != 'max_norm'},
-        )
-
     def _agree(self, norm: Tensor) -> tuple[bool, bool]:
-        """Checks loss and norm on all processes, and logs the norm."""
-        losses = [loss.to(norm) for loss in self._record.losses]
-        fine = [
-            torch.stack(numbers).isfinite().all()
-            for numbers in (losses or [norm], [norm])
-        ]
+        """Whether loss or norm are bad on any process; all must call it."""
+        losses = [loss.to(norm) for loss in self._losses] or [norm]
+        fine = [torch.stack(x).isfinite().all() for x in (losses, [norm])]
         flags = torch.stack(fine).logical_not().to(norm.dtype)
         all_reduce(flags, 'max')
-        # The only wait for the GPU.
-        bad_loss, bad_norm, value = torch.cat([flags, norm[None]]).tolist()
-        if self._clips_norm() and self._parameters():
-            self.message_hub.update_scalar('train/grad_norm', value)
+        bad_loss, bad_norm = flags.tolist()  # Waits for the GPU.
         return bool(bad_loss), bool(bad_norm)
 
-    def _clip(self, norm: Tensor) -> None:
-        parameters = self._parameters()
-        if not self.clip_grad_kwargs or not parameters:
-            return
-        if self._clips_norm():
-            kwargs = {
-                name: value
-                for name, value in self.clip_grad_kwargs.items()
-                if name in ('max_norm', 'foreach')
-            }
-            clip_grads_with_norm_(parameters, total_norm=norm, **kwargs)
-        else:
-            self.clip_func(parameters, **self.clip_grad_kwargs)
-
     def _skip(self, norm: Tensor) -> None:
-        text, _ = self._describe(norm)
-        self._record.restore_buffers()
-        self._leave_out()
+        text = self._describe(norm)
+        buffers = self._module.buffers() if self._module else ()
+        for buffer, before in zip(buffers, self._buffers, strict=True):
+            buffer.copy_(before)
         count = self.message_hub.runtime_info.get(SKIPPED, 0) + 1
         self.message_hub.update_info(SKIPPED, count)
         self.message_hub.update_scalar(f'train/{SKIPPED}', count)
@@ -185,51 +159,59 @@ class GuardedOptimWrapper(OptimWrapper):
             level=logging.WARNING,
         )
 
-    def _stop(self, norm: Tensor, since: str = '') -> None:
-        text, dumps = self._describe(norm, since, dump=True)
+    def _stop(self, norm: Tensor, since: str = '') -> NoReturn:
         raise NonFiniteError(
-            f'{text}\n{dumps}\nTo look into it: ltml_mm.apis.replay_step, see '
-            'docs/reliability.md. To leave such steps out: --cfg-options '
-            'optim_wrapper.on_nonfinite=skip'
+            f'{self._describe(norm, since)}\nTo leave such steps out: '
+            '--cfg-options optim_wrapper.on_nonfinite=skip'
         )
 
-    def _describe(
-        self, norm: Tensor, since: str = '', dump: bool = False
-    ) -> tuple[str, str]:
-        """Tells what all processes found; all of them must call it."""
+    def _describe(self, norm: Tensor, since: str = '') -> str:
+        """Tells what the processes found; all of them must call it."""
         rank, world_size = get_dist_info()
-        own = any(not x.isfinite().all() for x in self._record.losses)
+        bad = not all(loss.isfinite().all() for loss in self._losses)
+        where = f'on process {rank} ' if world_size > 1 else ''
+        text = where + (self._loss_words() if bad else self._norm_words(norm))
+        paths = list(self._image_paths())
+        images = paths or ['  unknown, the samples carry no img_path']
+        own = bad, '\n'.join([f'{text}. Images of the batch:', *images])
+        found = all_gather_object(own) if world_size > 1 else [own]
         # Gradients are the same everywhere: where every loss is finite, any
         # process may have caused them.
-        anyone = any(_gather(own, world_size))
-        guilty = own or not anyone
-        report = {
-            'loss': own,
-            'terms': self._record.terms(),
-            'gradients': self._record.gradients(),
-            'images': self._record.images(),
-            'dump': self._dump(rank, world_size) if dump and guilty else '',
-        }
-        reports = _gather(report if guilty else None, world_size)
-        text = '\n'.join(
-            _sentence(found, float(norm), r if world_size > 1 else None)
-            for r, found in enumerate(reports)
-            if found
-        )
-        dumps = '\n'.join(found['dump'] for found in reports if found)
-        return f'step {self._inner_count}: {since}{text}', dumps
+        guilty = [said for bad, said in found if bad]
+        texts = guilty or [said for _, said in found]
+        return f'step {self._inner_count}: {since}' + '\n'.join(texts)
 
-    def _dump(self, rank: int, world_size: int) -> str:
-        if self.dump_dir is None:
-            return "No dump: dict(type='NumericsHook') is not in the hooks."
-        own = f'_rank_{rank}' if world_size > 1 else ''
-        name = f'nonfinite_step_{self._inner_count}{own}.pth'
-        path = Path(self.dump_dir) / name
-        try:
-            self._record.save(path, self._inner_count)
-        except OSError as error:
-            return f'No dump: {path} could not be written: {error}.'
-        return f'Dump: {path}'
+    def _loss_words(self) -> str:
+        terms: dict[str, float] = {}
+        for _, output in self._batches:
+            for name, value in _loss_terms(output):
+                if not math.isfinite(value):
+                    terms.setdefault(name, value)
+        told = ', '.join(f'{name} = {value}' for name, value in terms.items())
+        return f'the loss is not finite ({told or "total"})'
+
+    def _norm_words(self, norm: Tensor) -> str:
+        text = f'the loss is finite, but the norm of the gradients is {norm}'
+        parameters = self._module.named_parameters() if self._module else ()
+        names = [
+            name
+            for name, p in parameters
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+        told = f' (parameters {", ".join(names[:3])}{more})'
+        return text + (told if names else '')
+
+    def _image_paths(self) -> Iterator[str]:
+        """Yields stream and path of the images of the batches at fault."""
+        batches = self._batches
+        if len(batches) == len(self._losses):
+            losses = zip(batches, self._losses, strict=True)
+            bad = [b for b, loss in losses if not loss.isfinite().all()]
+            batches = bad or batches
+        for inputs, _ in batches:
+            for stream, path in _paths(inputs):
+                yield f'  {stream} {path}'
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -246,45 +228,28 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, AmpOptimWrapper):
         **kwargs: Those of MMEngine's ``AmpOptimWrapper``.
     """
 
-    def _unscale(self) -> None:
-        self.loss_scaler.unscale_(self.optimizer)
-
     def _rescales(self) -> bool:
         return self.loss_scaler.is_enabled()
 
-    def _apply(self, **kwargs: Any) -> None:
-        self.loss_scaler.step(self.optimizer, **kwargs)
-        self.loss_scaler.update(self._scale_update_param)
 
-    def _leave_out(self) -> None:
-        # With a value of its own, or it would lower the scale.
-        self.loss_scaler.update(self.loss_scaler.get_scale())
-
-
-def _gather(value: Any, world_size: int) -> list:
-    return all_gather_object(value) if world_size > 1 else [value]
+def _loss_terms(output: Any) -> Iterator[tuple[str, float]]:
+    """Yields the terms of a forward pass that MMEngine sums to the loss."""
+    for name, value in output.items() if isinstance(output, dict) else ():
+        parts = value if isinstance(value, list) else [value]
+        if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
+            yield name, float(sum(p.detach().float().mean() for p in parts))
 
 
-def _sentence(report: dict[str, Any], norm: float, rank: int | None) -> str:
-    """Tells in words what one process found."""
-    where = '' if rank is None else f'on process {rank} '
-    if report['loss']:
-        terms = [
-            f'{name} = {value}' for name, value in report['terms'].items()
-        ]
-        text = f'{where}the loss is not finite ({", ".join(terms) or "total"})'
-    else:
-        names = report['gradients']
-        text = (
-            f'{where}the loss is finite, but the norm of the gradients is '
-            f'{norm}'
-        )
-        if names:
-            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-            text += f' (parameters {", ".join(names[:3])}{more})'
-    lines = [f'{text}. Images of the batch:']
-    for stream, paths in report['images'].items():
-        lines += [f'  {stream} {path}'.rstrip() for path in paths]
-    if not report['images']:
-        lines.append('  unknown, the samples carry no img_path')
-    return '\n'.join(lines)
+def _paths(value: Any, stream: str = '') -> Iterator[tuple[str, str]]:
+    """Yields stream and path of the samples within a model's inputs."""
+    if isinstance(value, BaseDataElement):
+        if 'img_path' in value:
+            yield stream, str(value.img_path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            # {'data_samples': {'uniform': [...]}}: the innermost name.
+            name = stream if key in ('data_samples', 'inputs') else str(key)
+            yield from _paths(item, name)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item, stream)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmpretrain.models import backbones
 from torch import nn
 
-from ltml_mm.models.fork.branches import Branches, Fork, ForkedTail, Progress
+from ltml_mm.models.fork.branches import (
+    Branches,
+    FirstModule,
+    Fork,
+    ForkedTail,
+)
 from ltml_mm.models.fork.norms import separate_stream_norms
-from ltml_mm.models.fork.points import auto_fork_points, describe_children
+from ltml_mm.models.fork.suggestion import describe_children, has_weights
+
+# The share of a plain transformer's blocks that counts as its last stage.
+VIT_SHARE = 6
 
 
 def fork_backbone(
     backbone: nn.Module,
-    fork_at: str | Sequence[str] = 'auto',
-    branch_init: str = 'copy',
+    at: str | Sequence[str] = 'auto',
+    init: str = 'copy',
     bn_streams: str = 'joint',
 ) -> list[str]:
     """Replaces a backbone's last modules by two copies, in place.
@@ -28,11 +37,11 @@ def fork_backbone(
 
     Args:
         backbone: A built backbone.
-        fork_at: The names of the modules from the branching point on, in
-            the order in which ``forward`` runs them, or ``'auto'`` for the
-            built-in table.
-        branch_init: How the re-balanced copy starts, ``'copy'`` or
-            ``'reinit'``; see :class:`Branches`.
+        at: The names of the modules from the branching point on, the first
+            one that ``forward`` runs ahead of the others, or ``'auto'`` for
+            the built-in table.
+        init: How the re-balanced copy starts, ``'copy'`` or ``'reinit'``;
+            see :class:`Branches`.
         bn_streams: ``'joint'``: batch norms see both streams of a step
             together. ``'separate'``: see :func:`separate_stream_norms`.
 
@@ -40,27 +49,25 @@ def fork_backbone(
         list[str]: The names of the forked modules.
 
     Raises:
-        ValueError: An option or a name that does not exist, names in the
-            wrong order or inside one another, no row in the table.
+        ValueError: A name that does not exist, names inside one another or
+            of forked modules, no row in the table.
     """
-    _check_choice('branch_init', branch_init, ('copy', 'reinit'))
-    _check_choice('bn_streams', bn_streams, ('joint', 'separate'))
-    if fork_at == 'auto':
+    if at == 'auto':
         names = auto_fork_points(backbone)
     else:
-        names = [fork_at] if isinstance(fork_at, str) else list(fork_at)
+        names = [at] if isinstance(at, str) else list(at)
     _check_names(backbone, names)
-    progress = Progress(names[0])
+    first = FirstModule(names[0])
     # One memo: what the modules share, and the backbone, stays shared.
     memo: dict[int, Any] = {id(backbone): backbone}
     for name in names:
         module = backbone.get_submodule(name)
         twin = copy.deepcopy(module, memo)
-        if branch_init == 'reinit':
+        if init == 'reinit':
             twin.apply(_reset)
         kind = Fork if name == names[0] else ForkedTail
-        branches = kind(module, twin, branch_init)
-        branches.progress = progress
+        branches = kind(module, twin, init)
+        branches.first = first
         parent, _, leaf = name.rpartition('.')
         backbone.get_submodule(parent).add_module(leaf, branches)
     # Ahead of the backbone's own hooks, which look for keys by their name in
@@ -75,56 +82,103 @@ def fork_backbone(
     return names
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {choices}, got {value!r}')
+def fork_neck(neck: nn.Module | None, init: str) -> nn.Module | None:
+    """Copies a neck for each branch where it has parameters.
+
+    Args:
+        neck: The neck behind the plain backbone.
+        init: See :func:`fork_backbone`.
+
+    Returns:
+        nn.Module | None: The neck behind the fork.
+    """
+    if neck is None or not any(True for _ in neck.parameters()):
+        return neck
+    return ForkedTail(neck, copy.deepcopy(neck), init)
+
+
+def auto_fork_points(backbone: nn.Module) -> list[str]:
+    """Names the modules of a known backbone's last stage.
+
+    The last stage is what works at the last resolution, the final norms
+    included; of a plain transformer the last sixth of the blocks.
+
+    Args:
+        backbone: A built backbone.
+
+    Returns:
+        list[str]: Names of sub-modules, in the order of ``forward``.
+
+    Raises:
+        ValueError: The table has no row for the backbone, or its output does
+            not come from its last stage.
+    """
+    for cls in type(backbone).__mro__:
+        if cls is backbones.TIMMBackbone:
+            return _timm_points(backbone)
+        if cls in ROWS:
+            last, names = ROWS[cls](backbone)
+            if last is not None:
+                _check_output(backbone, last)
+            return _with_weights(backbone, names)
+    raise ValueError(
+        f"fork.at='auto' has no row for {type(backbone).__name__}. "
+        + describe_children(backbone)
+    )
+
+
+def _timm_points(backbone: Any) -> list[str]:
+    model = backbone.timm_model
+    for cls in type(model).__mro__:
+        row = TIMM_ROWS.get(cls.__name__)
+        if row is not None and cls.__module__.startswith('timm.'):
+            names = _with_weights(model, row(model))
+            return [f'timm_model.{name}' for name in names]
+    raise ValueError(
+        f"fork.at='auto' has no row for timm's {type(model).__name__}. "
+        + describe_children(model, 'timm_model.')
+    )
+
+
+def _check_output(backbone: Any, last: int) -> None:
+    indices: Sequence[int] = backbone.out_indices
+    if last not in indices:
+        raise ValueError(
+            f"fork.at='auto' forks the last stage of "
+            f'{type(backbone).__name__}, whose output is number {last}, but '
+            f'out_indices={tuple(indices)} leaves it out: add {last} or '
+            'name the modules to fork in fork.at'
+        )
+
+
+def _with_weights(module: nn.Module, names: list[str]) -> list[str]:
+    """Keeps the names of modules that exist and hold weights."""
+    known = dict(module.named_modules())
+    return [n for n in names if n in known and has_weights(known[n])]
 
 
 def _check_names(backbone: nn.Module, names: list[str]) -> None:
-    help_text = describe_children(backbone)
     if not names:
-        raise ValueError(f'fork_at is empty. {help_text}')
+        raise ValueError(f'fork.at is empty. {describe_children(backbone)}')
     known = dict(backbone.named_modules())
     for name in names:
         if not name or name not in known:
             raise ValueError(
-                f'fork_at names {name!r}, which '
-                f'{type(backbone).__name__} does not have. {help_text}'
+                f'fork.at names {name!r}, which {type(backbone).__name__} '
+                f'does not have. {describe_children(backbone)}'
             )
-        if any(isinstance(m, Branches) for m in _path(known, name)):
-            raise ValueError(f'fork_at names {name!r}, which is forked')
-    for index, name in enumerate(names):
-        for earlier in names[:index]:
-            _check_pair(earlier, name)
-
-
-def _path(known: dict[str, nn.Module], name: str) -> list[nn.Module]:
-    parts = name.split('.')
-    return [known['.'.join(parts[: i + 1])] for i in range(len(parts))]
-
-
-def _check_pair(earlier: str, later: str) -> None:
-    if earlier == later:
-        raise ValueError(f'fork_at names {later!r} twice')
-    for outer, inner in ((earlier, later), (later, earlier)):
-        if inner.startswith(f'{outer}.'):
-            raise ValueError(
-                f'fork_at names {inner!r}, which is inside {outer!r}: '
-                'name only one of them'
-            )
-    # Across parents only forward knows the order; ForkedTail checks it there.
-    parents, leaves = zip(
-        *(name.rpartition('.')[::2] for name in (earlier, later)), strict=True
-    )
-    if (
-        parents[0] == parents[1]
-        and all(leaf.isdigit() for leaf in leaves)
-        and int(leaves[0]) > int(leaves[1])
-    ):
-        raise ValueError(
-            f'fork_at names {earlier!r} ahead of {later!r}: list the modules '
-            'in the order in which forward runs them'
-        )
+        parts = name.split('.')
+        path = ['.'.join(parts[: i + 1]) for i in range(len(parts))]
+        if any(isinstance(known[part], Branches) for part in path):
+            raise ValueError(f'fork.at names {name!r}, which is forked')
+        if names.count(name) > 1:
+            raise ValueError(f'fork.at names {name!r} twice')
+        for outer in names:
+            if outer in path[:-1]:
+                raise ValueError(
+                    f'fork.at names {name!r}, which is inside {outer!r}: '
+                    'name only one of them'
+                )
 
 
 def _reset(module: nn.Module) -> None:
@@ -139,3 +193,95 @@ def _spread_all(
     for name, branches in module.named_modules():
         if isinstance(branches, Branches):
             branches.spread(state_dict, f'{prefix}{name}.')
+
+
+def _numbered(last: int, *names: str) -> tuple[int, list[str]]:
+    return last, [name.format(last) for name in names]
+
+
+def _last_blocks(name: str, blocks: Sequence[Any]) -> list[str]:
+    count = max(1, len(blocks) // VIT_SHARE)
+    return [f'{name}.{i}' for i in range(len(blocks) - count, len(blocks))]
+
+
+def _last_resolution(
+    backbone: Any, names: Sequence[str]
+) -> tuple[int, list[str]]:
+    strided = [
+        index
+        for index, name in enumerate(names)
+        for layer in backbone.get_submodule(name).modules()
+        if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1
+    ]
+    return len(names) - 1, list(names[max(strided, default=0) :])
+
+
+def _vgg(backbone: Any) -> tuple[int | None, list[str]]:
+    layers = range(*backbone.range_sub_modules[-1])
+    names = [f'{backbone.module_name}.{i}' for i in layers]
+    # Class scores, where it gives them, come last whatever out_indices says.
+    last = None if backbone.num_classes > 0 else len(backbone.stage_blocks) - 1
+    return last, [*names, 'classifier']
+
+
+# The number of the output that has to be among out_indices, None for any,
+# and the names. A class that is not listed takes the row of the nearest class
+# it extends: ResNeXt, SEResNet, SEResNeXt, ResNetV1c, ResNetV1d, ResNeSt,
+# Res2Net, RegNet and ResNet_CIFAR that of ResNet, the DeiT models that of
+# VisionTransformer.
+ROWS: dict[type, Callable[[Any], tuple[int | None, list[str]]]] = {
+    backbones.ResNet: lambda b: (len(b.res_layers) - 1, b.res_layers[-1:]),
+    backbones.VGG: _vgg,
+    backbones.DenseNet: lambda b: _numbered(
+        b.num_stages - 1, 'stages.{}', 'transitions.{}'
+    ),
+    backbones.MobileNetV2: lambda b: _last_resolution(b, b.layers),
+    backbones.MobileNetV3: lambda b: _last_resolution(b, b.layers),
+    backbones.EfficientNet: lambda b: _last_resolution(
+        b, [f'layers.{i}' for i in range(len(b.layers))]
+    ),
+    backbones.ShuffleNetV2: lambda b: _numbered(
+        len(b.layers) - 1, f'layers.{len(b.layers) - 2}', 'layers.{}'
+    ),
+    backbones.ConvNeXt: lambda b: _numbered(
+        b.num_stages - 1, 'downsample_layers.{}', 'stages.{}', 'norm{}'
+    ),
+    backbones.SwinTransformer: lambda b: _numbered(
+        b.num_layers - 1, 'stages.{}', 'norm{}'
+    ),
+    backbones.SwinTransformerV2: lambda b: _numbered(
+        b.num_layers - 1, 'stages.{}', 'norm{}'
+    ),
+    backbones.VisionTransformer: lambda b: (
+        len(b.layers) - 1,
+        [*_last_blocks('layers', b.layers), 'ln1', 'ln2'],
+    ),
+    backbones.PoolFormer: lambda b: _numbered(
+        len(b.network) - 1,
+        f'network.{len(b.network) - 2}',
+        'network.{}',
+        'norm{}',
+    ),
+    backbones.RepVGG: lambda b: (len(b.stages) - 1, [b.stages[-1], 'ppf']),
+    backbones.HRNet: lambda b: (None, ['stage4']),
+}
+
+# By name, because timm is no dependency.
+TIMM_ROWS: dict[str, Callable[[Any], list[str]]] = {
+    'ResNet': lambda m: ['layer4'],
+    'ConvNeXt': lambda m: [
+        f'stages.{len(m.stages) - 1}',
+        'norm_pre',
+        'head.norm',
+        'head.pre_logits',
+    ],
+    'VisionTransformer': lambda m: [
+        *_last_blocks('blocks', m.blocks),
+        'norm',
+        'attn_pool',
+        'fc_norm',
+    ],
+    # With features_only: a flat dict of modules that ends at the last one
+    # whose output is asked for.
+    'FeatureListNet': lambda m: list(m)[-1:],
+}

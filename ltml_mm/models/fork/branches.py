@@ -15,12 +15,16 @@ from torch import Tensor, nn
 BRANCHES = ('uniform', 'rebalanced')
 
 
-class Progress:
-    """Whether the first module of a fork has run; shared by the later."""
+class FirstModule:
+    """Tells the later modules of a fork whether the first one has run.
 
-    def __init__(self, first: str = '') -> None:
-        self.first = first
-        self.forked = False
+    Args:
+        name: Its name in the backbone.
+    """
+
+    def __init__(self, name: str = '') -> None:
+        self.name = name
+        self.has_run = False
 
 
 class Branches(BaseModule):
@@ -35,7 +39,7 @@ class Branches(BaseModule):
     Args:
         uniform: The copy of the uniform branch.
         rebalanced: The copy of the re-balanced branch.
-        branch_init: ``'copy'``: both copies start from the same weights.
+        init: ``'copy'``: both copies start from the same weights.
             ``'reinit'``: the re-balanced copy keeps its own random
             initialisation; a plain checkpoint loads into the uniform copy
             alone.
@@ -45,15 +49,15 @@ class Branches(BaseModule):
         self,
         uniform: nn.Module,
         rebalanced: nn.Module,
-        branch_init: str = 'copy',
+        init: str = 'copy',
     ) -> None:
         super().__init__()
         self.uniform = uniform
         self.rebalanced = rebalanced
         self.training = uniform.training
-        self.branch_init = branch_init
-        self.awaits_sync = branch_init == 'copy'
-        self.progress = Progress()
+        self.init = init
+        self.awaits_sync = init == 'copy'
+        self.first = FirstModule()
 
     @property
     def copies(self) -> tuple[nn.Module, nn.Module]:
@@ -85,7 +89,7 @@ class Branches(BaseModule):
             # The checkpoint's copies have gone separate ways: keep them.
             self.awaits_sync = False
         fresh = {}
-        if plain and self.branch_init == 'reinit':
+        if plain and self.init == 'reinit':
             fresh = self.copies[1].state_dict()
         for key in plain:
             name, value = key[len(prefix) :], state_dict.pop(key)
@@ -113,15 +117,15 @@ class Branches(BaseModule):
             raise AttributeError(
                 f'{type(self).__name__} hands no methods through, and '
                 f'"{name}" is one of {type(self.copies[0]).__name__}: name '
-                'the modules that it calls in fork_at instead'
+                'the modules that it calls in fork.at instead'
             )
         return values[0]
 
     def _view(
         self, kind: type[Branches], uniform: Any, rebalanced: Any
     ) -> Branches:
-        view = kind(uniform, rebalanced, self.branch_init)
-        view.progress = self.progress
+        view = kind(uniform, rebalanced, self.init)
+        view.first = self.first
         return view
 
     # A backbone that walks through the blocks of a forked stage itself runs
@@ -166,11 +170,11 @@ class Fork(Branches):
         if seen != versions(x):
             raise ValueError(
                 f'{type(uniform).__name__} changes its input in place, so '
-                'the second copy would not see the same: start fork_at one '
+                'the second copy would not see the same: start fork.at one '
                 'module earlier or build it without inplace=True'
             )
         outputs.append(rebalanced(rebuild(x), *args, **kwargs))
-        self.progress.forked = True
+        self.first.has_run = True
         return join(outputs)
 
 
@@ -190,12 +194,12 @@ class ForkedTail(Branches):
             What the plain module returns, each tensor of shape (2B, ...).
 
         Raises:
-            ValueError: The module ran before the first of ``fork_at``.
+            ValueError: The module ran before the first of ``fork.at``.
         """
-        if self.progress.first and not self.progress.forked:
+        if self.first.name and not self.first.has_run:
             raise ValueError(
                 f'{type(self.copies[0]).__name__} ran before '
-                f'"{self.progress.first}", the first module of fork_at: '
+                f'"{self.first.name}", the first module of fork.at: '
                 'list the modules in the order in which forward runs them'
             )
         return join(
@@ -210,7 +214,7 @@ def sync_branches(module: nn.Module) -> None:
     """Lets both copies of every fork start from the same weights.
 
     To be called once the weights are initialised: initialisers draw other
-    numbers for each copy. Does nothing for ``branch_init='reinit'``, where a
+    numbers for each copy. Does nothing for ``init='reinit'``, where a
     checkpoint with both branches was loaded, or when called again.
 
     Args:
@@ -245,7 +249,7 @@ def split_branches(
         raise ValueError(
             f'the features have a batch of {size} for {batch_size} images, '
             'where two branches give twice as many: let the out_indices of '
-            'the backbone reach the modules of fork_at'
+            'the backbone reach the modules of fork.at'
         )
     return {name: half(features, i) for i, name in enumerate(BRANCHES)}
 
@@ -313,7 +317,7 @@ def half(value: Any, index: int) -> Any:
     if sizes and max(sizes) % 2:
         raise ValueError(
             f'a batch of {max(sizes)} does not hold two branches; a module '
-            'of fork_at ran before the first one did'
+            'of fork.at ran before the first one did'
         )
     return _take(value, index, max(sizes, default=0) // 2)
 

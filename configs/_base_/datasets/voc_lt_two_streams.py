@@ -1,0 +1,23 @@
+# VOC-LT: 1142 images to train, 4952 to test, 20 classes.
+# Pairs of a uniform and a class-aware image, 32 of them a step.
+_base_ = './multi_label_224.py'
+
+train_dataloader = dict(
+    batch_size=32,
+    sampler=dict(
+        type='TwoStreamSampler',
+        streams=dict(
+            uniform=dict(type='UniformSampler'),
+            rebalanced=dict(
+                type='ClassAwareMultiLabelSampler',
+                num_samples='class_max',
+                reduce=4,
+            ),
+        ),
+        epoch_length='rebalanced',
+    ),
+    dataset=dict(dataset=dict(type='VOCLTDataset')),
+)
+val_dataloader = dict(dataset=dict(type='VOCLTDataset'))
+test_dataloader = val_dataloader
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,0 +1,232 @@
+"""Hooks that know the classes: their statistics, their scales, the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from torch import Tensor, nn
+
+from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.evaluation import GroupedAveragePrecision, class_table
+from ltml_mm.files import write_json
+
+SCALES = ('pos_scale', 'neg_scale')
+
+
+@HOOKS.register_module()
+class ClassStatisticsHook(Hook):
+    """Gives the training set's statistics to every module that takes them.
+
+    Before training, after a checkpoint was loaded, each module of the model
+    with a method ``set_class_statistics`` receives the counts of the
+    training set. They live in its buffers and travel with the checkpoint.
+    After ``load_from`` the data wins; on ``--resume`` counts that differ
+    from the checkpoint's are an error, and so is a model with another number
+    of classes than the training set's.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Sets the statistics.
+
+        Args:
+            runner: The runner, its model loaded.
+
+        Raises:
+            ValueError: The training set has no counts, a module has another
+                number of classes, or a resumed checkpoint other counts.
+        """
+        dataset = runner.train_dataloader.dataset
+        metainfo = getattr(dataset, 'metainfo', {})
+        _check_num_classes(runner.model, metainfo.get('classes'))
+        modules = statistics_modules(runner.model)
+        if not modules:
+            return
+        statistics = ClassStatistics.from_metainfo(metainfo)
+        for name, module in modules.items():
+            if runner._resume:
+                _check_resumed(name, module, statistics)
+            module.set_class_statistics(statistics)
+
+
+def statistics_modules(model: nn.Module) -> dict[str, Any]:
+    """Returns the modules that take class statistics, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, 'set_class_statistics')
+    }
+
+
+def _check_num_classes(
+    model: nn.Module, classes: Sequence[str] | None
+) -> None:
+    if classes is None:
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, (ClsHead, MultiLabelClsHead)):
+            continue
+        given = getattr(module, 'num_classes', len(classes))
+        if given != len(classes):
+            raise ValueError(
+                f'{name} has num_classes={given}, but the training set has '
+                f'{len(classes)} classes ({_shorten(classes)}): set '
+                f"num_classes={len(classes)} in the config's model"
+            )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    shown = ', '.join(map(str, names[:3]))
+    return f'{shown}, ...' if len(names) > 3 else shown
+
+
+def _check_resumed(
+    name: str, module: Any, statistics: ClassStatistics
+) -> None:
+    if getattr(module, 'num_classes', None) is None:
+        return
+    counts = tuple(module.class_counts.tolist())
+    num_images = int(module.num_train_images)
+    # Zero images: --resume found no checkpoint and the training starts.
+    if num_images == 0:
+        return
+    if (counts, num_images) == (statistics.counts, statistics.num_images):
+        return
+    raise ValueError(
+        f'{name}: the checkpoint was trained on {num_images} images with '
+        f'class counts {list(counts)}, but the training set has '
+        f'{statistics.num_images} with {list(statistics.counts)}. To go on '
+        'with this data, start anew with --cfg-options load_from=CHECKPOINT '
+        'in place of --resume'
+    )
+
+
+@HOOKS.register_module()
+class NumericsHook(Hook):
+    """Warns of learnable scales that leave a range.
+
+    The learnable scales of the logit compensation start at 1. One out of
+    range shrinks a class's logits to nothing, lets single images
+    dominate, or, below 0, turns the class's meaning around. Each is named
+    in a warning once; training goes on.
+
+    Args:
+        low (float): The least scale that is not worth a warning. Defaults
+            to 0.1.
+        high (float): The largest. Defaults to 10.
+        interval (int): Steps between two looks, each of which waits for the
+            GPU. Defaults to 50.
+
+    Raises:
+        ValueError: ``low`` is not less than ``high``, or ``interval`` less
+            than 1.
+    """
+
+    def __init__(
+        self, low: float = 0.1, high: float = 10.0, interval: int = 50
+    ) -> None:
+        if not low < high:
+            raise ValueError(f'low must be less than high, got {low}, {high}')
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.low = low
+        self.high = high
+        self.interval = interval
+        self._told: set[tuple[str, int]] = set()
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Looks at the scales now and then."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._check(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Looks at the scales once more."""
+        self._check(runner)
+
+    def _check(self, runner: Runner) -> None:
+        scales = compensation_scales(runner.model)
+        if not scales:
+            return
+        values = torch.stack([*scales.values()]).cpu()
+        strange = ~((values >= self.low) & (values <= self.high))
+        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+        classes = metainfo.get('classes')
+        names = list(scales)
+        found = []
+        for row, k in strange.nonzero().tolist():
+            if (names[row], k) not in self._told:
+                self._told.add((names[row], k))
+                label = classes[k] if classes else f'class {k}'
+                found.append(f'{names[row]} of {label}: {values[row, k]:.3g}')
+        if found:
+            runner.logger.warning(
+                f'learnable scales left the range {self.low} to {self.high} '
+                f'by step {runner.iter + 1}: {"; ".join(found)}. A smaller '
+                "learning rate or loss_cls.compensation='statistics' keeps "
+                'them nearer to 1'
+            )
+
+
+def compensation_scales(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Returns the learnable scales of a model's losses.
+
+    Args:
+        model: The model, or what wraps it for several processes.
+
+    Returns:
+        dict[str, Tensor]: Of shape (K,), by parameter name.
+    """
+    return {
+        name: parameter.detach()
+        for name, parameter in unwrap_model(model).named_parameters()
+        if name.split('.')[-1] in SCALES
+    }
+
+
+@HOOKS.register_module()
+class ClassReportHook(Hook):
+    """Shows total, head, medium, tail and every class after a run.
+
+    After training it shows the last validation, after testing the test, as
+    a table in the log and as JSON in the work directory:
+    ``val_class_report.json`` and ``test_class_report.json``, each replaced
+    as a whole. It needs :class:`~ltml_mm.evaluation.GroupedAveragePrecision`
+    in the evaluator and does nothing without, so it fits every config.
+    """
+
+    def after_train(self, runner: Runner) -> None:
+        """Shows the last validation, if there was one."""
+        self._show(runner, runner.val_loop, 'val')
+
+    def after_test(self, runner: Runner) -> None:
+        """Shows the test."""
+        self._show(runner, runner.test_loop, 'test')
+
+    @master_only
+    def _show(self, runner: Runner, loop: Any, split: str) -> None:
+        report = _find_report(loop)
+        if report is None:
+            return
+        path = os.path.join(runner.work_dir, f'{split}_class_report.json')
+        runner.logger.info(
+            f'Average precision in percent ({path}):\n{class_table(report)}'
+        )
+        write_json(path, report)
+
+
+def _find_report(loop: Any) -> dict[str, Any] | None:
+    evaluator = getattr(loop, 'evaluator', None)
+    for metric in getattr(evaluator, 'metrics', ()):
+        if isinstance(metric, GroupedAveragePrecision):
+            return metric.report
+    return None

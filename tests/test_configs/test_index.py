@@ -1,0 +1,87 @@
+"""The table of configs, the metafile and the model index name them all."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ltml_mm.experiments.rows import ROWS
+
+ROOT = Path(__file__).parents[2]
+TABLE = (ROOT / 'configs/README.md').read_text(encoding='utf-8')
+CONFIGS = {
+    path.relative_to(ROOT / 'configs').as_posix()
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+}
+
+
+def figures(name):
+    """The mean mAP of a row over all and over tail classes, as printed."""
+    found = {}
+    with (ROOT / f'docs/results/{name}.csv').open(encoding='utf-8') as file:
+        for run in csv.DictReader(file):
+            if run['variant'] == 'fused':
+                found.setdefault(run['row'], []).append(
+                    [float(run['total']), float(run['tail'])]
+                )
+    return {
+        row: '{:.2f} / {:.2f}'.format(*np.mean(runs, 0))
+        for row, runs in found.items()
+    }
+
+
+def index():
+    """The content of the files that the model index names."""
+    names = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    collections, models = [], []
+    for name in names:
+        content = yaml.safe_load((ROOT / name).read_text(encoding='utf-8'))
+        collections += content['Collections']
+        models += content['Models']
+    return collections, models
+
+
+def test_the_table_names_every_config():
+    assert set(re.findall(r'\]\(([\w/]+\.py)\)', TABLE)) == CONFIGS
+
+
+@pytest.mark.parametrize('row', ROWS)
+def test_a_row_has_its_configs_and_figures(row):
+    line = re.search(rf'^\| `{row}` \|.*\|$', TABLE, re.M)[0]
+    expected = [ROWS[row].format(data=data) for data in ('voc', 'coco')]
+    assert re.findall(r'\]\(([\w/]+\.py)\)', line) == expected
+    measured = [figures(name).get(row, '-') for name in ('rows', 'demo')]
+    assert [cell.strip() for cell in line.split('|')[-3:-1]] == measured
+
+
+def test_the_index_names_every_config():
+    collections, models = index()
+    assert {model['Config'] for model in models} == {
+        f'configs/{name}' for name in CONFIGS
+    }
+    assert len(models) == len(CONFIGS)
+    known = {collection['Name'] for collection in collections}
+    for model in models:
+        assert model['Name'] == Path(model['Config']).stem
+        assert model['In Collection'] in known
+        assert {'Training Data', 'Epochs', 'Batch Size'} <= set(
+            model['Metadata']
+        )
+    for collection in collections:
+        assert (ROOT / collection['README']).is_file()
+
+
+def test_the_index_has_the_figures_of_the_demo():
+    results = {
+        model['Name']: model['Results']
+        for model in index()[1]
+        if model['Results'] is not None
+    }
+    metrics = results.pop('ltml_demo')[0]['Metrics']
+    shown = f'{metrics["mAP"]:.2f} / {metrics["mAP_tail"]:.2f}'
+    assert shown == figures('demo')['ltml']
+    assert not results  # nothing else has been measured as it is configured
