@@ -44,8 +44,8 @@ rate() { echo "$1-lr${2/./_}=$1,optim_wrapper.optimizer.lr=$2"; }
 
 # The rows of the paper's table, on the test photographs.
 rows() {
-  compare "$@" --epoch-images 626 --title '626 photographs, 12 classes' \
-    --seeds 0 1 2 3 4 "${cached[@]}" --cfg-options "${test_set[@]}"
+  compare_cached "$@" --epoch-images 626 --seeds 0 1 2 3 4 \
+    --title '626 photographs, 12 classes' --cfg-options "${test_set[@]}"
 }
 rows rows rows erm --rows erm rw rs focal cb_focal ldam db_focal asl \
   {uniform,rebalanced}_branch two_branches consistency ltml ltml+flip
@@ -57,7 +57,7 @@ rows branches rows two_branches \
 rows merged rows ltml --rows {two_branches,consistency,ltml}{,+merged,+merged_bn}
 
 # Twice the steps.
-compare longer longer erm --epoch-images 626 --seeds 0 1 2 "${cached[@]}" \
+compare_cached longer longer erm --epoch-images 626 --seeds 0 1 2 \
   --title '626 photographs, 304 steps' \
   --rows erm rs uniform_branch consistency ltml \
   --cfg-options "${test_set[@]}" train_cfg.max_epochs=16 \
@@ -70,7 +70,7 @@ if [[ ! -e $out/held_out/train.json ]]; then
     --allow-outside
 fi
 held_out() {
-  compare "$@" --epoch-images 436 "${cached[@]}" \
+  compare_cached "$@" --epoch-images 436 \
     --cfg-options data_root="$out/held_out" data_prefix="$photos/images" \
     allow_outside=True "${network[@]}"
 }
@@ -93,18 +93,19 @@ held_out rates rates erm --seeds 0 --title 'Learning rates' \
   --rows "${rates[@]}"
 
 # The demo, from scratch, and on the pictures that it was trained on.
-compare demo demo erm --data demo --rows erm rs ltml --seeds 0 1 2 \
-  --title 'The demo, from scratch' --keep-checkpoints
+compare tools/benchmarks/compare.py demo demo erm --data demo \
+  --rows erm rs ltml --seeds 0 1 2 --title 'The demo, from scratch' \
+  --keep-checkpoints
 for row in erm rs ltml; do
-  work=$out/demo/$row/seed_0/work
-  python tools/test.py "$work"/*demo*.py "$work/epoch_5.pth" \
+  run=$out/demo/$row/seed_0
+  python tools/test.py "$run/config.py" "$run/work/epoch_5.pth" \
     --work-dir "$out/demo_training/$row" \
     --cfg-options test_dataloader.dataset.split=train
 done
 
 # How the terms of the loss share the gradient.
 python docs/results/gradient_shares.py --steps 152 --interval 8 \
-  --out "$out/shares.json" "$out/rows/ltml/seed_0/work/ltml_custom.py"
+  --out "$out/shares.json" "$out/rows/ltml/seed_0/config.py"
 python docs/results/gradient_shares.py --steps 605 --interval 40 \
   --out "$out/shares_demo.json" configs/ltml_demo.py \
   --cfg-options randomness.seed=0

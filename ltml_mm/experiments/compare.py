@@ -13,6 +13,7 @@ from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.experiments.comparison_report import write_report
 from ltml_mm.experiments.rows import (
     DATA_SETS,
+    PUBLISHED,
     ROWS,
     VARIANTS,
     parse_line,
@@ -20,10 +21,12 @@ from ltml_mm.experiments.rows import (
     row_files,
 )
 from ltml_mm.experiments.run_config import (
+    RUN,
     Run,
     build_config,
     config_hash,
     run_folder,
+    write_config,
 )
 from ltml_mm.experiments.runs import make_runs
 
@@ -83,7 +86,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_cfg_options(parser)
     parser.add_argument(
-        '--dry-run', action='store_true', help='only list the runs'
+        '--dry-run',
+        action='store_true',
+        help='only list the runs; where the set has no config files of the '
+        'rows, write theirs',
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
@@ -126,11 +132,11 @@ def main(
         for row in rows
     }
     if args.dry_run:
-        for seed in args.seeds:
-            for row in rows:
-                files = map(str, row_files(row.base, args.data))
-                changes = (f'{k}={v}' for k, v in row.overrides.items())
-                print(run_folder(args.out, row.name, seed), *files, *changes)
+        files = {row.name: row_files(row.base, args.data) for row in rows}
+        for run in plan_runs(args, configs):
+            print(run.folder, *files[run.row])
+            if args.data not in PUBLISHED and not (run.folder / RUN).exists():
+                write_config(run, configs[run.row])
         return
     if change is not None:
         change(configs)

@@ -178,8 +178,8 @@ def _content(path: str | Path) -> str:
     return file_sha256(path)
 
 
-def write_run(run: Run, cfg: Config) -> None:
-    """Writes ``config.py``, which stock tools train too, and ``run.json``.
+def write_config(run: Run, cfg: Config) -> None:
+    """Writes the ``config.py`` of a run, which stock tools train too.
 
     Args:
         run: The run.
@@ -194,6 +194,16 @@ def write_run(run: Run, cfg: Config) -> None:
     cfg.merge_from_dict({'randomness.seed': run.seed})
     cfg.experiment_name = f'{run.row} {run.seed}'
     write_text(run.folder / CONFIG, cfg.pretty_text)
+
+
+def write_run(run: Run, cfg: Config) -> None:
+    """Writes ``config.py`` and ``run.json``, all that a run needs.
+
+    Args:
+        run: The run.
+        cfg: The config of its row.
+    """
+    write_config(run, cfg)
     content = asdict(run)
     del content['folder']
     write_json(run.folder / RUN, content)
