@@ -65,14 +65,24 @@ def test_config(args: argparse.Namespace) -> Config:
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
-    cfg.load_from = args.checkpoint
+    set_checkpoint(cfg, args.checkpoint)
+    if args.tta:
+        add_flip_tta(cfg)
+    return cfg
+
+
+def set_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """Lets the test load all weights from a checkpoint, in place.
+
+    Args:
+        cfg: The config.
+        checkpoint: The checkpoint file.
+    """
+    cfg.load_from = checkpoint
     cfg.resume = False
     # MMEngine would evaluate what the checkpoint lacks as it was initialised.
     check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
     cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
-    if args.tta:
-        add_flip_tta(cfg)
-    return cfg
 
 
 def draw_predictions(
@@ -131,7 +141,7 @@ def add_flip_tta(cfg: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluates."""
+    """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
     runner = Runner.from_cfg(test_config(args))
     collector = PredictionCollector()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 from mmengine.registry import DATASETS
@@ -12,10 +11,6 @@ from mmpretrain.datasets import MultiLabelDataset
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import (
     LabelTable,
-    check_repeats,
-    class_names,
-    entry_fault,
-    leaves_folder,
     read_annotations,
     read_labels,
 )
@@ -125,56 +120,21 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             the prefix) and ``gt_label`` (list of class indices).
         """
         try:
-            content = read_annotations(self.ann_file)
+            metainfo, entries = read_annotations(
+                self.ann_file,
+                self._metainfo.get('classes'),
+                self.data_prefix,
+                self.allow_outside,
+            )
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f'{self.ann_file}: no such annotation file; {self.CONVERTER} '
                 'writes it (docs/data.md), or data_root is another folder'
             ) from error
-        self._take_metainfo(content['metainfo'])
-        data_list = []
-        for index, entry in enumerate(content['data_list']):
-            self._check_entry(index, entry)
-            data_list.append(self.parse_data_info(entry))
-        check_repeats(self.ann_file, content['data_list'])
+        self._metainfo = {**metainfo, **self._metainfo}
+        data_list = [self.parse_data_info(entry) for entry in entries]
         self._check_counts(data_list)
         return data_list
-
-    def _take_metainfo(self, metainfo: dict) -> None:
-        """Adds the file's meta information to what was given."""
-        given = self._metainfo.get('classes')
-        names = class_names(self.ann_file, metainfo, given)
-        # MMPretrain ignores the file's names where others were given, and
-        # with them that the labels could mean other classes.
-        if given is not None and list(given) != list(names):
-            raise ValueError(
-                f'{self.ann_file}: its classes ({len(names)}) are not those '
-                f'that were expected ({len(given)}): '
-                f'{_first_difference(names, given)}. Correct the file, or '
-                'read it with a dataset for its classes, such as '
-                'LongTailMultiLabelDataset without classes=[...]'
-            )
-        self._metainfo = {**metainfo, **self._metainfo, 'classes': names}
-
-    def _check_entry(self, index: int, entry: Any) -> None:
-        num_classes = len(self._metainfo['classes'])
-        fault = entry_fault(entry, num_classes, self.data_prefix)
-        if fault is None and not self.allow_outside:
-            fault = next(
-                (
-                    f'"{key}" {entry[key]!r} leaves the folder of the images; '
-                    'set allow_outside=True if you trust the file'
-                    for key in self.data_prefix
-                    if leaves_folder(entry[key])
-                ),
-                None,
-            )
-        if fault is not None:
-            image = entry.get('img_path') if isinstance(entry, dict) else None
-            raise ValueError(
-                f'{self.ann_file}: entry {index} of "data_list"'
-                f'{f" ({image})" if image else ""}: {fault}'
-            )
 
     def _check_counts(self, data_list: list[dict]) -> None:
         """Compares the counts that were declared with the images."""
@@ -212,16 +172,3 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         counts = self.label_table.counts(len(self.CLASSES)).tolist()
         statistics = ClassStatistics(tuple(counts), len(self))
         self._metainfo.update(statistics.to_metainfo())
-
-
-def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
-    index, (name, wanted) = next(
-        (index, pair)
-        for index, pair in enumerate(zip_longest(found, expected))
-        if pair[0] != pair[1]
-    )
-    if name is None:
-        return f'class {index}, {wanted!r}, is missing'
-    if wanted is None:
-        return f'class {index}, {name!r}, is one too many'
-    return f'class {index} is {name!r} in place of {wanted!r}'

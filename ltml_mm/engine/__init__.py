@@ -1,5 +1,6 @@
 """Hooks and helpers around the stock Runner."""
 
+from ltml_mm.engine.hooks.check_hooks import ResumeCheckHook, ScheduleCheckHook
 from ltml_mm.engine.hooks.class_hooks import (
     ClassReportHook,
     ClassStatisticsHook,
@@ -10,9 +11,7 @@ from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,
 )
-from ltml_mm.engine.hooks.resume_check_hook import ResumeCheckHook
 from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from ltml_mm.engine.hooks.schedule_check_hook import ScheduleCheckHook
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
     GuardedAmpOptimWrapper,
     GuardedOptimWrapper,

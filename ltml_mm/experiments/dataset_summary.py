@@ -22,6 +22,7 @@ from ltml_mm.class_statistics import (
 )
 from ltml_mm.datasets.annotations import LabelTable, read_labels
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
+from ltml_mm.datasets.splits import cooccurrence
 from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 from ltml_mm.experiments.stream_draws import StreamDraws, stream_draws
@@ -85,17 +86,8 @@ class DatasetFacts:
         return np.diff(self.table.offsets)
 
     def cooccurrence(self) -> np.ndarray:
-        """Images that show both classes, int64 (K, K), symmetric.
-
-        The diagonal holds the images of each class.
-        """
-        # Exact in float32 up to 2^24 images; BLAS makes it quick.
-        positives = np.zeros((self.table.num_images, len(self.names)), 'f4')
-        images = np.arange(self.table.num_images)
-        positives[
-            np.repeat(images, self.labels_per_image), self.table.labels
-        ] = 1
-        return np.rint(positives.T @ positives).astype(np.int64)
+        """Images that show both classes, int64 (K, K), symmetric."""
+        return cooccurrence(self.table.matrix(len(self.names)))
 
 
 def read_facts(

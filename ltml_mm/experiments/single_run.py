@@ -25,7 +25,7 @@ from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.config import read_config
 from ltml_mm.apis.merge import training_batches
 from ltml_mm.apis.stock_config import stock_config
-from ltml_mm.apis.test import add_flip_tta
+from ltml_mm.apis.test import add_flip_tta, set_checkpoint
 from ltml_mm.experiments.run_config import (
     CONFIG,
     RESULT,
@@ -163,10 +163,7 @@ def _test_config(cfg: Config, checkpoint: Any, variant: str) -> Config:
     cfg = deepcopy(cfg)
     cfg.work_dir = str(Path(cfg.work_dir) / variant)
     cfg.experiment_name += f' {variant}'
-    cfg.load_from, cfg.resume = str(checkpoint), False
-    # MMEngine would evaluate what the checkpoint lacks as it was initialised.
-    check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
-    cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
+    set_checkpoint(cfg, str(checkpoint))
     cfg.test_dataloader.persistent_workers = False
     return cfg
 

@@ -319,6 +319,17 @@ def test_other_names_than_expected_are_refused(make, given, difference):
     assert 'Correct the file, or' in str(caught.value)
 
 
+def test_categories_in_another_order_are_refused(make):
+    names = ['dog', 'cat', 'person']
+    rows = [{'id': i, 'category_name': n} for i, n in enumerate(names)]
+
+    def alter(content):
+        content['metainfo'] = {'categories': rows}
+
+    with pytest.raises(ValueError, match="class 0 is 'dog' in place of 'cat'"):
+        make(alter, classes=['cat', 'dog', 'person'])
+
+
 def test_a_long_list_of_other_names_is_not_printed(make):
     names = [*COCO_CLASSES[:-1], 'broom']
     with pytest.raises(ValueError, match='class 79 is') as caught:
@@ -329,8 +340,8 @@ def test_a_long_list_of_other_names_is_not_printed(make):
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
-        (b'{"metainfo": \n {,}}', 'not valid JSON, line 2 column 3'),
-        (b'', 'not valid JSON, line 1 column 1'),
+        (b'{"metainfo": \n {,}}', 'not valid JSON: .* line 2 column 3'),
+        (b'', 'not valid JSON: .* line 1 column 1'),
         (b'[]', 'not an annotation file'),
         (b'{"metainfo": "\xff"}', 'not valid JSON'),
         (b'[' * 100_000, 'not valid JSON'),

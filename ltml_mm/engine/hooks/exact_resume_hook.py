@@ -64,7 +64,7 @@ class ExactResumeHook(Hook):
                 f"on_change must be 'error' or 'warn', got {on_change!r}"
             )
         self.on_change = on_change
-        self._facts: dict[str, int | str] = {}
+        self._signature: dict[str, int | str] = {}
         self._loaded: dict[str, Any] | None = None
         self._resuming = False
         self._exact = True
@@ -91,7 +91,7 @@ class ExactResumeHook(Hook):
                 optimizer, or the run differs from the one it resumes.
         """
         check_accumulation(runner)
-        self._facts = run_signature(runner)
+        self._signature = run_signature(runner)
         loader = runner.train_dataloader
         sampler = stream_sampler(loader)
         if sampler is not None:
@@ -119,16 +119,20 @@ class ExactResumeHook(Hook):
         self._gathered = None
 
     def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Gathers the states where a checkpoint is about to be saved."""
-        if saves_now(runner, by_epoch=False):
-            self.gather(runner)
+        """Gathers the states where the stock hook is about to save."""
+        for hook in checkpoint_hooks(runner):
+            period = hook.interval, hook.save_begin
+            if not hook.by_epoch and (
+                hook.every_n_train_iters(runner, *period)
+                or hook.is_last_train_iter(runner)
+            ):
+                self.gather(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Gathers the states where a checkpoint is about to be saved."""
+        """Gathers the states for a checkpoint of the epoch."""
         self._gathered = None
         vars(runner.train_loop).pop('run_iter', None)
-        if saves_now(runner, by_epoch=True):
-            self.gather(runner)
+        self.gather(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Validates a run that was stopped in its last validation."""
@@ -143,9 +147,7 @@ class ExactResumeHook(Hook):
 
     def after_val_epoch(self, runner: Runner, *args: Any, **kw: Any) -> None:
         """Gathers the states for a best checkpoint."""
-        hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
-        if any(hook.save_best for hook in hooks):
-            self.gather(runner)
+        self.gather(runner)
 
     def after_val(self, runner: Runner) -> None:
         """Gives the training its random states back."""
@@ -182,7 +184,7 @@ class ExactResumeHook(Hook):
         checkpoint[KEY] = {
             'ranks': self._gathered,
             'seed': _seed(runner),
-            'facts': self._facts,
+            'facts': self._signature,
             'validated': self._before_validation is not None,
         }
 
@@ -196,7 +198,7 @@ class ExactResumeHook(Hook):
             )
             return
         self._validation_due = not self._loaded['validated']
-        changes = compare_signatures(self._loaded['facts'], self._facts)
+        changes = compare_signatures(self._loaded['facts'], self._signature)
         if not changes:
             return
         message = 'the run differs from the one it resumes: ' + '; '.join(
@@ -304,26 +306,6 @@ def _seed(runner: Runner) -> int | None:
 def checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
     """Returns the hooks of a runner that save checkpoints."""
     return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-
-
-def saves_now(runner: Runner, by_epoch: bool) -> bool:
-    """Whether a hook saves after the current step, or epoch."""
-    return any(
-        _saves(hook, runner)
-        for hook in checkpoint_hooks(runner)
-        if hook.by_epoch == by_epoch
-    )
-
-
-def _saves(hook: CheckpointHook, runner: Runner) -> bool:
-    period = hook.interval, hook.save_begin
-    if hook.by_epoch:
-        last = hook.is_last_train_epoch(runner)
-        due = hook.every_n_epochs(runner, *period)
-    else:
-        last = hook.is_last_train_iter(runner)
-        due = hook.every_n_train_iters(runner, *period)
-    return due or (hook.save_last and last)
 
 
 def check_accumulation(runner: Runner) -> None:

@@ -21,8 +21,8 @@ OUTDATED = 'outdated_ckpts'
 INTERIM = 'interim_ckpt'
 
 
-class RemoveLater(AtomicFileBackend):
-    """A backend that collects what it is asked to remove."""
+class DeferredRemoval(AtomicFileBackend):
+    """A backend that only collects what it is asked to remove."""
 
     def __init__(self) -> None:
         self.pending: list[str] = []
@@ -43,13 +43,12 @@ class RemoveLater(AtomicFileBackend):
 class SafeCheckpointHook(CheckpointHook):
     """A ``CheckpointHook`` that never leaves a run without a checkpoint.
 
-    The stock hook removes the old checkpoint first and writes the new one
-    in place. This one writes under a temporary name, flushes it to the disk,
-    renames it, records its SHA-256 in ``epoch_3.pth.sha256``, moves the
-    pointer ``last_checkpoint`` in the same way, and removes what is no
-    longer wanted last; the best checkpoints too. Names and arguments are
-    those of the stock hook. Temporary files that a killed run left are
-    removed when the next one starts.
+    The stock hook with the file backend ``whole_files``, which writes
+    atomically and a SHA-256 beside each file. Besides, this one moves the
+    pointer ``last_checkpoint`` atomically, and removes what is no longer
+    wanted last, where the stock hook removes it first; the best checkpoints
+    too. Temporary files that a killed run left are removed when the next one
+    starts.
 
     Args:
         **kwargs: Those of MMEngine's ``CheckpointHook``. ``out_dir`` must be
@@ -61,34 +60,30 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        self._saved_step: int | None = None
-        given = {
-            name: kwargs.pop(name, None)
-            for name in ('backend_args', 'file_client_args')
-        }
-        if '://' in str(kwargs.get('out_dir')):
-            given['out_dir'] = kwargs['out_dir']
-        for name, value in given.items():
-            if value is not None:
+        for name in ('out_dir', 'backend_args', 'file_client_args'):
+            value = kwargs.get(name)
+            local = name == 'out_dir' and '://' not in str(value)
+            if value is not None and not local:
                 raise ValueError(
                     'SafeCheckpointHook writes to local folders only, got '
                     f'{name}={value!r}; for other storage use '
                     "default_hooks.checkpoint.type='CheckpointHook'"
                 )
-        super().__init__(**kwargs, backend_args={'backend': 'whole_files'})
+        kwargs['backend_args'] = {'backend': 'whole_files'}
+        super().__init__(**kwargs)
+        self._saved_step: int | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Finds the folder, and removes what a killed run left in it."""
         super().before_train(runner)
         self._saved_step = runner.iter  # What was loaded is saved.
-        self.file_backend = RemoveLater()
-        folder = Path(self.out_dir)
+        self.file_backend = DeferredRemoval()
         for name in runner.message_hub.runtime_info.get(OUTDATED, ()):
-            self.file_backend.remove(folder / name)
-        self._remove_pending(runner)
+            self._remove(name)
+        self._remove_outdated(runner)
         if is_main_process():
             for pattern in ('.*.pth*.tmp', '.last_checkpoint.*.tmp'):
-                for path in folder.glob(pattern):
+                for path in Path(self.out_dir).glob(pattern):
                     path.unlink(missing_ok=True)
 
     def save_now(self, runner: Runner, by_epoch: bool) -> str:
@@ -119,7 +114,14 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
     ) -> None:
-        self._keep(runner, step)
+        # As the stock hook's, but that it removes before it writes.
+        if self.max_keep_ckpts > 0:
+            kept = self.keep_ckpt_ids
+            if not kept or kept[-1] != step:
+                if len(kept) == self.max_keep_ckpts:
+                    self._remove(self.filename_tmpl.format(kept.popleft()))
+                kept.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
         self._write(runner, self.filename_tmpl.format(step), meta)
 
     def _write(
@@ -133,10 +135,10 @@ class SafeCheckpointHook(CheckpointHook):
             if isinstance(hook, ExactResumeHook):
                 hook.gather(runner)
         if superfluous := runner.message_hub.pop_info(INTERIM):
-            self.file_backend.remove(Path(self.out_dir) / superfluous)
+            self._remove(superfluous)
         if interim:
             runner.message_hub.update_info(INTERIM, name)
-        self.last_ckpt = str(Path(self.out_dir) / name)
+        self.last_ckpt = str(Path(self.out_dir, name))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         outdated = [Path(path).name for path in self.file_backend.pending]
         runner.message_hub.update_info(OUTDATED, outdated)
@@ -151,35 +153,21 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            pointer = Path(runner.work_dir) / 'last_checkpoint'
+            pointer = Path(runner.work_dir, 'last_checkpoint')
             write_text(pointer, self.last_ckpt)
         self._saved_step = meta['iter']
-        self._remove_pending(runner)
-
-    def _keep(self, runner: Runner, step: int) -> None:
-        """Notes a new checkpoint, and the one that it makes superfluous."""
-        if self.max_keep_ckpts < 1:
-            return
-        kept = self.keep_ckpt_ids
-        if not kept or kept[-1] != step:
-            if len(kept) == self.max_keep_ckpts:
-                name = self.filename_tmpl.format(kept.popleft())
-                self.file_backend.remove(Path(self.out_dir) / name)
-            kept.append(step)
-        runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+        self._remove_outdated(runner)
 
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
         super()._save_best_checkpoint(runner, metrics)
-        self._remove_pending(runner)
+        self._remove_outdated(runner)
 
-    def _remove_pending(self, runner: Runner) -> None:
+    def _remove(self, name: str) -> None:
+        self.file_backend.remove(Path(self.out_dir, name))
+
+    def _remove_outdated(self, runner: Runner) -> None:
         info = runner.message_hub.runtime_info
-        folder = Path(self.out_dir)
-        kept = (
-            str(folder / self.filename_tmpl.format(step))
-            for step in info.get('keep_ckpt_ids', ())
-        )
         best = (v for k, v in info.items() if k.startswith('best_ckpt'))
-        self.file_backend.remove_pending({self.last_ckpt, *kept, *best})
+        self.file_backend.remove_pending({self.last_ckpt, *best})
