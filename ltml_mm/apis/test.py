@@ -71,7 +71,7 @@ def test_config(args: argparse.Namespace) -> Config:
     check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
     cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
     if args.tta:
-        add_flip_tta(cfg)
+        _add_flip_tta(cfg)
     return cfg
 
 
@@ -103,16 +103,8 @@ def draw_predictions(
         write_bytes(Path(folder) / name, encode_picture(picture, name))
 
 
-def add_flip_tta(cfg: Config) -> None:
-    """Lets the test average each image and its mirror image, in place.
-
-    Args:
-        cfg: A config whose test pipeline ends with the packing transform;
-            its ``tta_model`` merges the views.
-
-    Raises:
-        ValueError: It has no ``tta_model``.
-    """
+def _add_flip_tta(cfg: Config) -> None:
+    """Averages each image and its mirror image."""
     if cfg.get('tta_model') is None:
         raise ValueError(
             "--tta needs tta_model=dict(type='CollaborativeTTA') in the "
@@ -127,7 +119,7 @@ def add_flip_tta(cfg: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluates."""
+    """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
     runner = RUNNERS.build(test_config(args))
     collector = PredictionCollector()
