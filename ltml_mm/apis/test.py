@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
@@ -55,7 +55,7 @@ def test_config(args: argparse.Namespace) -> Config:
         args: The parsed command line.
 
     Returns:
-        Config: What ``Runner.from_cfg`` takes.
+        Config: What ``RUNNERS.build`` takes.
 
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
@@ -143,7 +143,7 @@ def add_flip_tta(cfg: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
-    runner = Runner.from_cfg(test_config(args))
+    runner = RUNNERS.build(test_config(args))
     collector = PredictionCollector()
     if args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
@@ -105,7 +106,7 @@ def train(cfg: Config) -> int:
     checkpoint = find_whole_checkpoint(work)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
     before, start = _seconds(work), time.perf_counter()
     try:
         runner.train()
@@ -173,7 +174,7 @@ def _run_test(cfg: Config) -> tuple[Runner, dict[str, Any]]:
     # The Runner before holds the card, and itself.
     gc.collect()
     torch.cuda.empty_cache()
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
     return runner, _report(runner)
 
 
