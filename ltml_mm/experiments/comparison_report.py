@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.comparison_figures import draw_groups
-from ltml_mm.experiments.dataset_markdown import table
 from ltml_mm.experiments.results import (
     GROUPS,
     RESAMPLES,
