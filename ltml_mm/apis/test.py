@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
@@ -55,7 +55,7 @@ def test_config(args: argparse.Namespace) -> Config:
         args: The parsed command line.
 
     Returns:
-        Config: What ``Runner.from_cfg`` takes.
+        Config: What ``RUNNERS.build`` takes.
 
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
@@ -71,7 +71,7 @@ def test_config(args: argparse.Namespace) -> Config:
     check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
     cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
     if args.tta:
-        add_flip_tta(cfg)
+        _add_flip_tta(cfg)
     return cfg
 
 
@@ -103,16 +103,8 @@ def draw_predictions(
         write_bytes(Path(folder) / name, encode_picture(picture, name))
 
 
-def add_flip_tta(cfg: Config) -> None:
-    """Lets the test average each image and its mirror image, in place.
-
-    Args:
-        cfg: A config whose test pipeline ends with the packing transform;
-            its ``tta_model`` merges the views.
-
-    Raises:
-        ValueError: It has no ``tta_model``.
-    """
+def _add_flip_tta(cfg: Config) -> None:
+    """Averages each image and its mirror image."""
     if cfg.get('tta_model') is None:
         raise ValueError(
             "--tta needs tta_model=dict(type='CollaborativeTTA') in the "
@@ -127,9 +119,9 @@ def add_flip_tta(cfg: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluates."""
+    """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
-    runner = Runner.from_cfg(test_config(args))
+    runner = RUNNERS.build(test_config(args))
     collector = PredictionCollector()
     if args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)

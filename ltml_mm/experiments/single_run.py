@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import (
@@ -103,7 +103,7 @@ def _train(plan: Plan, work: Path) -> tuple[int, int]:
     set_steps(cfg, plan)
     _use_cache(cfg, plan)
     cfg.experiment_name = f'{plan.row} {plan.seed}'
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
     before, start = _seconds(work), time.perf_counter()
     try:
         runner.train()
@@ -175,7 +175,7 @@ def compensation(state_dict: Mapping[str, Any]) -> dict[str, list[float]]:
 def _report(plan: Plan, work: Path, checkpoint: str, variant: str) -> dict:
     """Tests one variant; returns the class report."""
     folder = work / variant
-    runner = Runner.from_cfg(_test_config(plan, folder, checkpoint, variant))
+    runner = RUNNERS.build(_test_config(plan, folder, checkpoint, variant))
     runner.test()
     # The next one needs the card, and the Runner holds itself.
     del runner
@@ -225,7 +225,7 @@ def _reestimate(
     cfg = _test_config(plan, work / 'merged_bn', str(merged), 'merged_bn')
     cfg.experiment_name += ' statistics'
     cfg.load_from = None
-    model = Runner.from_cfg(cfg).model
+    model = RUNNERS.build(cfg).model
     checkpoint = read_checkpoint(merged)
     load_weights(model, checkpoint['state_dict'], merged)
     if not has_norms(model, modules):
