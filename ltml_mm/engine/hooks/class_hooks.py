@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
-from torch import Tensor, nn
+from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.engine.hooks.resume_state import unwrap_model
@@ -28,10 +28,9 @@ class ClassStatisticsHook(Hook):
 
     Before training, after a checkpoint was loaded, each module of the model
     with a method ``set_class_statistics`` receives the counts of the
-    training set. They live in its buffers and travel with the checkpoint.
-    After ``load_from`` the data wins; on ``--resume`` counts that differ
-    from the checkpoint's are an error, and so is a model with another number
-    of classes than the training set's.
+    training set. They live in its buffers and travel with the checkpoint,
+    whose counts give way to those of the data. A model with another number
+    of classes than the training set's is an error.
     """
 
     priority = 'VERY_HIGH'
@@ -43,29 +42,16 @@ class ClassStatisticsHook(Hook):
             runner: The runner, its model loaded.
 
         Raises:
-            ValueError: The training set has no counts, a module has another
-                number of classes, or a resumed checkpoint other counts.
+            ValueError: The training set has no counts, or a module has
+                another number of classes.
         """
         dataset = runner.train_dataloader.dataset
         metainfo = getattr(dataset, 'metainfo', {})
         _check_num_classes(runner.model, metainfo.get('classes'))
-        modules = statistics_modules(runner.model)
-        if not modules:
-            return
-        statistics = ClassStatistics.from_metainfo(metainfo)
-        for name, module in modules.items():
-            if runner._resume:
-                _check_resumed(name, module, statistics)
-            module.set_class_statistics(statistics)
-
-
-def statistics_modules(model: nn.Module) -> dict[str, Any]:
-    """Returns the modules that take class statistics, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if hasattr(module, 'set_class_statistics')
-    }
+        for module in runner.model.modules():
+            if hasattr(module, 'set_class_statistics'):
+                statistics = ClassStatistics.from_metainfo(metainfo)
+                module.set_class_statistics(statistics)
 
 
 def _check_num_classes(
@@ -88,27 +74,6 @@ def _check_num_classes(
 def _shorten(names: Sequence[str]) -> str:
     shown = ', '.join(map(str, names[:3]))
     return f'{shown}, ...' if len(names) > 3 else shown
-
-
-def _check_resumed(
-    name: str, module: Any, statistics: ClassStatistics
-) -> None:
-    if getattr(module, 'num_classes', None) is None:
-        return
-    counts = tuple(module.class_counts.tolist())
-    num_images = int(module.num_train_images)
-    # Zero images: --resume found no checkpoint and the training starts.
-    if num_images == 0:
-        return
-    if (counts, num_images) == (statistics.counts, statistics.num_images):
-        return
-    raise ValueError(
-        f'{name}: the checkpoint was trained on {num_images} images with '
-        f'class counts {list(counts)}, but the training set has '
-        f'{statistics.num_images} with {list(statistics.counts)}. To go on '
-        'with this data, start anew with --cfg-options load_from=CHECKPOINT '
-        'in place of --resume'
-    )
 
 
 @HOOKS.register_module()
@@ -154,10 +119,16 @@ class NumericsHook(Hook):
         self._check(runner)
 
     def _check(self, runner: Runner) -> None:
-        scales = compensation_scales(runner.model)
+        scales = {
+            name: parameter.detach()
+            for name, parameter in unwrap_model(
+                runner.model
+            ).named_parameters()
+            if name.split('.')[-1] in SCALES
+        }
         if not scales:
             return
-        values = torch.stack([*scales.values()]).cpu()
+        values = torch.stack([*scales.values()]).cpu()  # Of shape (S, K).
         strange = ~((values >= self.low) & (values <= self.high))
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
         classes = metainfo.get('classes')
@@ -175,22 +146,6 @@ class NumericsHook(Hook):
                 "learning rate or loss_cls.compensation='statistics' keeps "
                 'them nearer to 1'
             )
-
-
-def compensation_scales(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Returns the learnable scales of a model's losses.
-
-    Args:
-        model: The model, or what wraps it for several processes.
-
-    Returns:
-        dict[str, Tensor]: Of shape (K,), by parameter name.
-    """
-    return {
-        name: parameter.detach()
-        for name, parameter in unwrap_model(model).named_parameters()
-        if name.split('.')[-1] in SCALES
-    }
 
 
 @HOOKS.register_module()

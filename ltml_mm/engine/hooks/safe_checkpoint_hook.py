@@ -131,9 +131,7 @@ class SafeCheckpointHook(CheckpointHook):
         meta: dict[str, Any],
         interim: bool = False,
     ) -> None:
-        for hook in runner.hooks:
-            if isinstance(hook, ExactResumeHook):
-                hook.gather(runner)
+        _gather(runner)
         if superfluous := runner.message_hub.pop_info(INTERIM):
             self._remove(superfluous)
         if interim:
@@ -161,6 +159,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
+        _gather(runner)
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)
 
@@ -171,3 +170,9 @@ class SafeCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         best = (v for k, v in info.items() if k.startswith('best_ckpt'))
         self.file_backend.remove_pending({self.last_ckpt, *best})
+
+
+def _gather(runner: Runner) -> None:
+    for hook in runner.hooks:
+        if isinstance(hook, ExactResumeHook):
+            hook.gather(runner)
