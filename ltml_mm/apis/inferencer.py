@@ -17,20 +17,19 @@ from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.structures import DataSample
 from PIL import Image, ImageOps
 
-from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.apis.checkpoint import (
+    checkpoint_meta,
+    load_weights,
+    read_checkpoint,
+)
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import (
     build_model,
-    checkpoint_meta,
-    class_info,
-    load_weights,
-    pick_device,
-    scope_of,
-)
-from ltml_mm.apis.predictions import (
-    check_batch_size,
     check_selection,
+    class_info,
+    pick_device,
     prediction_record,
+    scope_of,
 )
 from ltml_mm.apis.visualization import draw_prediction
 from ltml_mm.datasets.images import (
@@ -136,7 +135,7 @@ class MultiLabelInferencer(BaseInferencer):
             ValueError: An argument is out of range, or a score is not
                 finite.
         """
-        check_batch_size(batch_size)
+        _check_batch_size(batch_size)
         check_selection(
             kwargs.get('threshold'), kwargs.get('topk'), len(self.class_info)
         )
@@ -161,7 +160,7 @@ class MultiLabelInferencer(BaseInferencer):
         Yields:
             tuple: An image and its prediction, in the order of ``inputs``.
         """
-        check_batch_size(batch_size)
+        _check_batch_size(batch_size)
         readable = self._readable(inputs, on_error)
         for chunk in self._get_chunk_data(readable, batch_size):
             images, data = zip(*chunk, strict=True)
@@ -293,6 +292,11 @@ class MultiLabelInferencer(BaseInferencer):
                 if on_error is None:
                     raise
                 on_error(error)
+
+
+def _check_batch_size(value: int) -> None:
+    if value < 1:
+        raise ValueError(f'the batch size must be at least 1, got {value}')
 
 
 def _loads(step: Mapping[str, Any]) -> bool:

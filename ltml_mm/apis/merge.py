@@ -18,16 +18,15 @@ from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
-from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
-from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import (
-    build_model,
+from ltml_mm.apis.checkpoint import (
+    CheckpointError,
     checkpoint_meta,
     load_weights,
-    pick_device,
-    scope_of,
+    read_checkpoint,
 )
+from ltml_mm.apis.cli import add_cfg_options
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.files import AtomicFileBackend, write_bytes, write_text

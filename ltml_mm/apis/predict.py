@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
-from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
+from ltml_mm.apis.model import DEFAULT_THRESHOLD, check_selection
 from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from mmengine.fileio import load
+from mmengine.fileio import get_text
 
 
 def read_annotations(
@@ -61,21 +62,48 @@ def read_annotations(
     return {**content['metainfo'], 'classes': names}, content['data_list']
 
 
+def load_json(path: str, keep: Collection[str] | None = None) -> Any:
+    """Loads a JSON file and refuses what readers of JSON disagree about.
+
+    Args:
+        path: The file.
+        keep: The keys to keep of every object, None for all. It saves memory
+            where the others are large.
+
+    Returns:
+        Any: The content.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not valid JSON, a key repeats in an object, or a
+            number is NaN or infinite; names the file.
+    """
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            raise ValueError(f'a key repeats in {reprlib.repr(pairs)}')
+        return {k: v for k, v in pairs if keep is None or k in keep}
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f'{constant} is not a number of JSON')
+
+    try:
+        text = get_text(path, encoding='utf-8-sig')
+        return json.loads(
+            text, object_pairs_hook=as_dict, parse_constant=refuse
+        )
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f'{path}: not valid JSON: {error}') from error
+
+
 def _read_json(path: str) -> dict:
     if not str(path).endswith('.json'):
         raise ValueError(
             f'{path}: the annotation file must be JSON; '
             'tools/dataset_converters/custom.py converts other formats'
         )
-    try:
-        content = load(path, file_format='json')
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f'{path}: not valid JSON, line {error.lineno} column '
-            f'{error.colno}: {error.msg}'
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not valid JSON: {error}') from error
+    content = load_json(path)
     fits = (
         isinstance(content, dict)
         and isinstance(content.get('metainfo'), dict)

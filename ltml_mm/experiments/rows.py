@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 from mmengine.config import Config
@@ -147,7 +148,11 @@ def write_config(row: Row, data: str, out: Path) -> Row:
     for key in ('batch_size', 'sampler'):
         cfg.train_dataloader[key] = found.train_dataloader[key]
     about = f'# {published.name} on the data of ltml_{data}.py, by compare.py.'
-    write_text(path, f'{about}\n{cfg.pretty_text}')
+    entries = [
+        f'{key} = {pformat(value, sort_dicts=False)}'
+        for key, value in cfg.to_dict().items()
+    ]
+    write_text(path, '\n'.join([about, *entries, '']))
     return replace(row, config=path)
 
 

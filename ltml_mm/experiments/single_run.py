@@ -20,10 +20,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ltml_mm.apis import test, train
-from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
+from ltml_mm.apis.checkpoint import (
+    find_whole_checkpoint,
+    load_weights,
+    read_checkpoint,
+)
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.merge import training_batches
-from ltml_mm.apis.model import load_weights
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.experiments.cached_trunk import add_cached_flip, use_cache
 from ltml_mm.experiments.results import RESULT

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from PIL import Image, ImageOps
 
 from ltml_mm.apis import MultiLabelInferencer
-from ltml_mm.apis.checkpoint import CheckpointError
-from ltml_mm.apis.model import build_model, load_weights
+from ltml_mm.apis.checkpoint import CheckpointError, load_weights
+from ltml_mm.apis.model import build_model
 from ltml_mm.datasets import images
 from ltml_mm.datasets.images import UnreadableImageError, printable
 

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.converters import (
-    ConversionError,
     CustomOptions,
     OutputOptions,
     convert_custom,
 )
-from ltml_mm.datasets.converters.split_file import read_ids
+from ltml_mm.datasets.converters.readers import read_ids
 
 FEW = 40
 MANY = 3000
@@ -185,7 +184,7 @@ def outcome(folder, form, source):
         warnings.simplefilter('ignore')
         try:
             convert_custom(form, str(source), output, CustomOptions())
-        except ConversionError as error:
+        except ValueError as error:
             refused = str(error)
         else:
             refused = None
@@ -213,7 +212,7 @@ def check_split_file(folder, data):
     refused, found = None, []
     try:
         found = read_ids(str(path), known=['1', '2', '3'])
-    except ConversionError as error:
+    except ValueError as error:
         refused = str(error)
     assert str(path) in refused if refused else found
     assert set(found) <= {'1', '2', '3'}

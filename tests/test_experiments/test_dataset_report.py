@@ -294,7 +294,10 @@ def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes, name):
 BROKEN = {
     'missing.py': (None, 'config or annotation file not found'),
     'missing.json': (None, 'config or annotation file not found'),
-    'broken.json': ('{"metainfo": ', 'not valid JSON, line 1'),
+    'broken.json': (
+        '{"metainfo": ',
+        'not valid JSON: Expecting value',
+    ),
     'other.json': ('{"images": []}', 'not an annotation file'),
     'empty.json': (
         '{"metainfo": {"classes": ["x"]}, "data_list":'

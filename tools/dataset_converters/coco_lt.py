@@ -1,17 +1,17 @@
 """Makes COCO-LT from the folder of COCO: train2017, val2017, annotations."""
 
 import argparse
-import sys
 
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.datasets.converters import convert_coco_lt
-from ltml_mm.datasets.converters.cli import (
+from ltml_mm.datasets.converters.convert import (
     add_output_options,
     output_options,
-    run,
+    print_summary,
 )
 
 
-def main() -> int:
+def main() -> None:
     """Reads the command line and converts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -23,7 +23,7 @@ def main() -> int:
     )
     add_output_options(parser, out='data/coco_lt')
     args = parser.parse_args()
-    return run(
+    print_summary(
         lambda: convert_coco_lt(
             args.coco, output_options(args), args.split_file
         )
@@ -31,4 +31,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

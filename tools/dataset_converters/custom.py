@@ -6,17 +6,17 @@ JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
 """
 
 import argparse
-import sys
 
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.datasets.converters import (
     READERS,
     CustomOptions,
     convert_custom,
 )
-from ltml_mm.datasets.converters.cli import (
+from ltml_mm.datasets.converters.convert import (
     add_output_options,
     output_options,
-    run,
+    print_summary,
 )
 from ltml_mm.datasets.splits import ParetoRecipe
 
@@ -72,7 +72,7 @@ def _recipe(args: argparse.Namespace) -> ParetoRecipe | None:
     return None
 
 
-def main() -> int:
+def main() -> None:
     """Reads the command line and converts."""
     parser = build_parser()
     args = parser.parse_args()
@@ -87,7 +87,7 @@ def main() -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    return run(
+    print_summary(
         lambda: convert_custom(
             args.format, args.source, output_options(args), options
         )
@@ -95,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

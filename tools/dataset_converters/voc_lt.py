@@ -1,17 +1,17 @@
 """Makes VOC-LT from the folder VOCdevkit: VOC2012 trainval, VOC2007 test."""
 
 import argparse
-import sys
 
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.datasets.converters import convert_voc_lt
-from ltml_mm.datasets.converters.cli import (
+from ltml_mm.datasets.converters.convert import (
     add_output_options,
     output_options,
-    run,
+    print_summary,
 )
 
 
-def main() -> int:
+def main() -> None:
     """Reads the command line and converts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('devkit', help='folder with VOC2007 and VOC2012')
@@ -21,7 +21,7 @@ def main() -> int:
     )
     add_output_options(parser, out='data/voc_lt')
     args = parser.parse_args()
-    return run(
+    print_summary(
         lambda: convert_voc_lt(
             args.devkit, output_options(args), args.split_file
         )
@@ -29,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

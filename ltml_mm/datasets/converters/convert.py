@@ -1,0 +1,454 @@
+"""Converts annotations to MMPretrain's JSON: read, check, split, write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.converters.object_readers import read_coco, read_voc
+from ltml_mm.datasets.converters.readers import (
+    read_csv,
+    read_folders,
+    read_ids,
+    read_mmpretrain,
+    read_text,
+)
+from ltml_mm.datasets.converters.records import (
+    ImageSet,
+    Problems,
+    check_classes,
+    check_files,
+    resolve,
+)
+from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.datasets.splits import (
+    COCO_LT,
+    VOC_LT,
+    ParetoRecipe,
+    check_fraction,
+    ids_checksum,
+    stratified_holdout,
+)
+from ltml_mm.files import write_json, write_text
+
+READERS: dict[str, Callable[[str], ImageSet]] = {
+    'csv': read_csv,
+    'coco': read_coco,
+    'voc': read_voc,
+    'folders': read_folders,
+    'mmpretrain': read_mmpretrain,
+}
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """The options that all converters share.
+
+    Attributes:
+        out: The output folder.
+        force: Whether existing output is overwritten.
+        check_images: Whether to decode every image.
+        allow_outside: Whether image paths may leave the images' folder.
+    """
+
+    out: str
+    force: bool = False
+    check_images: bool = False
+    allow_outside: bool = False
+
+    def paths(self) -> list[str]:
+        """Returns the files to write, of which the last completes the set."""
+        names = ('train.json', 'test.json', 'split.json')
+        return [os.path.join(self.out, name) for name in names]
+
+
+@dataclass(frozen=True)
+class CustomOptions:
+    """How to read and split one's own data.
+
+    Attributes:
+        images: The folder to which image paths refer. Defaults to the
+            source's own.
+        classes: A file with the class names in the order of their labels,
+            one a line. Defaults to the source's order, or else by name.
+        test: A source of the same format to test on.
+        test_fraction: The share of images to hold out as the test set.
+        recipe: How to draw a long-tailed training set, None for all images.
+        seed: Seed of the hold-out.
+
+    Raises:
+        ValueError: The test fraction does not lie between 0 and 1.
+    """
+
+    images: str | None = None
+    classes: str | None = None
+    test: str | None = None
+    test_fraction: float | None = None
+    recipe: ParetoRecipe | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.test_fraction is not None:
+            check_fraction(self.test_fraction)
+
+
+def add_output_options(
+    parser: argparse.ArgumentParser, out: str | None = None
+) -> None:
+    """Adds the options that all converters share.
+
+    Args:
+        parser: The parser.
+        out: The default of ``--out``, None to require it.
+    """
+    parser.add_argument(
+        '--out',
+        default=out,
+        required=out is None,
+        help='folder to write train.json, test.json and split.json to'
+        + (f' (default: {out})' if out else ''),
+    )
+    for option, text in (
+        ('--force', 'overwrite existing output'),
+        ('--check-images', 'decode every image and list the broken ones'),
+        ('--allow-outside', "let paths and links leave the images' folder"),
+    ):
+        parser.add_argument(option, action='store_true', help=text)
+
+
+def output_options(args: argparse.Namespace) -> OutputOptions:
+    """Takes those options from the parsed arguments."""
+    return OutputOptions(
+        args.out, args.force, args.check_images, args.allow_outside
+    )
+
+
+def print_summary(convert: Callable[[], str]) -> None:
+    """Prints the summary of a conversion, and its warnings in a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always', UserWarning)
+        summary = convert()
+    for warning in caught:
+        print(f'WARNING: {warning.message}', file=sys.stderr)
+    print(summary)
+
+
+def convert_custom(
+    form: str, source: str, output: OutputOptions, options: CustomOptions
+) -> str:
+    """Converts a source to ``train.json`` and, if asked to, ``test.json``.
+
+    Args:
+        form: The format, one of ``READERS``.
+        source: The file or folder.
+        output: Where to write and what to check.
+        options: How to read and split the data.
+
+    Returns:
+        str: A summary for the user.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValueError: The source is broken; nothing is written.
+    """
+    read = READERS[form]
+    _check_output(output, [source, options.test, options.classes])
+    classes = _read_classes(options.classes) if options.classes else ()
+    outside = output.allow_outside
+    train = resolve(read(source), options.images, classes, outside)
+    test = None
+    if options.test is not None:
+        test = resolve(read(options.test), train.root, train.classes, outside)
+        _check_disjoint(train, test)
+    sets = [train] if test is None else [train, test]
+    check_files(sets, outside, output.check_images)
+    split: dict[str, Any] = {'source': form}
+    if options.test_fraction is not None:
+        train, test = _hold_out(train, options.test_fraction, options.seed)
+        split['holdout'] = {
+            'function': 'stratified_holdout',
+            'fraction': options.test_fraction,
+            'seed': options.seed,
+        }
+    if options.recipe is not None:
+        train = train.subset(options.recipe.split(train.matrix()))
+        recipe = {'function': 'pareto_split', **asdict(options.recipe)}
+        split['recipe'] = recipe
+    split['train_paths_sha256'] = ids_checksum(e.path for e in train.examples)
+    name = os.path.basename(os.path.abspath(output.out))
+    summary = _write(train, test, name, split, output)
+    return f'{summary}\n{_train_command("custom", train.root, output)}'
+
+
+def convert_voc_lt(
+    devkit: str, output: OutputOptions, split_file: str | None = None
+) -> str:
+    """Makes VOC-LT from VOC2012 trainval and VOC2007 test.
+
+    Objects marked difficult count as positives, in both sets.
+
+    Args:
+        devkit: The folder ``VOCdevkit`` with ``VOC2007`` and ``VOC2012``.
+        output: Where to write and what to check.
+        split_file: A list of training ids, one a line. Defaults to drawing
+            the split by the published recipe.
+
+    Returns:
+        str: A summary for the user.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValueError: A file is broken; nothing is written.
+    """
+
+    def read(year: str, part: str) -> ImageSet:
+        folder = os.path.join(devkit, year)
+        listing = os.path.join(folder, 'ImageSets', 'Main', f'{part}.txt')
+        images = read_voc(folder, listing).below(devkit, year)
+        return resolve(images, None, VOC_CLASSES, output.allow_outside)
+
+    _check_output(output, [split_file])
+    train, test = read('VOC2012', 'trainval'), read('VOC2007', 'test')
+    return _published('voc', train, test, output, split_file)
+
+
+def convert_coco_lt(
+    coco: str, output: OutputOptions, split_file: str | None = None
+) -> str:
+    """Makes COCO-LT from train2017 and val2017.
+
+    All images of val2017 stay; those without a label are negatives.
+
+    Args:
+        coco: The folder with ``annotations``, ``train2017``, ``val2017``.
+        output: Where to write and what to check.
+        split_file: A list of training ids, one a line. Defaults to drawing
+            the split by the published recipe.
+
+    Returns:
+        str: A summary for the user.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValueError: A file is broken; nothing is written.
+    """
+
+    def read(part: str) -> ImageSet:
+        path = os.path.join(coco, 'annotations', f'instances_{part}.json')
+        images = read_coco(path).below(coco, part)
+        if images.classes != COCO_CLASSES:
+            raise ValueError(
+                f'{path}: its categories are not the 80 of COCO in their '
+                'order; tools/dataset_converters/custom.py converts other data'
+            )
+        return resolve(images, allow_outside=output.allow_outside)
+
+    _check_output(output, [split_file])
+    train, test = read('train2017'), read('val2017')
+    return _published('coco', train, test, output, split_file)
+
+
+def _published(
+    name: str,
+    images: ImageSet,
+    test: ImageSet,
+    output: OutputOptions,
+    split_file: str | None,
+) -> str:
+    """Chooses the training set, writes, and compares with the publication."""
+    published = VOC_LT if name == 'voc' else COCO_LT
+    # COCO pads the ids in its file names with zeros.
+    ids = [Path(e.path).stem.lstrip('0') for e in images.examples]
+    recipe: dict[str, Any]
+    if split_file is None:
+        recipe = {'function': 'pareto_split', **asdict(published.recipe)}
+        indices = published.recipe.split(images.matrix()).tolist()
+    else:
+        recipe = {'split_file': os.path.basename(split_file)}
+        wanted = set(read_ids(split_file, known=ids))
+        indices = [i for i, image_id in enumerate(ids) if image_id in wanted]
+    chosen = [ids[i] for i in indices]
+    equal = published.matches(chosen)
+    split = {
+        'recipe': recipe,
+        'train_ids_sha256': ids_checksum(chosen),
+        'published_sha256': published.sha256,
+        'equals_published': equal,
+    }
+    train = images.subset(indices)
+    check_files([train, test], output.allow_outside, output.check_images)
+    summary = _write(train, test, f'{name}_lt', split, output)
+    if equal:
+        verdict = 'the training ids equal the published list'
+    else:
+        verdict = (
+            'WARNING: the training ids differ from the published list of '
+            f'{published.num_images}; results are not comparable with '
+            'published ones. '
+        )
+        verdict += (
+            'pass that list as --split-file to train on it'
+            if split_file is None
+            else f'{split_file} is another list'
+        )
+    return f'{summary}\n{verdict}\n{_train_command(name, train.root, output)}'
+
+
+def _read_classes(path: str) -> list[str]:
+    names = [line.strip() for line in read_text(path).rstrip().split('\n')]
+    problems = Problems()
+    places = [f'{path}:{line}' for line in range(1, len(names) + 1)]
+    check_classes(names, places, problems)
+    problems.check()
+    return names
+
+
+def _check_disjoint(train: ImageSet, test: ImageSet) -> None:
+    problems = Problems()
+    known = {example.path for example in train.examples}
+    for path, _, place in test.examples:
+        if path in known:
+            kind = 'test images that are training images'
+            problems.add(kind, f'{place}: {path}')
+    problems.check()
+
+
+def _hold_out(
+    images: ImageSet, fraction: float, seed: int
+) -> tuple[ImageSet, ImageSet]:
+    total = len(images.examples)
+    held = stratified_holdout(images.matrix(), fraction, seed).tolist()
+    if len(held) in (0, total):
+        raise ValueError(
+            f'a test fraction of {fraction} of {total} images leaves the '
+            'training or the test set empty'
+        )
+    kept = sorted(set(range(total)).difference(held))
+    return images.subset(kept), images.subset(held)
+
+
+def _check_output(
+    output: OutputOptions, sources: Iterable[str | None]
+) -> None:
+    """Checks that output may be written, before any work is done."""
+    if os.path.lexists(output.out) and not os.path.isdir(output.out):
+        raise ValueError(f'{output.out}: exists and is not a folder')
+    taken = {os.path.realpath(source) for source in sources if source}
+    for path in output.paths():
+        if os.path.realpath(path) in taken:
+            raise ValueError(
+                f'{path}: is read as a source and would be overwritten; give '
+                'another --out'
+            )
+        if os.path.lexists(path) and not output.force:
+            raise ValueError(f'{path}: exists; pass --force to overwrite it')
+
+
+def _write(
+    train: ImageSet,
+    test: ImageSet | None,
+    name: str,
+    split: dict[str, Any],
+    output: OutputOptions,
+) -> str:
+    """Writes the annotations and ``split.json``; returns a summary."""
+    if not train.examples:
+        raise ValueError('the training set would be empty')
+    statistics = train.statistics()
+    _warn_of_empty_classes(train, 'training')
+    if test is not None:
+        _warn_of_empty_classes(test, 'test')
+    groups = {
+        group: [train.classes[k] for k in members]
+        for group, members in statistics.groups().items()
+    }
+    train_file, test_file, split_file = output.paths()
+    num_test = 0 if test is None else len(test.examples)
+    record = {
+        'task_name': name,
+        **split,
+        'num_train_images': len(train.examples),
+        'num_test_images': num_test,
+        'class_counts': dict(
+            zip(train.classes, statistics.counts, strict=True)
+        ),
+        'groups': groups,
+    }
+    # Without the record, the files may be of two conversions.
+    for file in (split_file, test_file):
+        with suppress(FileNotFoundError):
+            os.unlink(file)
+    write_text(train_file, _annotations(train, name, statistics))
+    if test is not None:
+        write_text(test_file, _annotations(test, name, statistics))
+    write_json(split_file, record)
+    sizes = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
+    held = '' if test is None else f', {num_test} to test'
+    return (
+        f'{output.out}: {len(train.examples)} images to train{held}, '
+        f'{len(train.classes)} classes ({sizes})'
+    )
+
+
+def _warn_of_empty_classes(images: ImageSet, kind: str) -> None:
+    counts = zip(images.classes, images.statistics().counts, strict=True)
+    empty = [name for name, count in counts if count == 0]
+    if empty:
+        names = ', '.join(empty)
+        warnings.warn(f'classes without a {kind} image: {names}', stacklevel=4)
+
+
+def _annotations(
+    images: ImageSet, name: str, statistics: ClassStatistics
+) -> str:
+    """Formats images as MMPretrain's JSON, one a line."""
+    metainfo = {
+        'dataset_type': 'multi-label',
+        'task_name': name,
+        'classes': images.classes,
+        **statistics.to_metainfo(),
+    }
+    lines = [
+        _line({'img_path': example.path, 'gt_label': labels})
+        for example, labels in zip(
+            images.examples, images.labels(), strict=True
+        )
+    ]
+    return (
+        f'{{"metainfo": {_line(metainfo)},\n"data_list": [\n'
+        + ',\n'.join(lines)
+        + '\n]}\n'
+    )
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _train_command(name: str, root: str, output: OutputOptions) -> str:
+    """Words the command that trains on what was written."""
+    prefix = os.path.relpath(root, output.out).replace(os.sep, '/')
+    # The folders that the configs name.
+    data_root = {'voc': 'data/voc_lt', 'coco': 'data/coco_lt'}.get(name)
+    data_prefix = {'voc': '../VOCdevkit', 'coco': '../coco'}.get(name, '.')
+    overrides = []
+    if os.path.normpath(output.out) != data_root:
+        overrides.append(f'data_root={output.out}')
+    if prefix != data_prefix:
+        overrides.append(f'data_prefix={prefix}')
+    if output.allow_outside:
+        overrides.append('allow_outside=True')
+    command = f'python tools/train.py configs/ltml_{name}.py'
+    if overrides:
+        command += f' --cfg-options {shlex.join(overrides)}'
+    return command

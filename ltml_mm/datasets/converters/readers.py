@@ -1,0 +1,222 @@
+"""Reads labels from CSV files, folders and MMPretrain's JSON.
+
+Every reader takes the path of its source. Image paths refer to the folder of
+a file, or to the folder that is the source. A ValueError names the lines or
+entries of all faults.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Collection
+
+from ltml_mm.datasets.annotations import read_annotations
+from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
+from ltml_mm.datasets.images import EXTENSIONS
+
+
+def read_text(path: str) -> str:
+    """Reads a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is a pickle, or not UTF-8 text.
+    """
+    with open(path, 'rb') as file:
+        data = file.read()
+    if data.startswith(b'\x80'):
+        raise ValueError(
+            f'{path}: is a pickle, which could run any code when loaded, so '
+            'it is not read; give a plain text file with one entry a line'
+        )
+    try:
+        return data.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        line = data.count(b'\n', 0, error.start) + 1
+        raise ValueError(
+            f'{path}:{line}: not UTF-8 text (byte '
+            f'0x{data[error.start]:02x}); save the file as UTF-8'
+        ) from error
+
+
+def read_ids(path: str, known: Collection[str] | None = None) -> list[str]:
+    """Reads a text file with one image id a line.
+
+    The published splits are such files, although they are named
+    ``img_id.pkl``; a real pickle is refused.
+
+    Args:
+        path: The file.
+        known: The ids that may stand there. Defaults to any that can be a
+            file name: letters, digits, underscores and hyphens.
+
+    Returns:
+        list[str]: The ids in the order of the file; line i + 1 holds id i.
+
+    Raises:
+        ValueError: An id is empty, repeats, or is not known.
+    """
+    ids = [line.strip() for line in read_text(path).split('\n')]
+    if not ids[-1]:  # after the last newline
+        ids.pop()
+    if not ids:
+        raise ValueError(f'{path}: the file is empty')
+    problems = Problems()
+    first: dict[str, int] = {}
+    allowed = set(known or ids)
+    for line, image_id in enumerate(ids, 1):
+        place = f'{path}:{line}: {image_id!r}'
+        if not image_id:
+            problems.add('empty ids', place)
+        elif image_id not in allowed:
+            problems.add('unknown ids', place)
+        elif not all(c.isalnum() or c in '_-' for c in image_id):
+            problems.add('bad ids', place)
+        elif first.setdefault(image_id, line) != line:
+            earlier = f'first on line {first[image_id]}'
+            problems.add('ids that repeat', f'{place}, {earlier}')
+    problems.check()
+    return ids
+
+
+def read_csv(path: str) -> ImageSet:
+    """Reads a CSV file with a header, in one of two forms.
+
+    The header ``path,labels`` announces a path and its classes, separated by
+    semicolons; any other one column of 0 and 1 for each class:
+
+    .. code-block:: none
+
+        path,labels              path,cat,dog,person
+        a.jpg,cat;person         a.jpg,1,0,1
+        b.jpg,                   b.jpg,0,0,0
+    """
+    rows = _csv_rows(path)
+    place, header = rows[0]
+    if len(header) < 2 or header[0] != 'path':
+        raise ValueError(
+            f'{place}: the header must be "path,labels", or "path" and one '
+            f'column a class, separated by commas; got {",".join(header)!r}'
+        )
+    lists = header == ['path', 'labels']
+    problems = Problems()
+    examples = []
+    for place, cells in rows[1:]:
+        if len(cells) != len(header):
+            problems.add(
+                'rows with the wrong number of columns',
+                f'{place}: {len(cells)} columns where the header has '
+                f'{len(header)}',
+            )
+        elif lists:
+            names = _split(cells[1], ';', place, problems)
+            examples.append(Example(cells[0], names, place))
+        else:
+            names = _marked(header, cells, place, problems)
+            examples.append(Example(cells[0], names, place))
+    problems.check()
+    classes = () if lists else tuple(header[1:])
+    return ImageSet(examples, classes, os.path.dirname(path) or '.', path)
+
+
+def _csv_rows(path: str) -> list[tuple[str, list[str]]]:
+    """Returns the rows that are not empty, each with its file and line."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=''), strict=True)
+    rows = []
+    line = 1
+    try:
+        for row in reader:
+            if row:
+                cells = [cell.strip() for cell in row]
+                rows.append((f'{path}:{line}', cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f'{path}:{line}: not valid CSV: {error}') from error
+    if not rows:
+        raise ValueError(f'{path}: the file is empty')
+    return rows
+
+
+def _split(
+    text: str, separator: str, place: str, problems: Problems
+) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(separator))
+    if names == ('',):
+        return ()
+    if '' in names:
+        problems.add('empty labels', f'{place}: {text!r}')
+    if len(set(names)) != len(names):
+        problems.add('labels that repeat', f'{place}: {text!r}')
+    return names
+
+
+def _marked(
+    header: list[str], cells: list[str], place: str, problems: Problems
+) -> tuple[str, ...]:
+    columns = list(zip(header[1:], cells[1:], strict=True))
+    for name, cell in columns:
+        if cell not in ('0', '1'):
+            problems.add(
+                'values that are not 0 or 1 (class names need the header '
+                '"path,labels")',
+                f'{place}: {cell!r} in the column {name!r}',
+            )
+    return tuple(name for name, cell in columns if cell == '1')
+
+
+def read_folders(path: str) -> ImageSet:
+    """Reads a folder whose sub-folders are named after label sets.
+
+    .. code-block:: none
+
+        images
+        ├── cat
+        │   └── a.jpg
+        └── cat+dog
+            └── b.jpg
+
+    Hidden files are left aside; anything else that is not an image is an
+    error.
+    """
+    problems = Problems()
+    examples = []
+    for folder in list_folder(path):
+        if not folder.is_dir():
+            problems.add(
+                'files outside the label folders',
+                f'{folder.path}: belongs in a folder named after its labels',
+            )
+            continue
+        names = _split(folder.name, '+', folder.path, problems)
+        for file in list_folder(folder.path):
+            if not file.name.lower().endswith(EXTENSIONS) or file.is_dir():
+                problems.add(
+                    'entries that are not images',
+                    f'{file.path}: not a file in {", ".join(EXTENSIONS)}',
+                )
+            image = f'{folder.name}/{file.name}'
+            examples.append(Example(image, names, file.path))
+    problems.check()
+    return ImageSet(examples, (), path, path)
+
+
+def list_folder(path: str) -> list[os.DirEntry]:
+    """Returns the entries of a folder that are not hidden, by name."""
+    with os.scandir(path) as entries:
+        shown = [e for e in entries if not e.name.startswith('.')]
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def read_mmpretrain(path: str) -> ImageSet:
+    """Reads MMPretrain's multi-label JSON as the dataset reads it."""
+    # Paths that leave the folder are judged with those of all formats.
+    metainfo, entries = read_annotations(path, allow_outside=True)
+    classes = tuple(metainfo['classes'])
+    examples = []
+    for index, entry in enumerate(entries):
+        names = tuple(classes[k] for k in entry['gt_label'])
+        place = f'{path}: entry {index} of "data_list"'
+        examples.append(Example(entry['img_path'], names, place))
+    return ImageSet(examples, classes, os.path.dirname(path) or '.', path)
