@@ -16,8 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from ltml_mm.engine.hooks.checkpoint_hooks import SafeCheckpointHook
 from ltml_mm.engine.hooks.resume_state import accumulated_steps
-from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 
 class TrainingStopped(SystemExit):
