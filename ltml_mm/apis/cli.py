@@ -1,4 +1,4 @@
-"""What every command-line tool does before the Runner."""
+"""Command lines of the tools: arguments, overrides, errors in one line."""
 
 from __future__ import annotations
 
@@ -133,15 +133,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
 
 
-def forbid_unsafe_loading() -> None:
-    """Makes every ``torch.load`` of this process refuse foreign classes.
-
-    It covers weights that MMEngine downloads, and closes the fallback to an
-    unsafe load that the OneDL builds have.
-    """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-
-
 def run_tool(main: Callable[[], None]) -> None:
     """Runs a tool and turns expected errors into one line.
 
@@ -153,7 +144,9 @@ def run_tool(main: Callable[[], None]) -> None:
             something in the config or the data is wrong, or a process that
             the tool depends on is gone.
     """
-    forbid_unsafe_loading()
+    # Covers weights that MMEngine downloads, and closes the fallback to an
+    # unsafe load that the OneDL builds have.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     try:
         main()
         destroy_distributed()
@@ -169,12 +162,10 @@ def run_tool(main: Callable[[], None]) -> None:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
     except Exception as error:
-        explanation = explain_config_error(error) or explain_lost_process(
-            error
-        )
-        if explanation is None:
+        words = explain_config_error(error) or explain_lost_process(error)
+        if words is None:
             raise
-        _fail(explanation, error)
+        _fail(words, error)
 
 
 def root_message(error: Exception) -> str:
@@ -270,22 +261,17 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    check_work_dir(cfg.work_dir)
+    _check_work_dir(cfg.work_dir)
     init_distributed(cfg, args.launcher)
-    if not torch.cuda.is_available():
-        _forget_pinned_memory(cfg)
+    if not torch.cuda.is_available():  # it would print a warning an epoch
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(name) is not None:
+                cfg[name].pin_memory = False
     _remove_hooks(cfg)
 
 
-def check_work_dir(work_dir: str | Path) -> None:
-    """Refuses a work directory that cannot be written, and writes nothing.
-
-    Args:
-        work_dir: The directory, which need not exist.
-
-    Raises:
-        OSError: It cannot be made, or nothing can be written into it.
-    """
+def _check_work_dir(work_dir: str) -> None:
+    """Refuses a work directory that cannot be written, and writes nothing."""
     path = Path(work_dir).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
@@ -302,14 +288,6 @@ def check_work_dir(work_dir: str | Path) -> None:
 
 def _remove_hooks(cfg: Config) -> None:
     """Lets None remove every hook: MMEngine takes it for its own six alone."""
-    hooks = cfg.get('default_hooks') or {}
-    for name in [name for name, hook in hooks.items() if hook is None]:
-        if name not in STOCK_HOOKS:
-            del hooks[name]
-
-
-def _forget_pinned_memory(cfg: Config) -> None:
-    """Pinned memory needs a GPU; without one it only prints a warning."""
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None:
-            cfg[name].pin_memory = False
+    for name, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook is None and name not in STOCK_HOOKS:
+            del cfg.default_hooks[name]

@@ -6,7 +6,7 @@ import gc
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
@@ -48,7 +48,7 @@ def init_distributed(cfg: Config, launcher: str) -> None:
     if launcher == 'none':
         _check_single()
         return
-    ranks = read_ranks(launcher, os.environ)
+    ranks = _read_ranks(launcher)
     if torch.cuda.is_available():
         _check_gpus()
         return
@@ -68,34 +68,16 @@ def init_distributed(cfg: Config, launcher: str) -> None:
     }
 
 
-def read_ranks(launcher: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Reads what the launcher says of this process.
-
-    Args:
-        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        environ: The environment.
-
-    Returns:
-        dict: ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``, as torch reads
-        them.
-
-    Raises:
-        ValueError: The launcher did not start this process.
-
-    Examples:
-        >>> environ = dict(
-        ...     SLURM_PROCID='5', SLURM_NTASKS='8', SLURM_LOCALID='1')
-        >>> read_ranks('slurm', environ)
-        {'RANK': '5', 'WORLD_SIZE': '8', 'LOCAL_RANK': '1'}
-    """
+def _read_ranks(launcher: str) -> dict[str, str]:
+    """Reads the launcher's variables, under the names that torch reads."""
     sources = RANK_VARIABLES[launcher]
-    missing = [name for name in sources if name not in environ]
+    missing = [name for name in sources if name not in os.environ]
     if missing:
         raise ValueError(
             f'--launcher {launcher} needs {", ".join(missing)} in the '
             f'environment; start it with {STARTERS[launcher]}'
         )
-    values = (environ[name] for name in sources)
+    values = (os.environ[name] for name in sources)
     return dict(zip(RANK_VARIABLES['pytorch'], values, strict=True))
 
 

@@ -22,16 +22,8 @@ FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 #: How the names of image files end, in lower case: what a folder is searched
 #: for. A GIF must be named by itself, since OpenCV reads it only from 4.11 on.
 EXTENSIONS = (
-    '.bmp',
-    '.jpeg',
-    '.jpg',
-    '.pgm',
-    '.png',
-    '.ppm',
-    '.tif',
-    '.tiff',
-    '.webp',
-)
+    '.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp',
+)  # fmt: skip
 
 # The last bytes of a whole file.
 ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xae\x42\x60\x82'}

@@ -13,6 +13,7 @@ from ltml_mm.datasets.demo import (
     _OPACITY,
     CLASSES,
     COLOURS,
+    HOLES,
     SHAPES,
     SIDE,
     _draw,
@@ -91,7 +92,7 @@ def test_metainfo_holds_the_training_counts(train, test):
 def test_classes_need_colour_and_shape():
     colours, shapes = zip(*(name.split('-') for name in CLASSES), strict=True)
     assert set(colours) == set(COLOURS)
-    assert {*shapes, 'stroke'} == set(SHAPES)
+    assert set(shapes) == set(SHAPES)
     for part in (colours, shapes):
         assert min(map(part.count, part)) >= 2
 
@@ -131,7 +132,6 @@ INSIDE = {
         | ((v >= 0) & (v < 0.95) & (abs(u) < 0.32))
     ),
     'hourglass': lambda u, v: (abs(u) < 0.95 * abs(v) + 0.1) & (abs(v) < 0.9),
-    'stroke': lambda u, v: (abs(u) < 1) & (abs(v) < 0.12),
 }
 
 
@@ -140,7 +140,8 @@ def test_every_shape_covers_what_its_formula_says(shape):
     canvas = Image.new('RGB', (SIDE, SIDE))
     white = np.array([255, 255, 255])
     t = np.tan(0.2)  # 0.4 radians
-    _draw(canvas, shape, white, (30.5, 33.0), 20.0, t)
+    parts, holes = SHAPES[shape], HOLES.get(shape, [])
+    _draw(canvas, parts, holes, white, (30.5, 33.0, 20.0, t))
     drawn = np.asarray(canvas)[..., 0] / _OPACITY
     assert drawn.max() == 1
     assert ((drawn > 0.1) & (drawn < 0.9)).any()  # smooth edges

@@ -8,9 +8,10 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,11 @@ class CustomOptions:
         test_fraction: The share of images to hold out as the test set.
         recipe: How to draw a long-tailed training set, None for all images.
         seed: Seed of the hold-out.
+        separator: Separates the labels in a CSV file.
 
     Raises:
-        ValueError: The test fraction does not lie between 0 and 1.
+        ValueError: The test fraction does not lie between 0 and 1, or the
+            separator is empty.
     """
 
     images: str | None = None
@@ -96,19 +99,25 @@ class CustomOptions:
     test_fraction: float | None = None
     recipe: ParetoRecipe | None = None
     seed: int = 0
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None:
             check_fraction(self.test_fraction)
+        if self.separator == '':
+            raise ValueError('the separator must not be empty')
 
 
-def add_output_options(
-    parser: argparse.ArgumentParser, out: str | None = None
+def run_converter(
+    parser: argparse.ArgumentParser,
+    convert: Callable[[argparse.Namespace, OutputOptions], str],
+    out: str | None = None,
 ) -> None:
-    """Adds the options that all converters share.
+    """Adds the options that all converters share, converts and prints.
 
     Args:
-        parser: The parser.
+        parser: The parser of the converter's own arguments.
+        convert: Converts and returns a summary.
         out: The default of ``--out``, None to require it.
     """
     parser.add_argument(
@@ -124,20 +133,13 @@ def add_output_options(
         ('--allow-outside', "let paths and links leave the images' folder"),
     ):
         parser.add_argument(option, action='store_true', help=text)
-
-
-def output_options(args: argparse.Namespace) -> OutputOptions:
-    """Takes those options from the parsed arguments."""
-    return OutputOptions(
+    args = parser.parse_args()
+    output = OutputOptions(
         args.out, args.force, args.check_images, args.allow_outside
     )
-
-
-def print_summary(convert: Callable[[], str]) -> None:
-    """Prints the summary of a conversion, and its warnings in a line each."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
-        summary = convert()
+        summary = convert(args, output)
     for warning in caught:
         print(f'WARNING: {warning.message}', file=sys.stderr)
     print(summary)
@@ -162,6 +164,10 @@ def convert_custom(
         ValueError: The source is broken; nothing is written.
     """
     read = READERS[form]
+    if options.separator is not None:
+        if form != 'csv':
+            raise ValueError(f'--separator is for csv, not for {form}')
+        read = partial(read_csv, separator=options.separator)
     _check_output(output, [source, options.test, options.classes])
     classes = _read_classes(options.classes) if options.classes else ()
     outside = output.allow_outside
@@ -190,15 +196,19 @@ def convert_custom(
     return f'{summary}\n{_train_command("custom", train.root, output)}'
 
 
-def convert_voc_lt(
-    devkit: str, output: OutputOptions, split_file: str | None = None
+def convert_published(
+    name: str, root: str, output: OutputOptions, split_file: str | None = None
 ) -> str:
-    """Makes VOC-LT from VOC2012 trainval and VOC2007 test.
+    """Makes VOC-LT or COCO-LT from the original annotations.
 
-    Objects marked difficult count as positives, in both sets.
+    VOC-LT is drawn from VOC2012 trainval and tested on VOC2007 test; objects
+    marked difficult count as positives. COCO-LT is drawn from train2017 and
+    tested on val2017, whose images without a label stay as negatives.
 
     Args:
-        devkit: The folder ``VOCdevkit`` with ``VOC2007`` and ``VOC2012``.
+        name: ``voc`` or ``coco``.
+        root: The folder ``VOCdevkit`` with ``VOC2007`` and ``VOC2012``, or
+            one with ``annotations``, ``train2017`` and ``val2017``.
         output: Where to write and what to check.
         split_file: A list of training ids, one a line. Defaults to drawing
             the split by the published recipe.
@@ -210,63 +220,15 @@ def convert_voc_lt(
         OSError: A file cannot be read or written.
         ValueError: A file is broken; nothing is written.
     """
-
-    def read(year: str, part: str) -> ImageSet:
-        folder = os.path.join(devkit, year)
-        listing = os.path.join(folder, 'ImageSets', 'Main', f'{part}.txt')
-        images = read_voc(folder, listing).below(devkit, year)
-        return resolve(images, None, VOC_CLASSES, output.allow_outside)
-
     _check_output(output, [split_file])
-    train, test = read('VOC2012', 'trainval'), read('VOC2007', 'test')
-    return _published('voc', train, test, output, split_file)
-
-
-def convert_coco_lt(
-    coco: str, output: OutputOptions, split_file: str | None = None
-) -> str:
-    """Makes COCO-LT from train2017 and val2017.
-
-    All images of val2017 stay; those without a label are negatives.
-
-    Args:
-        coco: The folder with ``annotations``, ``train2017``, ``val2017``.
-        output: Where to write and what to check.
-        split_file: A list of training ids, one a line. Defaults to drawing
-            the split by the published recipe.
-
-    Returns:
-        str: A summary for the user.
-
-    Raises:
-        OSError: A file cannot be read or written.
-        ValueError: A file is broken; nothing is written.
-    """
-
-    def read(part: str) -> ImageSet:
-        path = os.path.join(coco, 'annotations', f'instances_{part}.json')
-        images = read_coco(path).below(coco, part)
-        if images.classes != COCO_CLASSES:
-            raise ValueError(
-                f'{path}: its categories are not the 80 of COCO in their '
-                'order; tools/dataset_converters/custom.py converts other data'
-            )
-        return resolve(images, allow_outside=output.allow_outside)
-
-    _check_output(output, [split_file])
-    train, test = read('train2017'), read('val2017')
-    return _published('coco', train, test, output, split_file)
-
-
-def _published(
-    name: str,
-    images: ImageSet,
-    test: ImageSet,
-    output: OutputOptions,
-    split_file: str | None,
-) -> str:
-    """Chooses the training set, writes, and compares with the publication."""
-    published = VOC_LT if name == 'voc' else COCO_LT
+    published, classes = {
+        'voc': (VOC_LT, VOC_CLASSES),
+        'coco': (COCO_LT, COCO_CLASSES),
+    }[name]
+    images, test = (
+        resolve(part, None, classes, output.allow_outside)
+        for part in _published_parts(name, root)
+    )
     # COCO pads the ids in its file names with zeros.
     ids = [Path(e.path).stem.lstrip('0') for e in images.examples]
     recipe: dict[str, Any]
@@ -304,6 +266,18 @@ def _published(
     return f'{summary}\n{verdict}\n{_train_command(name, train.root, output)}'
 
 
+def _published_parts(name: str, root: str) -> Iterator[ImageSet]:
+    if name == 'voc':
+        for year, part in (('VOC2012', 'trainval'), ('VOC2007', 'test')):
+            folder = os.path.join(root, year)
+            listing = os.path.join(folder, 'ImageSets', 'Main', f'{part}.txt')
+            yield read_voc(folder, listing).below(root, f'{year}/JPEGImages')
+    else:
+        for part in ('train2017', 'val2017'):
+            path = os.path.join(root, 'annotations', f'instances_{part}.json')
+            yield read_coco(path).below(root, part)
+
+
 def _read_classes(path: str) -> list[str]:
     names = [line.strip() for line in read_text(path).rstrip().split('\n')]
     problems = Problems()
@@ -316,7 +290,7 @@ def _read_classes(path: str) -> list[str]:
 def _check_disjoint(train: ImageSet, test: ImageSet) -> None:
     problems = Problems()
     known = {example.path for example in train.examples}
-    for path, _, place in test.examples:
+    for path, _, place, _ in test.examples:
         if path in known:
             kind = 'test images that are training images'
             problems.add(kind, f'{place}: {path}')

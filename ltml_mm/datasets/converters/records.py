@@ -48,11 +48,13 @@ class Example(NamedTuple):
         path: The image, relative to the root of the images, or absolute.
         names: Names of its classes.
         place: The file, with line or entry, that says so, for messages.
+        others: File names below the root to try where ``path`` is missing.
     """
 
     path: str
     names: tuple[str, ...]
     place: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class ImageSet:
     def below(self, root: str, folder: str) -> ImageSet:
         """Returns the images as those of a folder in another root."""
         examples = [
-            e._replace(path=f'{folder}/{e.path}') for e in self.examples
+            Example(f'{folder}/{path}', names, place)
+            for path, names, place, _ in self.examples
         ]
         return replace(self, examples=examples, root=root)
 
@@ -118,6 +121,9 @@ def resolve(
     Returns:
         ImageSet: The images, their paths relative to the root.
 
+    Warns:
+        UserWarning: Images were found under another name.
+
     Raises:
         ValueError: No images or classes; a class name is empty, repeats or
             is not known; a path is empty, unusable, repeats or leaves the
@@ -138,10 +144,16 @@ def resolve(
         problems.add('no classes', f'{images.source}: names no class')
     check_classes(classes, [places[name] for name in classes], problems)
     known = set(classes)
-    examples = []
+    examples, renamed = [], []
     first: dict[str, str] = {}
-    for path, names, place in images.examples:
+    for path, names, place, others in images.examples:
         path, fault = _normalise(path, root, allow_outside)
+        if others and not os.path.isfile(os.path.join(root, path)):
+            for other in others:
+                if os.path.isfile(os.path.join(root, other)):
+                    renamed.append(f'{place}: {other} in place of {path}')
+                    path, fault = other, None
+                    break
         if fault:
             problems.add('bad image paths', f'{place}: {fault}')
         elif first.setdefault(path, place) != place:
@@ -152,6 +164,12 @@ def resolve(
                 problems.add('unknown classes', f'{place}: {name!r}')
         examples.append(Example(path, names, place))
     problems.check()
+    if renamed:
+        warnings.warn(
+            f'{len(renamed)} images are not where the source says and were '
+            f'found under another name, the first: {renamed[0]}',
+            stacklevel=2,
+        )
     return ImageSet(examples, classes, root, images.source)
 
 
@@ -193,7 +211,7 @@ def check_files(
     files = []
     for images in sets:
         root = os.path.join(os.path.realpath(images.root), '')
-        for path, _, place in images.examples:
+        for path, _, place, _ in images.examples:
             file = os.path.join(images.root, path)
             if not os.path.isfile(file):
                 problems.add('missing images', f'{place}: {file}')

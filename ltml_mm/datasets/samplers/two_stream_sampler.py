@@ -78,12 +78,7 @@ class TwoStreamSampler(StreamSampler):
             name: self._build_stream(name, config)
             for name, config in streams.items()
         }
-        self._length = self._resolve_length(epoch_length)
-
-    @property
-    def epoch_length(self) -> int:
-        """Positions of one epoch, over all ranks."""
-        return self._length
+        self.epoch_length = self._resolve_length(epoch_length)
 
     def positions(self, epoch: int) -> np.ndarray:
         """Returns one column per stream, int64 (epoch_length, streams)."""
