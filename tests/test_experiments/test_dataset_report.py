@@ -17,7 +17,12 @@ from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.model import class_info
 from ltml_mm.datasets import ClassAwareMultiLabelSampler, LabelTable
 from ltml_mm.experiments import dataset_figures
-from ltml_mm.experiments.dataset_report import build_report, image_table, main
+from ltml_mm.experiments.dataset_report import (
+    build_report,
+    image_table,
+    main,
+    markdown,
+)
 from ltml_mm.experiments.dataset_summary import (
     class_aware_probabilities,
     read_summary,
@@ -175,6 +180,9 @@ def test_report_equals_loops_over_the_labels(annotations):
     ]
     assert report['images_without_label'] == lengths.count(0) > 0
     assert not report['groups_from_other_counts']
+    both = [sum(0 in row and b in row for row in rows) for b in range(1, 7)]
+    partner = report['classes'][1 + both.index(max(both))]['name']
+    assert f'| {partner} ({max(both)}) ' in markdown(report)
 
 
 def test_image_table_adds_up_to_the_classes_and_the_epoch(annotations):
