@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,13 @@ from filelock import FileLock, Timeout
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ltml_mm.experiments.run_config import RESULT, RUN, Run, write_run
+from ltml_mm.experiments.run_config import (
+    RESULT,
+    RUN,
+    Run,
+    read_run,
+    write_run,
+)
 
 #: Seconds that a process has to end when it is told to.
 GRACE = 30
@@ -182,21 +187,20 @@ def _interrupt(*_: object) -> None:
 
 def _check_begun(run: Run) -> None:
     """Refuses the folder of a run that had another config."""
-    for path in (run.folder / RESULT, run.folder / RUN):
-        if not path.exists():
-            continue
-        try:
-            found = json.loads(path.read_text()).get('config_hash')
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f'{path} is broken ({error}): remove {run.folder}'
-            ) from error
-        if found != run.config_hash:
-            raise ValueError(
-                f'{run.folder} was configured otherwise ({path}): remove it '
-                'or choose another --out'
-            )
+    path = run.folder / RUN
+    if not path.exists():
         return
+    try:
+        found = read_run(run.folder).config_hash
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'{path} is broken ({error}): remove {run.folder}'
+        ) from error
+    if found != run.config_hash:
+        raise ValueError(
+            f'{run.folder} was configured otherwise ({path}): remove it or '
+            'choose another --out'
+        )
 
 
 def _environment(slot: int) -> dict[str, str]:
