@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, picture
 from ltml_mm.experiments.run_log import Curve, RunLog, read_run
 from ltml_mm.files import write_bytes
@@ -39,7 +40,7 @@ BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
 
 
 class Panel(NamedTuple):
-    """What one pair of axes shows.
+    """The content of one pair of axes.
 
     Attributes:
         title: Stands above.
@@ -67,6 +68,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the picture and prints the last value of every curve."""
+    args = parse_args(argv)
+    runs = [read_run(text) for text in args.runs]
+    write_bytes(args.out, picture(draw)(runs))
+    rows = []
+    for panel in training_panels(runs) + metric_panels(runs):
+        for name in panel.colours:
+            curves = [(run.train | run.val).get(name) for run in runs]
+            last = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
+            rows.append([name, *last])
+    print(table(['last value', *(run.name for run in runs)], rows))
+
+
 def training_panels(runs: Sequence[RunLog]) -> list[Panel]:
     """Chooses what is drawn of the training steps."""
     names = _names(run.train for run in runs)
@@ -82,25 +97,17 @@ def training_panels(runs: Sequence[RunLog]) -> list[Panel]:
 
 
 def metric_panels(runs: Sequence[RunLog]) -> list[Panel]:
-    """Chooses what is drawn of the evaluations."""
-    found = [
-        match
-        for name in _names(run.val for run in runs)
-        if (match := METRIC.fullmatch(name))
-    ]
+    """Chooses what is drawn of the evaluations: a panel for each branch."""
+    names = _names(run.val for run in runs)
+    found = [match for name in names if (match := METRIC.fullmatch(name))]
     found.sort(key=lambda match: [*GROUPS].index(match[2] or ''))
-    panels: dict[str, Panel] = {}
+    panels: dict[str, dict] = {}
     for match in found:
-        prefix = match[1] or ''
-        branch = prefix.rstrip('/').rpartition('/')[2]
-        panel = panels.setdefault(
-            prefix, Panel(f'mAP in %, {BRANCHES.get(branch, prefix)}', {})
-        )
-        panel.colours[match[0]] = GROUPS[match[2] or '']
-    whole = 'mAP in %, branches fused' if len(panels) > 1 else 'mAP in %'
+        colours = panels.setdefault(match[1] or '', {})
+        colours[match[0]] = GROUPS[match[2] or '']
     return [
-        panel._replace(title=whole) if prefix == 'multi-label/' else panel
-        for prefix, panel in panels.items()
+        Panel(f'mAP in %{_branch_of(prefix, len(panels) > 1)}', colours)
+        for prefix, colours in panels.items()
     ]
 
 
@@ -129,10 +136,9 @@ def draw(runs: Sequence[RunLog]) -> Figure:
         (max(3.6 * width, 5), 3.1 * len(rows) + 0.3), layout='constrained'
     )
     if len(runs) > 1:
-        styles = zip(runs, RUN_STYLES, strict=False)
         handles = [
             Line2D([], [], color='black', ls=style, label=run.name)
-            for run, style in styles
+            for run, style in zip(runs, RUN_STYLES, strict=False)
         ]
         figure.legend(
             handles=handles,
@@ -140,16 +146,15 @@ def draw(runs: Sequence[RunLog]) -> Figure:
             ncols=4,
             handlelength=3.5,
         )
-    for part, row in zip(
-        figure.subfigures(len(rows), squeeze=False).flat, rows, strict=True
-    ):
+    parts = figure.subfigures(len(rows), squeeze=False).flat
+    for part, row in zip(parts, rows, strict=True):
         shared = 'mAP' in row[0].title
-        all_axes = part.subplots(
+        grid = part.subplots(
             1, width, sharex=True, sharey=shared, squeeze=False
         )[0]
-        for axes, panel in zip(all_axes, row, strict=False):
+        for axes, panel in zip(grid, row, strict=False):
             _draw_panel(axes, panel, runs)
-        for axes in all_axes[len(row) :]:
+        for axes in grid[len(row) :]:
             axes.remove()
         labels = dict(style for p in row for style in p.colours.values())
         handles = [
@@ -161,18 +166,12 @@ def draw(runs: Sequence[RunLog]) -> Figure:
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the picture and prints the last value of every curve."""
-    args = parse_args(argv)
-    runs = [read_run(text) for text in args.runs]
-    write_bytes(args.out, picture(draw)(runs))
-    print('| last value | ' + ' | '.join(run.name for run in runs) + ' |')
-    print('|---|' + '---|' * len(runs))
-    for panel in training_panels(runs) + metric_panels(runs):
-        for name in panel.colours:
-            curves = [{**run.train, **run.val}.get(name) for run in runs]
-            cells = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
-            print(f'| {name} | ' + ' | '.join(cells) + ' |')
+def _branch_of(prefix: str, among_others: bool) -> str:
+    """Names the branch of a metric's prefix, ``multi-label/uniform/`` say."""
+    if prefix == 'multi-label/':
+        return ', branches fused' if among_others else ''
+    branch = prefix.rstrip('/').rpartition('/')[2]
+    return f', {BRANCHES.get(branch, prefix)}'
 
 
 def _names(curves: Iterable[dict[str, Curve]]) -> list[str]:
@@ -219,18 +218,14 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
                 gid=f'{run.name}:{name}',
             )
     if 'loss' in panel.title:
-        _log_scale(axes)
+        axes.set_yscale('log')
+        log_ticks(axes.yaxis)
+        low, high = axes.get_ylim()
+        if high > 2000 * low:  # no room for 2 and 5 between 1 and 10
+            axes.yaxis.set_major_locator(LogLocator())
     elif 'correlation' not in panel.title:
         axes.set_ylim(bottom=0)
     axes.set_title(panel.title, loc='left')
     axes.set_xlim(left=0)
     axes.set_xlabel(runs[0].unit)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-
-
-def _log_scale(axes: Axes) -> None:
-    axes.set_yscale('log')
-    log_ticks(axes.yaxis)
-    low, high = axes.get_ylim()
-    if high > 2000 * low:  # no room for 2 and 5 between 1 and 10
-        axes.yaxis.set_major_locator(LogLocator())

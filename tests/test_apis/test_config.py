@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DATASETS
 
-import ltml_mm.apis.config as module
-from ltml_mm.apis.config import dataset_configs, load_config
+from ltml_mm.apis.config import (
+    complete_config,
+    dataset_configs,
+    load_config,
+)
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 CUSTOM = CONFIGS / 'ltml_custom.py'
@@ -78,10 +81,19 @@ def test_a_number_of_classes_that_is_given_stays(data):
     assert load(data, **{'model.num_classes': 7}).model.num_classes == 7
 
 
-def test_a_head_inside_a_list_is_filled_in():
-    node = {'heads': [{'num_classes': None}, {'num_classes': 5}], 'a': (1,)}
-    module._fill_num_classes(node, 9)
-    assert node['heads'] == [{'num_classes': 9}, {'num_classes': 5}]
+def test_a_head_inside_a_list_is_filled_in(data):
+    heads = [{'num_classes': None}, {'num_classes': 5}]
+    cfg = load(data, **{'model.further': {'heads': heads, 'a': (1,)}})
+    numbers = [head['num_classes'] for head in cfg.model.further.heads]
+    assert numbers == [3, 5]
+
+
+def test_a_complete_config_needs_no_annotations(data):
+    cfg = load(data)
+    (data / 'train.json').unlink()
+    before = cfg.to_dict()
+    complete_config(cfg)
+    assert cfg.to_dict() == before
 
 
 def test_the_original_file_is_not_touched(data):

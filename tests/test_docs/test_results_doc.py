@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltml_mm.experiments.results import GROUPS, VARIANTS
-from ltml_mm.experiments.rows import ROWS, label_of
+from ltml_mm.experiments.results import GROUPS
+from ltml_mm.experiments.rows import ROWS, VARIANTS, Line
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / 'docs/results.md').read_text(encoding='utf-8')
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 SPECS = {
-    label_of(spec): spec
+    line.label: str(line)
     for row in ROWS
-    for spec in (row, *(f'{row}+{variant}' for variant in VARIANTS))
+    for line in (Line(row, variant) for variant in VARIANTS)
 }
 
 
