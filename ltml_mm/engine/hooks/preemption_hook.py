@@ -16,8 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from ltml_mm.engine.hooks.checkpoint_hooks import SafeCheckpointHook
 from ltml_mm.engine.hooks.resume_state import accumulated_steps
-from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 
 class TrainingStopped(SystemExit):
@@ -68,9 +68,10 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
-        # Nobody can listen to those two.
+        # Nobody can listen to those two, which Windows does not have.
         known = dict(signal.Signals.__members__)
-        del known['SIGKILL'], known['SIGSTOP']
+        known.pop('SIGKILL', None)
+        known.pop('SIGSTOP', None)
         if isinstance(signals, str) or not known.keys() >= set(signals):
             raise ValueError(
                 'signals must be a list of names such as SIGTERM and SIGUSR1, '
