@@ -88,7 +88,7 @@ def test_rows_of_one_image_are_united(root, out):
 
 
 @pytest.mark.parametrize('rows', [['a.jpg,cat', 'a.jpg,'], ['a.jpg,'] * 2])
-@pytest.mark.filterwarnings('ignore:.*were united')
+@pytest.mark.filterwarnings('ignore:.*are united')
 def test_rows_with_and_without_a_label_contradict(root, out, rows):
     source = write_csv(root, [*rows, 'b.jpg,dog'])
     if len(set(rows)) == 1:

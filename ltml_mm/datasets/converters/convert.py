@@ -9,13 +9,13 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ltml_mm.class_statistics import ClassStatistics
+import numpy as np
+
 from ltml_mm.datasets.converters.object_readers import read_coco, read_voc
 from ltml_mm.datasets.converters.readers import (
     read_csv,
@@ -124,8 +124,7 @@ def run_converter(
         '--out',
         default=out,
         required=out is None,
-        help='folder to write train.json, test.json and split.json to'
-        + (f' (default: {out})' if out else ''),
+        help='folder to write train.json, test.json and split.json to',
     )
     for option, text in (
         ('--force', 'overwrite existing output'),
@@ -175,12 +174,19 @@ def convert_custom(
     test = None
     if options.test is not None:
         test = resolve(read(options.test), train.root, train.classes, outside)
-        _check_disjoint(train, test)
-    sets = [train] if test is None else [train, test]
-    check_files(sets, outside, output.check_images)
+    check_files(train, test, outside, output.check_images)
     split: dict[str, Any] = {'source': form}
     if options.test_fraction is not None:
-        train, test = _hold_out(train, options.test_fraction, options.seed)
+        held = stratified_holdout(
+            train.matrix(), options.test_fraction, options.seed
+        )
+        kept = np.setdiff1d(np.arange(len(train.examples)), held)
+        if not len(held) or not len(kept):
+            raise ValueError(
+                f'a test fraction of {options.test_fraction} of '
+                f'{len(train.examples)} images leaves a set empty'
+            )
+        train, test = train.subset(kept), train.subset(held)
         split['holdout'] = {
             'function': 'stratified_holdout',
             'fraction': options.test_fraction,
@@ -221,10 +227,8 @@ def convert_published(
         ValueError: A file is broken; nothing is written.
     """
     _check_output(output, [split_file])
-    published, classes = {
-        'voc': (VOC_LT, VOC_CLASSES),
-        'coco': (COCO_LT, COCO_CLASSES),
-    }[name]
+    classes = VOC_CLASSES if name == 'voc' else COCO_CLASSES
+    published = VOC_LT if name == 'voc' else COCO_LT
     images, test = (
         resolve(part, None, classes, output.allow_outside)
         for part in _published_parts(name, root)
@@ -248,21 +252,15 @@ def convert_published(
         'equals_published': equal,
     }
     train = images.subset(indices)
-    check_files([train, test], output.allow_outside, output.check_images)
+    check_files(train, test, output.allow_outside, output.check_images)
     summary = _write(train, test, f'{name}_lt', split, output)
-    if equal:
-        verdict = 'the training ids equal the published list'
-    else:
-        verdict = (
-            'WARNING: the training ids differ from the published list of '
-            f'{published.num_images}; results are not comparable with '
-            'published ones. '
-        )
-        verdict += (
-            'pass that list as --split-file to train on it'
-            if split_file is None
-            else f'{split_file} is another list'
-        )
+    verdict = (
+        'the training ids equal the published list'
+        if equal
+        else 'WARNING: the training ids differ from the published list of '
+        f'{published.num_images}; results are not comparable with published '
+        'ones. Pass that list as --split-file to train on it'
+    )
     return f'{summary}\n{verdict}\n{_train_command(name, train.root, output)}'
 
 
@@ -285,30 +283,6 @@ def _read_classes(path: str) -> list[str]:
     check_classes(names, places, problems)
     problems.check()
     return names
-
-
-def _check_disjoint(train: ImageSet, test: ImageSet) -> None:
-    problems = Problems()
-    known = {example.path for example in train.examples}
-    for path, _, place, _ in test.examples:
-        if path in known:
-            kind = 'test images that are training images'
-            problems.add(kind, f'{place}: {path}')
-    problems.check()
-
-
-def _hold_out(
-    images: ImageSet, fraction: float, seed: int
-) -> tuple[ImageSet, ImageSet]:
-    total = len(images.examples)
-    held = stratified_holdout(images.matrix(), fraction, seed).tolist()
-    if len(held) in (0, total):
-        raise ValueError(
-            f'a test fraction of {fraction} of {total} images leaves the '
-            'training or the test set empty'
-        )
-    kept = sorted(set(range(total)).difference(held))
-    return images.subset(kept), images.subset(held)
 
 
 def _check_output(
@@ -339,74 +313,62 @@ def _write(
     if not train.examples:
         raise ValueError('the training set would be empty')
     statistics = train.statistics()
-    _warn_of_empty_classes(train, 'training')
-    if test is not None:
-        _warn_of_empty_classes(test, 'test')
+    classes = train.classes
     groups = {
-        group: [train.classes[k] for k in members]
+        group: [classes[k] for k in members]
         for group, members in statistics.groups().items()
     }
-    train_file, test_file, split_file = output.paths()
-    num_test = 0 if test is None else len(test.examples)
-    record = {
-        'task_name': name,
-        **split,
-        'num_train_images': len(train.examples),
-        'num_test_images': num_test,
-        'class_counts': dict(
-            zip(train.classes, statistics.counts, strict=True)
-        ),
-        'groups': groups,
-    }
-    # Without the record, the files may be of two conversions.
-    for file in (split_file, test_file):
-        with suppress(FileNotFoundError):
-            os.unlink(file)
-    write_text(train_file, _annotations(train, name, statistics))
-    if test is not None:
-        write_text(test_file, _annotations(test, name, statistics))
-    write_json(split_file, record)
-    sizes = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
-    held = '' if test is None else f', {num_test} to test'
-    return (
-        f'{output.out}: {len(train.examples)} images to train{held}, '
-        f'{len(train.classes)} classes ({sizes})'
-    )
-
-
-def _warn_of_empty_classes(images: ImageSet, kind: str) -> None:
-    counts = zip(images.classes, images.statistics().counts, strict=True)
-    empty = [name for name, count in counts if count == 0]
-    if empty:
-        names = ', '.join(empty)
-        warnings.warn(f'classes without a {kind} image: {names}', stacklevel=4)
-
-
-def _annotations(
-    images: ImageSet, name: str, statistics: ClassStatistics
-) -> str:
-    """Formats images as MMPretrain's JSON, one a line."""
     metainfo = {
         'dataset_type': 'multi-label',
         'task_name': name,
-        'classes': images.classes,
+        'classes': classes,
         **statistics.to_metainfo(),
     }
-    lines = [
-        _line({'img_path': example.path, 'gt_label': labels})
-        for example, labels in zip(
-            images.examples, images.labels(), strict=True
-        )
-    ]
+    *files, split_file = output.paths()
+    # Without the record, the other files may be of two conversions.
+    for path in (split_file, *files[1:]):
+        Path(path).unlink(missing_ok=True)
+    kinds = {'training': train, 'test': test}
+    for path, (kind, images) in zip(files, kinds.items(), strict=True):
+        if images is None:
+            continue
+        counts = zip(classes, images.statistics().counts, strict=True)
+        empty = ', '.join(name for name, count in counts if count == 0)
+        if empty:
+            warnings.warn(
+                f'classes without a {kind} image: {empty}', stacklevel=3
+            )
+        write_text(path, _annotations(images, metainfo))
+    num_train, num_test = (
+        len(train.examples),
+        len(test.examples) if test else 0,
+    )
+    record = {
+        'task_name': name,
+        **split,
+        'num_train_images': num_train,
+        'num_test_images': num_test,
+        'class_counts': dict(zip(classes, statistics.counts, strict=True)),
+        'groups': groups,
+    }
+    write_json(split_file, record)
+    sizes = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
     return (
-        f'{{"metainfo": {_line(metainfo)},\n"data_list": [\n'
-        + ',\n'.join(lines)
-        + '\n]}\n'
+        f'{output.out}: {num_train} images to train, {num_test} to test, '
+        f'{len(classes)} classes ({sizes})'
     )
 
 
-def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _annotations(images: ImageSet, metainfo: dict[str, Any]) -> str:
+    """Formats images as MMPretrain's JSON, one a line."""
+    pairs = zip(images.examples, images.labels(), strict=True)
+    entries = [{'img_path': e.path, 'gt_label': labels} for e, labels in pairs]
+    head, *lines = (
+        json.dumps(value, ensure_ascii=False, allow_nan=False)
+        for value in (metainfo, *entries)
+    )
+    body = ',\n'.join(lines)
+    return f'{{"metainfo": {head},\n"data_list": [\n{body}\n]}}\n'
 
 
 def _train_command(name: str, root: str, output: OutputOptions) -> str:

@@ -70,12 +70,9 @@ def read_ids(path: str, known: Collection[str] | None = None) -> list[str]:
     allowed = set(known or ids)
     for line, image_id in enumerate(ids, 1):
         place = f'{path}:{line}: {image_id!r}'
-        if not image_id:
-            problems.add('empty ids', place)
-        elif image_id not in allowed:
-            problems.add('unknown ids', place)
-        elif not all(c.isalnum() or c in '_-' for c in image_id):
-            problems.add('bad ids', place)
+        is_name = all(c.isalnum() or c in '_-' for c in image_id)
+        if not image_id or not is_name or image_id not in allowed:
+            problems.add('ids that are empty, no file name or unknown', place)
         elif first.setdefault(image_id, line) != line:
             earlier = f'first on line {first[image_id]}'
             problems.add('ids that repeat', f'{place}, {earlier}')
@@ -120,14 +117,12 @@ def read_csv(path: str, separator: str | None = None) -> ImageSet:
         )
     problems = Problems()
     examples = []
-    for place, row in rows[1:]:
-        cells = row if any(row[len(header) :]) else row[: len(header)]
+    for place, cells in rows[1:]:
+        while len(cells) > len(header) and not cells[-1]:
+            cells.pop()
         if len(cells) != len(header):
-            problems.add(
-                'rows with the wrong number of columns',
-                f'{place}: {len(cells)} columns where the header has '
-                f'{len(header)}',
-            )
+            count = f'{len(cells)} in place of {len(header)}'
+            problems.add('wrong numbers of columns', f'{place}: {count}')
             continue
         if lists:
             names = _split(cells[1], separator or ';', place, problems)
@@ -196,19 +191,14 @@ def _unite_rows(
     for example in examples:
         first = united.setdefault(example.path, example)
         if bool(first.names) != bool(example.names):
-            problems.add(
-                'images with a label and without one',
-                f'{example.place}: {example.path} stands at {first.place}, '
-                'too',
-            )
+            both = f'{example.path} stands at {first.place}, too'
+            kind = 'images with a label and without one'
+            problems.add(kind, f'{example.place}: {both}')
         names = tuple(dict.fromkeys(first.names + example.names))
         united[example.path] = first._replace(names=names)
     if len(united) < len(examples):
-        warnings.warn(
-            f'{path}: {len(examples)} rows list {len(united)} images; the '
-            'labels of rows of one image were united',
-            stacklevel=3,
-        )
+        told = f'{len(examples)} rows list {len(united)} images'
+        warnings.warn(f'{path}: {told}, whose labels are united', stacklevel=3)
     return list(united.values())
 
 
