@@ -67,9 +67,8 @@ def draw_groups(
         axes.tick_params(axis='y', length=0)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    rows = np.arange(len(lines))
-    labels = name_labels([line.label for line in lines], rows)
-    panels[0].set_yticks(rows, **labels)
+    labels = name_labels([line.label for line in lines])
+    panels[0].set_yticks(np.arange(len(lines)), **labels)
     panels[0].set_ylim(len(lines) - 0.4, -0.6)
     styles: dict[str, dict[str, Any]] = {
         'mean': {'color': DARK, 'marker': 'o', 'ls': 'none', 'ms': 6},
