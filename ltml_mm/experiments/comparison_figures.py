@@ -59,7 +59,7 @@ def draw_groups(
             )
     every = np.arange(len(lines))
     texts = [line.label for line in lines]
-    panels[0].set_yticks(every, **name_labels(texts, every))
+    panels[0].set_yticks(every, **name_labels(texts))
     panels[0].set_ylim(len(lines) - 0.4, -0.6)
     dark: dict[str, Any] = {'color': COLOURS['total'], 'ls': 'none'}
     legend(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 from mmpretrain.datasets import BaseDataset, MultiLabelDataset
@@ -22,7 +22,6 @@ from ltml_mm.class_statistics import (
     ClassStatistics,
 )
 from ltml_mm.datasets.annotations import LabelTable, read_labels
-from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 from ltml_mm.datasets.samplers import (
     ClassAwareMultiLabelSampler,
     ImageStreamSampler,
@@ -154,32 +153,14 @@ def read_summary(
         raise FileNotFoundError(f'config or annotation file not found: {path}')
     # 'data/voc_lt/train.json' says more in a title than 'train.json'.
     source = '/'.join(path.resolve().parts[-2:])
-    if path.suffix == '.json':
-        if cfg_options:
-            raise ValueError(
-                f'{path}: --cfg-options overrides a config, not an '
-                'annotation file'
-            )
-        # As a test set: a file's counts may be those of another training
-        # set, which make the groups. No image is opened, wherever it is.
-        dataset = LongTailMultiLabelDataset(
-            str(path), test_mode=True, allow_outside=True
+    is_config = path.suffix != '.json'
+    if cfg_options and not is_config:
+        raise ValueError(
+            f'{path}: --cfg-options overrides a config, not an annotation file'
         )
-        return _summarise(source, dataset, DEFAULT_SAMPLER)
     try:
-        cfg = load_config(path, cfg_options)
-        loader = cfg.get('train_dataloader') or {}
-        if 'dataset' not in loader or 'sampler' not in loader:
-            raise ValueError(
-                f'{path}: the config has no train_dataloader with a dataset '
-                'and a sampler'
-            )
-        init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-        dataset = DATASETS.build(loader['dataset'])
-        dataset.full_init()
-        seed = cfg.get('randomness', {}).get('seed') or 0
-        bounds = group_bounds(cfg)
-        return _summarise(source, dataset, loader['sampler'], seed, **bounds)
+        cfg = load_config(path, cfg_options) if is_config else _config_of(path)
+        return _summarise(source, cfg)
     except (OSError, ValueError):
         raise
     except Exception as error:
@@ -208,14 +189,57 @@ def class_aware_probabilities(table: LabelTable) -> np.ndarray:
     return np.bincount(images, weights, minlength=table.num_images)
 
 
-def _summarise(
-    source: str,
-    dataset: Any,
-    sampler: Mapping[str, Any],
-    seed: int = 0,
-    head: int = HEAD_COUNT,
-    tail: int = TAIL_COUNT,
-) -> DatasetSummary:
+def _config_of(annotations: Path) -> Config:
+    # As a test set: a file's counts may be those of another training set,
+    # which make the groups. No image is opened, wherever it is.
+    dataset = {
+        'type': 'LongTailMultiLabelDataset',
+        'ann_file': str(annotations),
+        'test_mode': True,
+        'allow_outside': True,
+    }
+    loader = {'dataset': dataset, 'sampler': DEFAULT_SAMPLER}
+    return Config({'train_dataloader': loader})
+
+
+def _summarise(source: str, cfg: Config) -> DatasetSummary:
+    loader = cfg.get('train_dataloader') or {}
+    if 'dataset' not in loader or 'sampler' not in loader:
+        raise ValueError(
+            f'{source}: the config has no train_dataloader with a dataset '
+            'and a sampler'
+        )
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    dataset = DATASETS.build(loader['dataset'])
+    dataset.full_init()
+    table = read_labels(dataset)
+    names = _class_names(source, dataset, table)
+    if dataset.metainfo.get(COUNTS_KEY) is None:
+        counts = table.counts(len(names)).tolist()
+        statistics = ClassStatistics(tuple(counts), table.num_images)
+    else:
+        statistics = ClassStatistics.from_metainfo(dataset.metainfo)
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    sampler: Any = DATA_SAMPLERS.build(
+        loader['sampler'], default_args={'dataset': dataset, 'seed': seed}
+    )
+    # A sampler of one stream goes by the name of its class.
+    streams = {type(sampler).__name__: sampler}
+    if isinstance(sampler, TwoStreamSampler):
+        streams = sampler.streams
+    length = getattr(sampler, 'epoch_length', None) or len(sampler)
+    return DatasetSummary(
+        source,
+        dataset,
+        names,
+        table,
+        statistics,
+        **{'head': HEAD_COUNT, 'tail': TAIL_COUNT, **group_bounds(cfg)},
+        draws={k: _describe(s, length, table) for k, s in streams.items()},
+    )
+
+
+def _class_names(source: str, dataset: Any, table: LabelTable) -> list[str]:
     inner = innermost_dataset(dataset)
     if isinstance(inner, BaseDataset) and not isinstance(
         inner, MultiLabelDataset
@@ -223,43 +247,15 @@ def _summarise(
         raise ValueError(
             f'{source}: {type(inner).__name__} is not a multi-label dataset'
         )
-    table = read_labels(dataset)
-    metainfo = dataset.metainfo
     known = len(table.counts(0))
-    names = [str(name) for name in metainfo.get('classes') or range(known)]
-    if not len(table.labels) or len(names) < known:
+    classes = dataset.metainfo.get('classes') or range(known)
+    if not len(table.labels) or len(classes) < known:
         raise ValueError(
             f'{source}: its {table.num_images} images have '
             + (f'labels up to {known - 1}' if known else 'no label')
-            + f' for {len(names)} classes'
+            + f' for {len(classes)} classes'
         )
-    if metainfo.get(COUNTS_KEY) is None:
-        counts = table.counts(len(names)).tolist()
-        statistics = ClassStatistics(tuple(counts), table.num_images)
-    else:
-        statistics = ClassStatistics.from_metainfo(metainfo)
-    built = DATA_SAMPLERS.build(
-        copy.deepcopy(dict(sampler)),
-        default_args={'dataset': dataset, 'seed': seed},
-    )
-    draws = _stream_draws(built, table)
-    return DatasetSummary(
-        source, dataset, names, table, statistics, head, tail, draws
-    )
-
-
-def _stream_draws(sampler: Any, table: LabelTable) -> dict[str, StreamDraws]:
-    """Describes an epoch of every stream; one alone has its class's name."""
-    if isinstance(sampler, TwoStreamSampler):
-        return {
-            name: _describe(stream, sampler.epoch_length, table)
-            for name, stream in sampler.streams.items()
-        }
-    if isinstance(sampler, ImageStreamSampler):
-        length = sampler.epoch_length
-    else:
-        length = len(sampler)
-    return {type(sampler).__name__: _describe(sampler, length, table)}
+    return [str(name) for name in classes]
 
 
 def _describe(sampler: Any, length: int, table: LabelTable) -> StreamDraws:
