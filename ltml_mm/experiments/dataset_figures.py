@@ -1,4 +1,4 @@
-"""The pictures of a dataset report, as PNG files in memory."""
+"""The picture of a dataset report, as a PNG file in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from matplotlib.patches import Patch
 
 from ltml_mm.experiments.drawing import (
     GROUP_COLOURS,
-    MAX_SIDE,
     legend,
     log_ticks,
     name_labels,
@@ -29,38 +28,47 @@ STREAM_STYLES = (
     ('#56B4E9', 'v', 3.0),
 )
 ROW = 0.19  # inches that a class name in 8 points needs with some air
+MAX_HEIGHT = 60.0  # inches; beyond, class names are thinned out
 
 
 @picture
-def class_counts(report: Mapping[str, Any]) -> Figure:
-    """Draws the images of every class on a log axis, coloured by group.
+def draw_classes(report: Mapping[str, Any]) -> Figure:
+    """Draws the images of every class, and its draws in every stream.
 
     Args:
         report: What ``build_report`` returned.
+
+    Returns:
+        Figure: One row per class, from the most to the least images: on the
+        left its images, coloured by group, on the right its expected draws
+        in an epoch; both on log axes.
     """
-    classes = _by_images(report)
-    most, least = classes[0], [c for c in classes if c['images']][-1]
-    figure, axes = _class_axes(
-        report,
-        classes,
-        f'{most["name"]} has {most["images"]:,} images, {least["name"]} '
-        f'{least["images"]:,}: a ratio of {report["imbalance"]:.1f}',
-    )
-    bars = axes.barh(
-        np.arange(len(classes)),
-        [max(c['images'], 0.8) for c in classes],
-        color=[GROUP_COLOURS[c['group']] for c in classes],
-        height=0.75,
-    )
-    axes.set_xscale('log')
-    axes.set_xlim(0.8, most['images'] * 1.8)
-    axes.set_xlabel('images with the class (log scale)')
-    log_ticks(axes.xaxis)
-    named = {int(row) for row in axes.get_yticks()}
-    texts = [
-        f'{c["images"]:,}' if k in named else '' for k, c in enumerate(classes)
+    classes = sorted(report['classes'], key=lambda c: -c['images'])
+    height = min(len(classes) * ROW, MAX_HEIGHT)
+    ratios = [f'images {report["imbalance"]:.1f}'] + [
+        f'{name} draws {f["exposure"]:.1f}'
+        for name, f in report['streams'].items()
     ]
-    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    figure = new_figure(
+        12,
+        height + 1.9,
+        f'Most over least frequent class: {", ".join(ratios)}',
+        f'{report["source"]}: {report["images"]:,} images, '
+        f'{len(classes)} classes',
+    )
+    left, right = figure.subplots(1, 2, sharey=True)
+    # Every first, second, ... class, so that their names fit.
+    ticks = np.arange(0, len(classes), -(-len(classes) // round(height / ROW)))
+    names = [classes[k]['name'] for k in ticks]
+    left.set_yticks(ticks, fontsize=8, **name_labels(names))
+    left.set_ylim(len(classes) - 0.4, -0.6)
+    _draw_counts(left, report, classes)
+    _draw_streams(right, report, classes)
+    for axes in (left, right):
+        axes.tick_params(axis='y', length=0)
+        axes.grid(False, axis='y')
+        axes.set_xscale('log')
+        log_ticks(axes.xaxis)
     head, tail = report['head_from'], report['tail_below']
     bounds = {
         'head': f'head: {head} images or more',
@@ -71,39 +79,45 @@ def class_counts(report: Mapping[str, Any]) -> Figure:
         Patch(color=GROUP_COLOURS[g], label=f'{bounds[g]} ({number})')
         for g, number in report['groups'].items()
     ]
-    legend(figure, handles)
+    legend(figure, handles + right.get_legend_handles_labels()[0])
     return figure
 
 
-@picture
-def class_draws(report: Mapping[str, Any]) -> Figure:
-    """Draws how often every class is seen in an epoch of every stream.
+def _draw_counts(
+    axes: Axes, report: Mapping[str, Any], classes: Sequence[Mapping]
+) -> None:
+    counts = [c['images'] for c in classes]
+    bars = axes.barh(
+        np.arange(len(counts)),
+        np.maximum(counts, 0.8),  # a log axis has no 0
+        color=[GROUP_COLOURS[c['group']] for c in classes],
+        height=0.75,
+    )
+    texts = [''] * len(counts)
+    for row in axes.get_yticks().astype(int):
+        texts[row] = f'{counts[row]:,}'
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    axes.set_xlim(0.8, counts[0] * 2)
+    axes.set_xlabel('images with the class (log scale)')
 
-    Args:
-        report: What ``build_report`` returned.
-    """
-    classes = [c for c in _by_images(report) if c['images']]
+
+def _draw_streams(
+    axes: Axes, report: Mapping[str, Any], classes: Sequence[Mapping]
+) -> None:
+    rows = [k for k, c in enumerate(classes) if c['images']]
     streams = report['streams']
-    ratios = ', '.join(
-        f'{f["exposure"]:.1f} ({name})' for name, f in streams.items()
+    draws = np.array(
+        [
+            [classes[k]['draws'][name]['expected'] for k in rows]
+            for name in streams
+        ]
     )
-    figure, axes = _class_axes(
-        report,
-        classes,
-        f'Draws that show the most over the least seen class: {ratios}',
-    )
-    rows = np.arange(len(classes))
-    draws = {
-        name: np.array([c['draws'][name]['expected'] for c in classes])
-        for name in streams
-    }
-    values = np.stack([*draws.values()])
-    axes.hlines(rows, values.min(0), values.max(0), color='#c4c4c4', lw=2)
-    for (name, own), (colour, marker, size) in zip(
-        draws.items(), cycle(STREAM_STYLES), strict=False
+    axes.hlines(rows, draws.min(0), draws.max(0), color='#c4c4c4', lw=2)
+    for (name, entry), own, (colour, marker, size) in zip(
+        streams.items(), draws, cycle(STREAM_STYLES), strict=False
     ):
         # Without a closed form the first epoch stands in for what is expected.
-        exact = streams[name]['closed_form']
+        counted = '' if entry['closed_form'] else ', counted in one epoch'
         axes.plot(
             own,
             rows,
@@ -112,41 +126,10 @@ def class_draws(report: Mapping[str, Any]) -> Figure:
             markersize=size,
             markeredgecolor='white',
             markeredgewidth=0.6,
-            label=name if exact else f'{name} (counted in the first epoch)',
+            label=f'{name} draws{counted}',
         )
-    axes.set_xscale('log')
+    length = next(iter(streams.values()))['draws_an_epoch']
     axes.set_xlabel(
         'expected draws that show the class, in an epoch of '
-        f'{next(iter(streams.values()))["draws_an_epoch"]:,} draws (log scale)'
+        f'{length:,} draws (log scale)'
     )
-    log_ticks(axes.xaxis)
-    legend(figure, axes.get_legend_handles_labels()[0])
-    return figure
-
-
-def _by_images(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return sorted(report['classes'], key=lambda c: -c['images'])
-
-
-def _about(report: Mapping[str, Any]) -> str:
-    return (
-        f'{report["source"]}: {report["images"]:,} images, '
-        f'{len(report["classes"])} classes'
-    )
-
-
-def _class_axes(
-    report: Mapping[str, Any], classes: Sequence[Mapping], title: str
-) -> tuple[Figure, Axes]:
-    """Makes axes with one row per class, as high as the names need."""
-    height = min(len(classes) * ROW, MAX_SIDE)
-    figure = new_figure(8.5, height + 1.9, title, _about(report))
-    axes = figure.add_subplot()
-    # Every first, second, ... class, so that their names fit.
-    ticks = np.arange(0, len(classes), -(-len(classes) // round(height / ROW)))
-    labels = name_labels([c['name'] for c in classes], ticks)
-    axes.set_yticks(ticks, fontsize=8, **labels)
-    axes.set_ylim(len(classes) - 0.4, -0.6)
-    axes.tick_params(axis='y', length=0)
-    axes.grid(False, axis='y')
-    return figure, axes

@@ -15,7 +15,7 @@ from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.class_statistics import GROUPS
 from ltml_mm.datasets.splits import cooccurrence
 from ltml_mm.evaluation.report import table
-from ltml_mm.experiments import dataset_figures
+from ltml_mm.experiments.dataset_figures import draw_classes
 from ltml_mm.experiments.dataset_summary import (
     DatasetSummary,
     StreamDraws,
@@ -23,6 +23,7 @@ from ltml_mm.experiments.dataset_summary import (
 )
 from ltml_mm.files import write_bytes, write_json, write_text
 
+PICTURE = 'classes.png'
 EXPLANATION = (
     'Classes are seen in % of the draws: an image shows all its classes, '
     'whichever it was drawn for. "Exposure" is the ratio of the most and the '
@@ -49,7 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out',
         required=True,
         metavar='DIR',
-        help='where report.md, report.json, images.csv and the pictures go; '
+        help='where report.md, report.json, images.csv and the picture go; '
         'those of an earlier report are replaced',
     )
     add_cfg_options(parser)
@@ -64,15 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f'--out {out} is not a folder')
     summary = read_summary(args.source, args.cfg_options)
     report = build_report(summary)
-    pictures = {
-        'class_counts.png': dataset_figures.class_counts(report),
-        'class_draws.png': dataset_figures.class_draws(report),
-    }
-    for name, picture in pictures.items():
-        write_bytes(out / name, picture)
+    write_bytes(out / PICTURE, draw_classes(report))
     write_text(out / 'images.csv', image_table(summary))
     write_json(out / 'report.json', report)
-    write_text(out / 'report.md', markdown(report, list(pictures)))
+    write_text(out / 'report.md', markdown(report))
     print(totals(report))
     print(f'The report is in {out / "report.md"}')
 
@@ -156,21 +152,19 @@ def image_table(summary: DatasetSummary) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(header)
-    offsets = summary.table.offsets
-    for i in range(summary.table.num_images):
-        labels = summary.table.labels[offsets[i] : offsets[i + 1]]
+    rows = np.split(summary.table.labels, summary.table.offsets[1:-1])
+    for i, (labels, *draws) in enumerate(zip(rows, *columns, strict=True)):
         names = ';'.join(summary.names[k] for k in labels)
         path = summary.dataset.get_data_info(i).get('img_path', '')
-        writer.writerow([i, path, names, *(column[i] for column in columns)])
+        writer.writerow([i, path, names, *draws])
     return file.getvalue()
 
 
-def markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     """Renders a report.
 
     Args:
         report: What :func:`build_report` returned.
-        pictures: Names of picture files beside the text.
 
     Returns:
         str: Markdown.
@@ -203,7 +197,7 @@ def markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
         table(header, rows),
         '## Labels per image',
         table(['labels', 'images', '% of images'], labels),
-        *(f'![{Path(name).stem}]({name})' for name in pictures),
+        f'![Images and draws of the classes]({PICTURE})',
     ]
     return '\n\n'.join(parts) + '\n'
 

@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
-import numpy as np
 from matplotlib import style
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -31,8 +30,6 @@ STYLE = {
     'figure.dpi': 130,
     'savefig.dpi': 130,
 }
-CELL = 0.155  # inches that a class name in 7 points needs
-MAX_SIDE = 60.0  # inches; beyond, class names are thinned out
 MAX_NAME = 28
 
 P = ParamSpec('P')
@@ -76,19 +73,19 @@ def new_figure(width: float, height: float, title: str, about: str) -> Figure:
     return figure
 
 
-def name_labels(names: Sequence[str], ticks: np.ndarray) -> dict[str, Any]:
-    """Returns the arguments of ``set_xticks`` that write class names."""
+def name_labels(names: Sequence[str]) -> dict[str, Any]:
+    """Returns the arguments of ``set_yticks`` that write class names."""
     short = [
         n if len(n) <= MAX_NAME else n[: MAX_NAME - 1] + '…' for n in names
     ]
     # A dollar sign in a class name is no formula.
-    return {'labels': [short[i] for i in ticks], 'parse_math': False}
+    return {'labels': short, 'parse_math': False}
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Adds a legend below the axes, where it hides nothing."""
     figure.legend(
-        handles=handles, loc='outside lower left', ncols=4, fontsize=8.5
+        handles=handles, loc='outside lower left', ncols=6, fontsize=8.5
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,18 +37,8 @@ GROUPS = {'': ('all classes', '#000000')} | {
 }
 METRIC = re.compile(r'(.*/)?mAP(_head|_medium|_tail)?')
 BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
-
-
-class Panel(NamedTuple):
-    """The content of one pair of axes.
-
-    Attributes:
-        title: Stands above.
-        colours: The label and colour of each logged name.
-    """
-
-    title: str
-    colours: dict[str, tuple[str, str]]
+#: By the title of each pair of axes, label and colour of each logged name.
+Panels = dict[str, dict[str, tuple[str, str]]]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,41 +64,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = [read_run(text) for text in args.runs]
     write_bytes(args.out, picture(draw)(runs))
     rows = []
-    for panel in training_panels(runs) + metric_panels(runs):
-        for name in panel.colours:
+    for styles in (training_panels(runs) | metric_panels(runs)).values():
+        for name in styles:
             curves = [(run.train | run.val).get(name) for run in runs]
             last = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
             rows.append([name, *last])
     print(table(['last value', *(run.name for run in runs)], rows))
 
 
-def training_panels(runs: Sequence[RunLog]) -> list[Panel]:
+def training_panels(runs: Sequence[RunLog]) -> Panels:
     """Chooses what is drawn of the training steps."""
     names = _names(run.train for run in runs)
+    terms = {name: style for name, style in TERMS.items() if name in names}
     further = [n for n in names if 'loss' in n and n not in TERMS]
-    terms = {n: style for n, style in TERMS.items() if n in names}
-    for place, name in enumerate(further):
-        terms[name] = (name, OTHER_TERMS[place % len(OTHER_TERMS)])
-    panels = [Panel('terms of the loss (log scale)', terms)] if terms else []
+    for name, colour in zip(further, cycle(OTHER_TERMS), strict=False):
+        terms[name] = (name, colour)
+    panels = {'terms of the loss (log scale)': terms} if terms else {}
     for name, title in AGREEMENT.items():
         if name in names:
-            panels.append(Panel(title, {name: ('', '#333333')}))
+            panels[title] = {name: ('', '#333333')}
     return panels
 
 
-def metric_panels(runs: Sequence[RunLog]) -> list[Panel]:
+def metric_panels(runs: Sequence[RunLog]) -> Panels:
     """Chooses what is drawn of the evaluations: a panel for each branch."""
     names = _names(run.val for run in runs)
     found = [match for name in names if (match := METRIC.fullmatch(name))]
     found.sort(key=lambda match: [*GROUPS].index(match[2] or ''))
-    panels: dict[str, dict] = {}
+    prefixes = {match[1] or '' for match in found}
+    panels: Panels = {}
     for match in found:
-        colours = panels.setdefault(match[1] or '', {})
-        colours[match[0]] = GROUPS[match[2] or '']
-    return [
-        Panel(f'mAP in %{_branch_of(prefix, len(panels) > 1)}', colours)
-        for prefix, colours in panels.items()
-    ]
+        prefix = match[1] or ''  # 'multi-label/uniform/', say
+        branch = prefix.rstrip('/').rpartition('/')[2]
+        title = f'mAP in %, {BRANCHES.get(branch, prefix)}'
+        if prefix == 'multi-label/':
+            title = 'mAP in %' + ', branches fused' * (len(prefixes) > 1)
+        panels.setdefault(title, {})[match[0]] = GROUPS[match[2] or '']
+    return panels
 
 
 def draw(runs: Sequence[RunLog]) -> Figure:
@@ -148,15 +140,15 @@ def draw(runs: Sequence[RunLog]) -> Figure:
         )
     parts = figure.subfigures(len(rows), squeeze=False).flat
     for part, row in zip(parts, rows, strict=True):
-        shared = 'mAP' in row[0].title
+        shared = 'mAP' in next(iter(row))
         grid = part.subplots(
             1, width, sharex=True, sharey=shared, squeeze=False
         )[0]
-        for axes, panel in zip(grid, row, strict=False):
-            _draw_panel(axes, panel, runs)
+        for axes, (title, styles) in zip(grid, row.items(), strict=False):
+            _draw_panel(axes, title, styles, runs)
         for axes in grid[len(row) :]:
             axes.remove()
-        labels = dict(style for p in row for style in p.colours.values())
+        labels = dict(style for p in row.values() for style in p.values())
         handles = [
             Line2D([], [], color=colour, lw=2, label=label)
             for label, colour in labels.items()
@@ -164,14 +156,6 @@ def draw(runs: Sequence[RunLog]) -> Figure:
         ]
         part.legend(handles=handles, loc='outside lower left', ncols=4)
     return figure
-
-
-def _branch_of(prefix: str, among_others: bool) -> str:
-    """Names the branch of a metric's prefix, ``multi-label/uniform/`` say."""
-    if prefix == 'multi-label/':
-        return ', branches fused' if among_others else ''
-    branch = prefix.rstrip('/').rpartition('/')[2]
-    return f', {BRANCHES.get(branch, prefix)}'
 
 
 def _names(curves: Iterable[dict[str, Curve]]) -> list[str]:
@@ -200,9 +184,14 @@ def _check(runs: Sequence[RunLog]) -> None:
         raise ValueError(f'runs are logged over different units: {units}')
 
 
-def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
+def _draw_panel(
+    axes: Axes,
+    title: str,
+    styles: dict[str, tuple[str, str]],
+    runs: Sequence[RunLog],
+) -> None:
     for run, style in zip(runs, RUN_STYLES, strict=False):
-        for name, (_, colour) in panel.colours.items():
+        for name, (_, colour) in styles.items():
             curve = run.train.get(name) or run.val.get(name) or {}
             # A log axis has no place for the 0 of a term that is off.
             if 'loss' in name and not any(y > 0 for y in curve.values()):
@@ -217,15 +206,15 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
                 ms=3,
                 gid=f'{run.name}:{name}',
             )
-    if 'loss' in panel.title:
+    if 'loss' in title:
         axes.set_yscale('log')
         log_ticks(axes.yaxis)
         low, high = axes.get_ylim()
         if high > 2000 * low:  # no room for 2 and 5 between 1 and 10
             axes.yaxis.set_major_locator(LogLocator())
-    elif 'correlation' not in panel.title:
+    elif 'correlation' not in title:
         axes.set_ylim(bottom=0)
-    axes.set_title(panel.title, loc='left')
+    axes.set_title(title, loc='left')
     axes.set_xlim(left=0)
     axes.set_xlabel(runs[0].unit)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))

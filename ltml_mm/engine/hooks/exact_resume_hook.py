@@ -29,12 +29,12 @@ KEY = 'exact_resume'
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Adds to checkpoints what an exact resume needs, and puts it back.
+    """Saves in checkpoints, and restores, what an exact resume needs.
 
     Stock checkpoints hold weights, optimizer, schedules and logs. This hook
     adds every process's random states and own buffers (the running
     statistics of BatchNorm differ between processes inside an epoch), the
-    seed of the sampler, and the facts that both runs must share. With it, on
+    seed of the sampler, and a signature that both runs must share. With it, on
     a CPU, a run that was stopped and resumed ends bitwise as one that was
     not:
 
@@ -42,8 +42,8 @@ class ExactResumeHook(Hook):
       continue at the very next index, without loading what came before.
     - A validation that was due when the checkpoint was written, but is not
       part of it, is run first.
-    - The training's random states do not notice validations and the making
-      of data iterators.
+    - Validations and new data iterators leave the training's random states
+      alone.
 
     Args:
         on_change (str): ``'error'`` refuses to resume with another number
@@ -75,7 +75,7 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps what the checkpoint holds until training begins."""
+        """Keeps this hook's part of the checkpoint until training starts."""
         if runner._resume:
             self._resuming = True
             self._loaded = checkpoint.get(KEY)
@@ -105,7 +105,7 @@ class ExactResumeHook(Hook):
             self._restore_seed(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Puts a resumed run back to where it was."""
+        """Restores the states of a resumed run and continues its epoch."""
         if not self._resuming:
             return
         self._resuming = False
@@ -129,11 +129,11 @@ class ExactResumeHook(Hook):
             self._validate(runner)
 
     def before_val(self, runner: Runner) -> None:
-        """Remembers the random states of the training."""
+        """Keeps the random states of the training."""
         self._before_validation = capture_random_states()
 
     def after_val(self, runner: Runner) -> None:
-        """Gives the training its random states back."""
+        """Restores the random states of the training."""
         if self._before_validation is not None:
             restore_random_states(self._before_validation)
             self._before_validation = None

@@ -174,7 +174,7 @@ class NumericsHook(Hook):
         low (float): The least scale that is not worth a warning. Defaults
             to 0.1.
         high (float): The largest. Defaults to 10.
-        interval (int): Steps between two looks, each of which waits for the
+        interval (int): Steps between two checks, each of which waits for the
             GPU. Defaults to 50.
 
     Raises:
@@ -192,15 +192,15 @@ class NumericsHook(Hook):
         self.low = low
         self.high = high
         self.interval = interval
-        self._told: set[tuple[str, int]] = set()
+        self._warned: set[tuple[str, int]] = set()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Looks at the scales now and then."""
+        """Checks the scales every ``interval`` steps."""
         if self.every_n_train_iters(runner, self.interval):
             self._check(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Looks at the scales once more."""
+        """Checks the scales at the end."""
         self._check(runner)
 
     def _check(self, runner: Runner) -> None:
@@ -220,8 +220,8 @@ class NumericsHook(Hook):
         names = list(scales)
         found = []
         for row, k in strange.nonzero().tolist():
-            if (names[row], k) not in self._told:
-                self._told.add((names[row], k))
+            if (names[row], k) not in self._warned:
+                self._warned.add((names[row], k))
                 label = classes[k] if classes else f'class {k}'
                 found.append(f'{names[row]} of {label}: {values[row, k]:.3g}')
         if found:
