@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,7 +15,7 @@ from mmpretrain.registry import (
     TRANSFORMS,
 )
 
-from ltml_mm.apis.config import FILE_DATASETS
+from ltml_mm.apis.config import FILE_DATASETS, config_parts
 from ltml_mm.apis.model import scope_of, without_pretrained
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY
 from ltml_mm.datasets.two_stream import innermost_dataset
@@ -101,7 +101,14 @@ def plugin_types(content: Mapping[str, Any]) -> list[str]:
     Returns:
         list[str]: The types, each once.
     """
-    return list(dict.fromkeys(filter(_is_own, _types(content))))
+    types = [part.get('type') for part in config_parts(content)]
+    return [
+        name
+        for name in dict.fromkeys(types)
+        if isinstance(name, str)
+        for registry in _REGISTRIES
+        if getattr(registry.get(name), '__module__', '').startswith(PLUGIN)
+    ]
 
 
 def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
@@ -196,21 +203,3 @@ def _imports(cfg: Config, content: Mapping[str, Any]) -> list[str]:
     imports = [imports] if isinstance(imports, str) else list(imports)
     kept = [name for name in imports if name.split('.')[0] != PLUGIN]
     return [*kept, *([PLUGIN] if plugin_types(content) else [])]
-
-
-def _types(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if isinstance(node.get('type'), str):
-            yield node['type']
-        for value in node.values():
-            yield from _types(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _types(value)
-
-
-def _is_own(name: str) -> bool:
-    found = (registry.get(name) for registry in _REGISTRIES)
-    return any(
-        getattr(cls, '__module__', '').split('.')[0] == PLUGIN for cls in found
-    )
