@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any
 
 from mmengine.config import Config
@@ -107,7 +107,7 @@ def plugin_types(content: Mapping[str, Any]) -> list[str]:
         for name in dict.fromkeys(types)
         if isinstance(name, str)
         for registry in _REGISTRIES
-        if getattr(registry.get(name), '__module__', '').startswith(PLUGIN)
+        if PLUGIN in getattr(registry.get(name), '__module__', '').split('.')
     ]
 
 
@@ -156,8 +156,10 @@ def _dataset(
     if dataset['type'] not in FILE_DATASETS:
         return dataset
     cls = DATASETS.get(dataset['type'])
+    parameters = signature(cls).parameters.items()
+    defaults = {name: parameter.default for name, parameter in parameters}
     folders = {
-        name: dataset.get(name, _default(cls, name))
+        name: dataset.get(name, defaults.get(name, ''))
         for name in ('data_root', 'ann_file', 'data_prefix')
     }
     kept = {k: v for k, v in dataset.items() if k not in OWN_SETTINGS}
@@ -188,13 +190,6 @@ def _metainfo(
     both = {**own, **dataset_meta}
     keys = ('classes', COUNTS_KEY, IMAGES_KEY)
     return {key: both[key] for key in keys if both.get(key) is not None}
-
-
-def _default(cls: Any, name: str) -> Any:
-    parameter = signature(cls).parameters.get(name)
-    if parameter is None or parameter.default is Parameter.empty:
-        return ''
-    return parameter.default
 
 
 def _imports(cfg: Config, content: Mapping[str, Any]) -> list[str]:
