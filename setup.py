@@ -35,6 +35,7 @@ setup(
     packages=find_packages(include=['ltml_mm', 'ltml_mm.*']),
     package_data={'ltml_mm': ['py.typed']},
     install_requires=[
+        'filelock',
         'matplotlib',
         'numpy>=1.26',
         'opencv-python',

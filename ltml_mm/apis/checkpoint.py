@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 
-from ltml_mm.engine.hooks.check_hooks import compare_state_dicts
+from ltml_mm.engine.hooks.checkpoint_hooks import compare_state_dicts
 from ltml_mm.files import allow_mmengine_checkpoints, find_damage
 
 

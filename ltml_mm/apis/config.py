@@ -32,6 +32,7 @@ FURTHER_SECTIONS = (
     'runner_type',
     'sync_bn',
     'tta_model',
+    'tta_pipeline',
     *list(signature(Runner.__init__).parameters)[1:],
 )
 

@@ -65,14 +65,24 @@ def test_config(args: argparse.Namespace) -> Config:
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
-    cfg.load_from = args.checkpoint
+    set_checkpoint(cfg, args.checkpoint)
+    if args.tta:
+        add_flip_tta(cfg)
+    return cfg
+
+
+def set_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """Lets the test load all weights from a checkpoint, in place.
+
+    Args:
+        cfg: The config.
+        checkpoint: The checkpoint file.
+    """
+    cfg.load_from = checkpoint
     cfg.resume = False
     # MMEngine would evaluate what the checkpoint lacks as it was initialised.
     check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
     cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
-    if args.tta:
-        _add_flip_tta(cfg)
-    return cfg
 
 
 def draw_predictions(
@@ -103,8 +113,17 @@ def draw_predictions(
         write_bytes(Path(folder) / name, encode_picture(picture, name))
 
 
-def _add_flip_tta(cfg: Config) -> None:
-    """Averages each image and its mirror image."""
+def add_flip_tta(cfg: Config) -> None:
+    """Lets the test average each image and its mirror image, in place.
+
+    Args:
+        cfg: A config whose test pipeline ends with the packing transform;
+            its ``tta_model`` merges the views. As in MMPretrain, a
+            ``tta_pipeline`` takes the place of the flips.
+
+    Raises:
+        ValueError: It has no ``tta_model``.
+    """
     if cfg.get('tta_model') is None:
         raise ValueError(
             "--tta needs tta_model=dict(type='CollaborativeTTA') in the "
@@ -112,6 +131,9 @@ def _add_flip_tta(cfg: Config) -> None:
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
+    if cfg.get('tta_pipeline') is not None:
+        dataset.pipeline = cfg.tta_pipeline
+        return
     *transforms, pack = deepcopy(dataset.pipeline)
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
     views = dict(type='TestTimeAug', transforms=[flips, [pack]])

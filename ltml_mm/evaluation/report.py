@@ -70,9 +70,10 @@ def class_report(
     """
     groups = statistics.groups(head, tail)
     group_of = statistics.group_of(head, tail)
+    prefixes = {name: f'{name}/' if name else '' for name in ap}
     summary = {
-        _join(prediction, key): value
-        for prediction, values in ap.items()
+        f'{prefixes[name]}{key}': value
+        for name, values in ap.items()
         for key, value in mean_by_group(values, groups).items()
     }
     classes = [
@@ -81,7 +82,10 @@ def class_report(
             'group': group_of[k],
             'train_images': statistics.counts[k],
             'test_images': int(test_counts[k]),
-            **{_join(p, 'AP'): _or_none(v[k]) for p, v in ap.items()},
+            **{
+                f'{prefixes[p]}AP': None if np.isnan(v[k]) else float(v[k])
+                for p, v in ap.items()
+            },
         }
         for k, name in enumerate(names)
     ]
@@ -112,7 +116,9 @@ def class_table(report: Mapping[str, Any]) -> str:
         if not members:
             continue
         suffix = f'_{group}' if group else ''
-        means = [report['summary'].get(f'{_mean(k)}{suffix}') for k in keys]
+        means = [
+            report['summary'].get(f'{key[:-2]}mAP{suffix}') for key in keys
+        ]
         # An image has several labels: image counts of classes do not add up.
         name = f'{group or "total"} ({len(members)} classes)'
         rows.append([name, '', '', '', *map(_percent, means)])
@@ -163,20 +169,8 @@ def _are_numbers(cells: Sequence[str]) -> bool:
     )
 
 
-def _join(prediction: str, key: str) -> str:
-    return f'{prediction}/{key}' if prediction else key
-
-
-def _mean(key: str) -> str:
-    return f'{key[:-2]}mAP'
-
-
 def _title(key: str) -> str:
     return key if key == 'AP' else f'AP {key[:-3]}'
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _percent(value: float | None) -> str:

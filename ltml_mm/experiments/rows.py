@@ -1,17 +1,19 @@
-"""The rows of a comparison: which config, with what changed."""
+"""The rows of a comparison: their configs, and the lines of the tables."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from pprint import pformat
 from typing import Any
 
 from mmengine.config import Config
 
-from ltml_mm.files import write_text
+from ltml_mm.apis.cli import parse_cfg_options
+from ltml_mm.apis.config import read_config
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 #: The paper's rows, in the order of its tables, by the name of their config.
 ROWS = {
     'erm': 'baselines/{data}_uniform_bce.py',
@@ -53,49 +55,144 @@ VARIANT_LABELS = {
     'merged_bn': 'merged, BatchNorm anew',
 }
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
-#: The tests that a row of one branch has.
-ONE_BRANCH_VARIANTS = ('', 'flip')
-DATA_SETS = ('voc', 'coco', 'demo', 'custom')
-#: The channels of the last feature, where a set has LTML's config alone.
-CHANNELS = {'demo': 256, 'custom': 2048}
+#: The tests of a row of two branches; a row of one branch has the first two.
+VARIANTS = (
+    'fused',
+    'flip',
+    'probs',
+    'uniform',
+    'rebalanced',
+    'merged',
+    'merged_bn',
+)
+ONE_BRANCH_VARIANTS = VARIANTS[:2]
+#: The data sets that have a config of every row; the others have LTML's alone.
+PUBLISHED = ('voc', 'coco')
+DATA_SETS = (*PUBLISHED, 'demo', 'custom')
+#: Features of the demo's backbone.
+DEMO_CHANNELS = 256
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row to train.
+    """A method that is trained.
 
     Attributes:
         name: What the row is called, and its folder.
-        config: The config file.
-        overrides: Its own overrides, ``KEY=VALUE``.
-        two_branches: Whether it has two.
+        base: The name in :data:`ROWS`.
+        overrides: What this row changes in the config of its base.
     """
 
     name: str
-    config: Path
-    overrides: tuple[str, ...] = ()
-    two_branches: bool = False
+    base: str
+    overrides: Mapping[str, Any]
 
 
-def parse_row(text: str, data: str, configs: Path) -> Row:
-    """Reads one of ``--rows``.
+@dataclass(frozen=True)
+class Line:
+    """A line of the tables: a row, and one of its tests.
+
+    Attributes:
+        row: Name of the row.
+        variant: One of :data:`VARIANTS`.
+    """
+
+    row: str
+    variant: str = VARIANTS[0]
+
+    def __str__(self) -> str:
+        plain = self.variant == VARIANTS[0]
+        return self.row if plain else f'{self.row}+{self.variant}'
+
+    @property
+    def label(self) -> str:
+        """What the line is called; rows of one's own keep their name."""
+        name = LABELS.get(self.row, self.row)
+        if self.variant == VARIANTS[0]:
+            return name
+        return f'{name.partition(" (")[0]}, {VARIANT_LABELS[self.variant]}'
+
+
+def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
+    """Reads ``--rows``.
 
     Args:
-        text: ``ROW``, a name of :data:`ROWS`, or a changed row:
-            ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``.
-        data: One of :data:`DATA_SETS`.
-        configs: The folder of the configs.
+        texts: ``ROW``, a name of :data:`ROWS`; a changed row,
+            ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``; or either's name with
+            ``+VARIANT``.
+
+    Returns:
+        tuple: The lines of the table, and the rows to train.
+
+    Raises:
+        ValueError: A row is unknown, broken or given twice, or has no such
+            variant.
+    """
+    lines: list[Line] = []
+    rows: dict[str, Row] = {}
+    for text in texts:
+        line = parse_line(text.partition('=')[0])
+        if line in lines:
+            raise ValueError(f'--rows names {line} twice')
+        lines.append(line)
+        if '=' in text or line.row not in rows:
+            rows[line.row] = parse_row(text if '=' in text else line.row)
+        two_branches = rows[line.row].base in TWO_BRANCH_ROWS
+        if not two_branches and line.variant not in ONE_BRANCH_VARIANTS:
+            raise ValueError(
+                f'--rows {text}: {line.row} has one branch, and no '
+                f'{line.variant}'
+            )
+    return lines, [*rows.values()]
+
+
+def parse_line(text: str) -> Line:
+    """Reads the name of a line.
+
+    Args:
+        text: ``ROW`` or ``ROW+VARIANT``.
+
+    Returns:
+        Line: The line.
+
+    Raises:
+        ValueError: The row's name cannot be a folder's, or there is no such
+            variant.
+
+    Examples:
+        >>> parse_line('ltml+flip'), parse_line('focal+flip').label
+        (Line(row='ltml', variant='flip'), 'Focal, flip test')
+    """
+    row, plus, variant = text.partition('+')
+    if not re.fullmatch(r'\w[\w-]*', row):
+        raise ValueError(
+            f'--rows {text}: the name of a row has letters, digits, _ and -; '
+            f'got {row!r}'
+        )
+    if plus and variant not in VARIANTS:
+        raise ValueError(
+            f'--rows {text}: no variant {variant!r}; there are '
+            f'{", ".join(VARIANTS)}'
+        )
+    return Line(row, variant or VARIANTS[0])
+
+
+def parse_row(text: str) -> Row:
+    """Reads a row.
+
+    Args:
+        text: ``ROW`` or ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``.
 
     Returns:
         Row: The row.
 
     Raises:
-        ValueError: The row is unknown or its name cannot be a folder's.
+        ValueError: The row is unknown, or a changed row has no overrides or
+            the name of another.
 
     Examples:
-        >>> row = parse_row('sum=ltml,model.fuse=probs', 'voc', Path('c'))
-        >>> row.name, row.config.as_posix(), row.overrides
-        ('sum', 'c/ltml_voc.py', ('model.fuse=probs',))
+        >>> parse_row('sum=ltml,model.fuse=probs')
+        Row(name='sum', base='ltml', overrides={'model.fuse': 'probs'})
     """
     name, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
@@ -109,78 +206,65 @@ def parse_row(text: str, data: str, configs: Path) -> Row:
         raise ValueError(
             f'--rows {text}: a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE]'
         )
-    if not re.fullmatch(r'\w[\w-]*', name) or (changed and name in ROWS):
+    if changed and name in ROWS:
         raise ValueError(
-            f'--rows {text}: the name of a changed row has letters, digits, _ '
-            f'and -, and is none of {", ".join(ROWS)}; got {name!r}'
+            f'--rows {text}: a changed row needs a name of its own, none of '
+            f'{", ".join(ROWS)}'
         )
-    config = configs / ROWS[base].format(data=data)
-    return Row(name, config, tuple(overrides), base in TWO_BRANCH_ROWS)
+    return Row(name, base, parse_cfg_options(overrides))
 
 
-def write_config(row: Row, data: str, out: Path) -> Row:
-    """Writes the config of a row, where the set has no file of it.
-
-    The demo set and custom ones have LTML's config alone. Another row takes
-    data, schedule and backbone from there, and model, loss and samples from
-    its config for VOC-LT.
+def row_files(base: str, data: str) -> list[Path]:
+    """Names the config files that a row is made of.
 
     Args:
-        row: The row.
+        base: One of :data:`ROWS`.
         data: One of :data:`DATA_SETS`.
-        out: The comparison's folder; the config goes into ``ROW`` in it.
 
     Returns:
-        Row: The same one, with a config file that exists.
+        list[Path]: The row's own file, or LTML's file for the data set and
+        the row's file for VOC-LT.
     """
-    if row.config.is_file():
-        return row
-    path = (out / row.name / row.config.name).resolve()
-    published = row.config.with_name(path.name.replace(data, 'voc', 1))
-    found = Config.fromfile(published)
-    cfg = Config.fromfile(row.config.parents[1] / f'ltml_{data}.py')
-    model = found.model
-    model.backbone = cfg.model.backbone
-    _set_everywhere(model, 'num_classes', cfg.model.num_classes)
-    _set_everywhere(model, 'in_channels', CHANNELS[data])
-    for key in ('model', 'tta_model', 'auto_scale_lr'):
-        cfg[key] = found[key]
-    for key in ('batch_size', 'sampler'):
-        cfg.train_dataloader[key] = found.train_dataloader[key]
-    about = f'# {published.name} on the data of ltml_{data}.py, by compare.py.'
-    entries = [
-        f'{key} = {pformat(value, sort_dicts=False)}'
-        for key, value in cfg.to_dict().items()
+    if base == 'ltml' or data in PUBLISHED:
+        return [CONFIGS / ROWS[base].format(data=data)]
+    return [
+        CONFIGS / ROWS['ltml'].format(data=data),
+        CONFIGS / ROWS[base].format(data='voc'),
     ]
-    write_text(path, '\n'.join([about, *entries, '']))
-    return replace(row, config=path)
 
 
-def _set_everywhere(node: Any, key: str, value: Any) -> None:
-    """Replaces the values that a config and those within it have of a key."""
-    if isinstance(node, dict):
-        if key in node:
-            node[key] = value
-        for child in node.values():
-            _set_everywhere(child, key, value)
+def row_config(base: str, data: str) -> Config:
+    """Reads the config of a row.
 
-
-def label_of(spec: str) -> str:
-    """Names a line of a table.
+    Only the published sets have a file for every row. Elsewhere data,
+    schedule and backbone are those of the set's LTML config, and all that
+    makes the row is that of its VOC-LT config.
 
     Args:
-        spec: ``ROW`` or ``ROW+VARIANT``; rows of one's own keep their name.
+        base: One of :data:`ROWS`.
+        data: One of :data:`DATA_SETS`.
 
     Returns:
-        str: Its name.
-
-    Examples:
-        >>> label_of('focal+flip'), label_of('mine')
-        ('Focal, flip test', 'mine')
+        Config: The config as it stands, not yet completed from the data.
     """
-    row, plus, variant = spec.partition('+')
-    name = LABELS.get(row, row)
-    if not plus:
-        return name
-    short = name.partition(' (')[0]
-    return f'{short}, {VARIANT_LABELS.get(variant, variant)}'
+    cfg, *row = map(read_config, row_files(base, data))
+    if not row:
+        return cfg
+    own, cfg.model = cfg.model, row[0].model
+    cfg.model.backbone = own.backbone
+    _set_num_classes(cfg.model, own.num_classes)
+    if data == 'demo' and 'head' in cfg.model:
+        cfg.model.head.in_channels = DEMO_CHANNELS
+    for key in ('tta_model', 'auto_scale_lr'):
+        cfg[key] = row[0][key]
+    for key in ('batch_size', 'sampler'):
+        cfg.train_dataloader[key] = row[0].train_dataloader[key]
+    return cfg
+
+
+def _set_num_classes(node: Any, num_classes: int | None) -> None:
+    if 'num_classes' in node:
+        node['num_classes'] = num_classes
+    for value in node.values():
+        if isinstance(value, Mapping):
+            _set_num_classes(value, num_classes)

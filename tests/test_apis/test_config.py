@@ -156,36 +156,3 @@ def test_options_override():
     cfg = load_config(CONFIGS / 'ltml_voc.py', options)
     assert cfg.train_cfg.max_epochs == 1
     assert cfg.optim_wrapper.optimizer.lr == 0.5
-
-
-# -- what is refused ---------------------------------------------------------
-
-
-def test_a_missing_config_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'config not found: .*x\.py'):
-        load_config(tmp_path / 'x.py')
-
-
-def test_a_broken_config_is_named(tmp_path):
-    (tmp_path / 'x.py').write_text('model = dict(\n')
-    with pytest.raises(ValueError, match=r'x\.py is not a config'):
-        load_config(tmp_path / 'x.py')
-
-
-def test_an_option_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r'--cfg-options train_cfg\.a\.b=1'):
-        load_config(
-            CONFIGS / 'ltml_voc.py',
-            {'train_cfg.a': 5, 'train_cfg.a.b': 1},
-        )
-
-
-def test_missing_annotations_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'train\.json'):
-        load(tmp_path)
-
-
-def test_broken_annotations_are_named(data):
-    (data / 'train.json').write_text('{')
-    with pytest.raises(ValueError, match=r'train\.json: not valid JSON'):
-        load(data)

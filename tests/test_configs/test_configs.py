@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
-from ltml_mm.experiments.rows import parse_row, write_config
+from ltml_mm.experiments.rows import row_config
 from ltml_mm.files import write_json
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -22,7 +22,7 @@ CONFIGS = sorted(
     for path in ROOT.rglob('*.py')
     if '_base_' not in path.parts
 )
-# SET:ROW is a row as compare.py writes it.
+# SET:ROW is a row as compare.py makes it.
 CONFIGS += ['custom:db_focal', 'demo:erm']
 CLASSES = {'voc': VOC_CLASSES, 'coco': COCO_CLASSES, 'custom': ('a', 'b', 'c')}
 
@@ -52,7 +52,9 @@ def path_of(name, folder):
     kind, colon, row = name.partition(':')
     if not colon:
         return ROOT / name
-    return write_config(parse_row(row, kind, ROOT), kind, folder).config
+    path = folder / f'{kind}_{row}.py'
+    path.write_text(row_config(row, kind).pretty_text)
+    return path
 
 
 def read(name, folder):

@@ -194,7 +194,7 @@ def test_voc_folder_of_the_usual_layout(root, tmp_path):
     )
     convert(root, tmp_path / 'out', 'voc')
     data = load(tmp_path / 'out' / 'train.json')['data_list']
-    assert data == [{'img_path': 'JPEGImages/a.jpg', 'gt_label': [0]}]
+    assert data == [{'img_path': 'a.jpg', 'gt_label': [0]}]
 
 
 def test_the_tool(root, tmp_path, monkeypatch, capsys):

@@ -88,10 +88,6 @@ def test_a_test_set_keeps_the_training_counts(make):
     assert len(dataset.label_table.offsets) == 4
 
 
-def test_a_test_set_does_not_count_itself(make):
-    assert 'class_counts' not in make(test_mode=True).metainfo
-
-
 def test_counts_given_win_for_a_test_set(make):
     given = dict(metainfo=dict(class_counts=[9, 8, 7]), test_mode=True)
     dataset = make(put('class_counts', [1, 1, 1]), **given)
@@ -160,10 +156,6 @@ def test_names_come_from_the_argument_where_the_file_has_none(make):
         lambda c: c['metainfo'].clear(), classes=['cat', 'dog', 'person']
     )
     assert tuple(dataset.CLASSES) == ('cat', 'dog', 'person')
-
-
-def test_names_that_agree_are_fine(make):
-    assert make(classes=('cat', 'dog', 'person')).metainfo['class_counts']
 
 
 def test_further_metainfo_is_kept(make):
@@ -280,11 +272,6 @@ def test_bad_files_are_named(make, alter, message):
     with pytest.raises(ValueError, match=message) as caught:
         make(alter)
     assert 'a.json' in str(caught.value)
-
-
-def test_bad_counts_of_a_test_set_are_named(make):
-    with pytest.raises(ValueError, match=r'a\.json.*2 entries for 3'):
-        make(put('class_counts', [0, 1]), test_mode=True)
 
 
 def test_a_wrong_number_of_images_is_named(make):

@@ -94,21 +94,6 @@ def test_a_config_without_what_tta_needs(folder):
         config_of('--tta')
 
 
-@pytest.mark.parametrize(
-    ('flags', 'message'),
-    [
-        (['--out', 'x.pkl'], 'must end with .json, got x.pkl'),
-        (['--tta', '--show-dir', 'out'], 'leave out --tta'),
-        (['--launcher', 'ssh'], 'invalid choice'),
-    ],
-)
-def test_flags_that_do_not_fit(folder, capsys, flags, message):
-    with pytest.raises(SystemExit) as error:
-        config_of(*flags)
-    assert error.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_the_checkpoint_is_read_first(folder):
     (folder / 'epoch_1.pth').write_bytes(b'')
     with pytest.raises(CheckpointError, match=r'epoch_1\.pth'):

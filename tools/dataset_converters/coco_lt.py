@@ -3,12 +3,7 @@
 import argparse
 
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.datasets.converters import convert_coco_lt
-from ltml_mm.datasets.converters.convert import (
-    add_output_options,
-    output_options,
-    print_summary,
-)
+from ltml_mm.datasets.converters import convert_published, run_converter
 
 
 def main() -> None:
@@ -21,12 +16,12 @@ def main() -> None:
         '--split-file',
         help='list of training ids, one a line, instead of the recipe',
     )
-    add_output_options(parser, out='data/coco_lt')
-    args = parser.parse_args()
-    print_summary(
-        lambda: convert_coco_lt(
-            args.coco, output_options(args), args.split_file
-        )
+    run_converter(
+        parser,
+        lambda args, output: convert_published(
+            'coco', args.coco, output, args.split_file
+        ),
+        out='data/coco_lt',
     )
 
 

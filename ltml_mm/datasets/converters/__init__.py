@@ -4,16 +4,16 @@ from ltml_mm.datasets.converters.convert import (
     READERS,
     CustomOptions,
     OutputOptions,
-    convert_coco_lt,
     convert_custom,
-    convert_voc_lt,
+    convert_published,
+    run_converter,
 )
 
 __all__ = [
     'READERS',
     'CustomOptions',
     'OutputOptions',
-    'convert_coco_lt',
     'convert_custom',
-    'convert_voc_lt',
+    'convert_published',
+    'run_converter',
 ]

@@ -8,13 +8,14 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ltml_mm.class_statistics import ClassStatistics
+import numpy as np
+
 from ltml_mm.datasets.converters.object_readers import read_coco, read_voc
 from ltml_mm.datasets.converters.readers import (
     read_csv,
@@ -85,9 +86,11 @@ class CustomOptions:
         test_fraction: The share of images to hold out as the test set.
         recipe: How to draw a long-tailed training set, None for all images.
         seed: Seed of the hold-out.
+        separator: Separates the labels in a CSV file.
 
     Raises:
-        ValueError: The test fraction does not lie between 0 and 1.
+        ValueError: The test fraction does not lie between 0 and 1, or the
+            separator is empty.
     """
 
     images: str | None = None
@@ -96,27 +99,32 @@ class CustomOptions:
     test_fraction: float | None = None
     recipe: ParetoRecipe | None = None
     seed: int = 0
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None:
             check_fraction(self.test_fraction)
+        if self.separator == '':
+            raise ValueError('the separator must not be empty')
 
 
-def add_output_options(
-    parser: argparse.ArgumentParser, out: str | None = None
+def run_converter(
+    parser: argparse.ArgumentParser,
+    convert: Callable[[argparse.Namespace, OutputOptions], str],
+    out: str | None = None,
 ) -> None:
-    """Adds the options that all converters share.
+    """Adds the options that all converters share, converts and prints.
 
     Args:
-        parser: The parser.
+        parser: The parser of the converter's own arguments.
+        convert: Converts and returns a summary.
         out: The default of ``--out``, None to require it.
     """
     parser.add_argument(
         '--out',
         default=out,
         required=out is None,
-        help='folder to write train.json, test.json and split.json to'
-        + (f' (default: {out})' if out else ''),
+        help='folder to write train.json, test.json and split.json to',
     )
     for option, text in (
         ('--force', 'overwrite existing output'),
@@ -124,20 +132,13 @@ def add_output_options(
         ('--allow-outside', "let paths and links leave the images' folder"),
     ):
         parser.add_argument(option, action='store_true', help=text)
-
-
-def output_options(args: argparse.Namespace) -> OutputOptions:
-    """Takes those options from the parsed arguments."""
-    return OutputOptions(
+    args = parser.parse_args()
+    output = OutputOptions(
         args.out, args.force, args.check_images, args.allow_outside
     )
-
-
-def print_summary(convert: Callable[[], str]) -> None:
-    """Prints the summary of a conversion, and its warnings in a line each."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
-        summary = convert()
+        summary = convert(args, output)
     for warning in caught:
         print(f'WARNING: {warning.message}', file=sys.stderr)
     print(summary)
@@ -162,6 +163,10 @@ def convert_custom(
         ValueError: The source is broken; nothing is written.
     """
     read = READERS[form]
+    if options.separator is not None:
+        if form != 'csv':
+            raise ValueError(f'--separator is for csv, not for {form}')
+        read = partial(read_csv, separator=options.separator)
     _check_output(output, [source, options.test, options.classes])
     classes = _read_classes(options.classes) if options.classes else ()
     outside = output.allow_outside
@@ -169,12 +174,19 @@ def convert_custom(
     test = None
     if options.test is not None:
         test = resolve(read(options.test), train.root, train.classes, outside)
-        _check_disjoint(train, test)
-    sets = [train] if test is None else [train, test]
-    check_files(sets, outside, output.check_images)
+    check_files(train, test, outside, output.check_images)
     split: dict[str, Any] = {'source': form}
     if options.test_fraction is not None:
-        train, test = _hold_out(train, options.test_fraction, options.seed)
+        held = stratified_holdout(
+            train.matrix(), options.test_fraction, options.seed
+        )
+        kept = np.setdiff1d(np.arange(len(train.examples)), held)
+        if not len(held) or not len(kept):
+            raise ValueError(
+                f'a test fraction of {options.test_fraction} of '
+                f'{len(train.examples)} images leaves a set empty'
+            )
+        train, test = train.subset(kept), train.subset(held)
         split['holdout'] = {
             'function': 'stratified_holdout',
             'fraction': options.test_fraction,
@@ -190,15 +202,19 @@ def convert_custom(
     return f'{summary}\n{_train_command("custom", train.root, output)}'
 
 
-def convert_voc_lt(
-    devkit: str, output: OutputOptions, split_file: str | None = None
+def convert_published(
+    name: str, root: str, output: OutputOptions, split_file: str | None = None
 ) -> str:
-    """Makes VOC-LT from VOC2012 trainval and VOC2007 test.
+    """Makes VOC-LT or COCO-LT from the original annotations.
 
-    Objects marked difficult count as positives, in both sets.
+    VOC-LT is drawn from VOC2012 trainval and tested on VOC2007 test; objects
+    marked difficult count as positives. COCO-LT is drawn from train2017 and
+    tested on val2017, whose images without a label stay as negatives.
 
     Args:
-        devkit: The folder ``VOCdevkit`` with ``VOC2007`` and ``VOC2012``.
+        name: ``voc`` or ``coco``.
+        root: The folder ``VOCdevkit`` with ``VOC2007`` and ``VOC2012``, or
+            one with ``annotations``, ``train2017`` and ``val2017``.
         output: Where to write and what to check.
         split_file: A list of training ids, one a line. Defaults to drawing
             the split by the published recipe.
@@ -210,63 +226,13 @@ def convert_voc_lt(
         OSError: A file cannot be read or written.
         ValueError: A file is broken; nothing is written.
     """
-
-    def read(year: str, part: str) -> ImageSet:
-        folder = os.path.join(devkit, year)
-        listing = os.path.join(folder, 'ImageSets', 'Main', f'{part}.txt')
-        images = read_voc(folder, listing).below(devkit, year)
-        return resolve(images, None, VOC_CLASSES, output.allow_outside)
-
     _check_output(output, [split_file])
-    train, test = read('VOC2012', 'trainval'), read('VOC2007', 'test')
-    return _published('voc', train, test, output, split_file)
-
-
-def convert_coco_lt(
-    coco: str, output: OutputOptions, split_file: str | None = None
-) -> str:
-    """Makes COCO-LT from train2017 and val2017.
-
-    All images of val2017 stay; those without a label are negatives.
-
-    Args:
-        coco: The folder with ``annotations``, ``train2017``, ``val2017``.
-        output: Where to write and what to check.
-        split_file: A list of training ids, one a line. Defaults to drawing
-            the split by the published recipe.
-
-    Returns:
-        str: A summary for the user.
-
-    Raises:
-        OSError: A file cannot be read or written.
-        ValueError: A file is broken; nothing is written.
-    """
-
-    def read(part: str) -> ImageSet:
-        path = os.path.join(coco, 'annotations', f'instances_{part}.json')
-        images = read_coco(path).below(coco, part)
-        if images.classes != COCO_CLASSES:
-            raise ValueError(
-                f'{path}: its categories are not the 80 of COCO in their '
-                'order; tools/dataset_converters/custom.py converts other data'
-            )
-        return resolve(images, allow_outside=output.allow_outside)
-
-    _check_output(output, [split_file])
-    train, test = read('train2017'), read('val2017')
-    return _published('coco', train, test, output, split_file)
-
-
-def _published(
-    name: str,
-    images: ImageSet,
-    test: ImageSet,
-    output: OutputOptions,
-    split_file: str | None,
-) -> str:
-    """Chooses the training set, writes, and compares with the publication."""
+    classes = VOC_CLASSES if name == 'voc' else COCO_CLASSES
     published = VOC_LT if name == 'voc' else COCO_LT
+    images, test = (
+        resolve(part, None, classes, output.allow_outside)
+        for part in _published_parts(name, root)
+    )
     # COCO pads the ids in its file names with zeros.
     ids = [Path(e.path).stem.lstrip('0') for e in images.examples]
     recipe: dict[str, Any]
@@ -286,22 +252,28 @@ def _published(
         'equals_published': equal,
     }
     train = images.subset(indices)
-    check_files([train, test], output.allow_outside, output.check_images)
+    check_files(train, test, output.allow_outside, output.check_images)
     summary = _write(train, test, f'{name}_lt', split, output)
-    if equal:
-        verdict = 'the training ids equal the published list'
-    else:
-        verdict = (
-            'WARNING: the training ids differ from the published list of '
-            f'{published.num_images}; results are not comparable with '
-            'published ones. '
-        )
-        verdict += (
-            'pass that list as --split-file to train on it'
-            if split_file is None
-            else f'{split_file} is another list'
-        )
+    verdict = (
+        'the training ids equal the published list'
+        if equal
+        else 'WARNING: the training ids differ from the published list of '
+        f'{published.num_images}; results are not comparable with published '
+        'ones. Pass that list as --split-file to train on it'
+    )
     return f'{summary}\n{verdict}\n{_train_command(name, train.root, output)}'
+
+
+def _published_parts(name: str, root: str) -> Iterator[ImageSet]:
+    if name == 'voc':
+        for year, part in (('VOC2012', 'trainval'), ('VOC2007', 'test')):
+            folder = os.path.join(root, year)
+            listing = os.path.join(folder, 'ImageSets', 'Main', f'{part}.txt')
+            yield read_voc(folder, listing).below(root, f'{year}/JPEGImages')
+    else:
+        for part in ('train2017', 'val2017'):
+            path = os.path.join(root, 'annotations', f'instances_{part}.json')
+            yield read_coco(path).below(root, part)
 
 
 def _read_classes(path: str) -> list[str]:
@@ -311,30 +283,6 @@ def _read_classes(path: str) -> list[str]:
     check_classes(names, places, problems)
     problems.check()
     return names
-
-
-def _check_disjoint(train: ImageSet, test: ImageSet) -> None:
-    problems = Problems()
-    known = {example.path for example in train.examples}
-    for path, _, place in test.examples:
-        if path in known:
-            kind = 'test images that are training images'
-            problems.add(kind, f'{place}: {path}')
-    problems.check()
-
-
-def _hold_out(
-    images: ImageSet, fraction: float, seed: int
-) -> tuple[ImageSet, ImageSet]:
-    total = len(images.examples)
-    held = stratified_holdout(images.matrix(), fraction, seed).tolist()
-    if len(held) in (0, total):
-        raise ValueError(
-            f'a test fraction of {fraction} of {total} images leaves the '
-            'training or the test set empty'
-        )
-    kept = sorted(set(range(total)).difference(held))
-    return images.subset(kept), images.subset(held)
 
 
 def _check_output(
@@ -365,74 +313,62 @@ def _write(
     if not train.examples:
         raise ValueError('the training set would be empty')
     statistics = train.statistics()
-    _warn_of_empty_classes(train, 'training')
-    if test is not None:
-        _warn_of_empty_classes(test, 'test')
+    classes = train.classes
     groups = {
-        group: [train.classes[k] for k in members]
+        group: [classes[k] for k in members]
         for group, members in statistics.groups().items()
     }
-    train_file, test_file, split_file = output.paths()
-    num_test = 0 if test is None else len(test.examples)
-    record = {
-        'task_name': name,
-        **split,
-        'num_train_images': len(train.examples),
-        'num_test_images': num_test,
-        'class_counts': dict(
-            zip(train.classes, statistics.counts, strict=True)
-        ),
-        'groups': groups,
-    }
-    # Without the record, the files may be of two conversions.
-    for file in (split_file, test_file):
-        with suppress(FileNotFoundError):
-            os.unlink(file)
-    write_text(train_file, _annotations(train, name, statistics))
-    if test is not None:
-        write_text(test_file, _annotations(test, name, statistics))
-    write_json(split_file, record)
-    sizes = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
-    held = '' if test is None else f', {num_test} to test'
-    return (
-        f'{output.out}: {len(train.examples)} images to train{held}, '
-        f'{len(train.classes)} classes ({sizes})'
-    )
-
-
-def _warn_of_empty_classes(images: ImageSet, kind: str) -> None:
-    counts = zip(images.classes, images.statistics().counts, strict=True)
-    empty = [name for name, count in counts if count == 0]
-    if empty:
-        names = ', '.join(empty)
-        warnings.warn(f'classes without a {kind} image: {names}', stacklevel=4)
-
-
-def _annotations(
-    images: ImageSet, name: str, statistics: ClassStatistics
-) -> str:
-    """Formats images as MMPretrain's JSON, one a line."""
     metainfo = {
         'dataset_type': 'multi-label',
         'task_name': name,
-        'classes': images.classes,
+        'classes': classes,
         **statistics.to_metainfo(),
     }
-    lines = [
-        _line({'img_path': example.path, 'gt_label': labels})
-        for example, labels in zip(
-            images.examples, images.labels(), strict=True
-        )
-    ]
+    *files, split_file = output.paths()
+    # Without the record, the other files may be of two conversions.
+    for path in (split_file, *files[1:]):
+        Path(path).unlink(missing_ok=True)
+    kinds = {'training': train, 'test': test}
+    for path, (kind, images) in zip(files, kinds.items(), strict=True):
+        if images is None:
+            continue
+        counts = zip(classes, images.statistics().counts, strict=True)
+        empty = ', '.join(name for name, count in counts if count == 0)
+        if empty:
+            warnings.warn(
+                f'classes without a {kind} image: {empty}', stacklevel=3
+            )
+        write_text(path, _annotations(images, metainfo))
+    num_train, num_test = (
+        len(train.examples),
+        len(test.examples) if test else 0,
+    )
+    record = {
+        'task_name': name,
+        **split,
+        'num_train_images': num_train,
+        'num_test_images': num_test,
+        'class_counts': dict(zip(classes, statistics.counts, strict=True)),
+        'groups': groups,
+    }
+    write_json(split_file, record)
+    sizes = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
     return (
-        f'{{"metainfo": {_line(metainfo)},\n"data_list": [\n'
-        + ',\n'.join(lines)
-        + '\n]}\n'
+        f'{output.out}: {num_train} images to train, {num_test} to test, '
+        f'{len(classes)} classes ({sizes})'
     )
 
 
-def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+def _annotations(images: ImageSet, metainfo: dict[str, Any]) -> str:
+    """Formats images as MMPretrain's JSON, one a line."""
+    pairs = zip(images.examples, images.labels(), strict=True)
+    entries = [{'img_path': e.path, 'gt_label': labels} for e, labels in pairs]
+    head, *lines = (
+        json.dumps(value, ensure_ascii=False, allow_nan=False)
+        for value in (metainfo, *entries)
+    )
+    body = ',\n'.join(lines)
+    return f'{{"metainfo": {head},\n"data_list": [\n{body}\n]}}\n'
 
 
 def _train_command(name: str, root: str, output: OutputOptions) -> str:

@@ -8,6 +8,7 @@ as crowds or as difficult included. The readers keep the contract of
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Iterator
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,75 +17,103 @@ from tqdm import tqdm
 from ltml_mm.datasets.annotations import load_json
 from ltml_mm.datasets.converters.readers import list_folder, read_ids
 from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
+from ltml_mm.datasets.images import EXTENSIONS
 
-# The fields of each list of COCO's JSON that are read. The rest, most of all
-# the outlines of the objects, is dropped while the file is parsed.
-COCO_FIELDS: dict[str, dict[str, type]] = {
-    'images': {'id': int, 'file_name': str},
-    'categories': {'id': int, 'name': str},
-    'annotations': {'id': int, 'image_id': int, 'category_id': int},
-}
+# The keys of COCO's JSON that are read. The rest, most of all the outlines
+# of the objects, is dropped while the file is parsed.
+COCO_KEYS = {'images', 'file_name', 'coco_url', 'categories', 'name', 'id'}
+COCO_KEYS |= {'annotations', 'image_id', 'category_id'}
 
 
 def read_coco(path: str) -> ImageSet:
-    """Reads COCO's instances JSON; the classes are sorted by their ids."""
-    content = load_json(path, set(COCO_FIELDS).union(*COCO_FIELDS.values()))
+    """Reads COCO's instances JSON; the classes are sorted by their ids.
+
+    Ids are integers or texts. Where images have no ``file_name``, as in
+    LVIS, the last two parts of ``coco_url`` are the path, or else the last.
+    """
+    content = load_json(path, COCO_KEYS)
     problems = Problems()
-    images, categories, annotations = (
-        _coco_entries(path, content, key, problems) for key in COCO_FIELDS
-    )
+    images = _coco_names(path, content, 'images', 'file_name', problems)
+    categories = _coco_names(path, content, 'categories', 'name', problems)
     problems.check()
-    labels: dict[int, set[int]] = {image_id: set() for image_id in images}
-    for place, entry in annotations.values():
-        for field, known in (
-            ('image_id', images),
-            ('category_id', categories),
-        ):
-            if entry[field] not in known:
-                problems.add('unknown ids', f'{place}: {field} {entry[field]}')
-        labels.get(entry['image_id'], set()).add(entry['category_id'])
+    labels: dict[Any, set] = {image_id: set() for image_id in images}
+    for place, entry in _coco_entries(path, content, 'annotations'):
+        fault = _unknown(entry, 'image_id', images)
+        fault = fault or _unknown(entry, 'category_id', categories)
+        if fault:
+            problems.add('unknown ids', f'{place}: {fault}')
+        else:
+            labels[entry['image_id']].add(entry['category_id'])
     problems.check()
-    name_of = {k: categories[k][1]['name'] for k in sorted(categories)}
+    order = sorted(categories, key=lambda key: (isinstance(key, str), key))
     examples = []
-    for image_id, (place, image) in images.items():
-        names = tuple(name_of[k] for k in sorted(labels[image_id]))
-        examples.append(Example(image['file_name'], names, place))
-    classes = tuple(name_of.values())
+    for image_id, image in images.items():
+        names = [categories[k].path for k in order if k in labels[image_id]]
+        examples.append(image._replace(names=tuple(names)))
+    classes = tuple(categories[k].path for k in order)
     return ImageSet(examples, classes, os.path.dirname(path) or '.', path)
 
 
 def _coco_entries(
-    path: str, content: Any, key: str, problems: Problems
-) -> dict[int, tuple[str, dict]]:
-    """Returns the place and the fields of the entries of a list, by id."""
+    path: str, content: Any, key: str
+) -> Iterator[tuple[str, dict]]:
+    """Yields the place and the fields of the entries of a list."""
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ValueError(f'{path}: "{key}" must be a list')
-    found: dict[int, tuple[str, dict]] = {}
     for index, entry in enumerate(entries):
-        place = f'{path}: {key}[{index}]'
-        if not isinstance(entry, dict):
-            problems.add('bad entries', f'{place}: must be an object')
-            continue
-        wrong = [
-            f'"{field}" is missing or not of type {kind.__name__}'
-            for field, kind in COCO_FIELDS[key].items()
-            if type(entry.get(field)) is not kind
-        ]
-        if not wrong and entry['id'] in found:
-            wrong = [f'the id {entry["id"]} repeats']
-        if wrong:
-            problems.add('bad entries', f'{place}: {wrong[0]}')
+        fields = entry if isinstance(entry, dict) else {}
+        yield f'{path}: {key}[{index}]', fields
+
+
+def _coco_names(
+    path: str, content: Any, key: str, field: str, problems: Problems
+) -> dict[int | str, Example]:
+    """Returns the entries of a list by their ids, each with its name."""
+    found: dict[int | str, Example] = {}
+    for place, entry in _coco_entries(path, content, key):
+        name = entry.get(field)
+        others: tuple[str, ...] = ()
+        if name is None and isinstance(entry.get('coco_url'), str):
+            parts = entry['coco_url'].split('/')
+            name, others = '/'.join(parts[-2:]), (parts[-1],)
+        if type(entry.get('id')) not in (int, str):
+            fault = '"id" is missing or neither an integer nor a text'
+        elif entry['id'] in found:
+            fault = f'the id {entry["id"]!r} repeats'
+        elif not isinstance(name, str):
+            fault = f'"{field}" is missing or no text'
         else:
-            found[entry['id']] = (place, entry)
+            found[entry['id']] = Example(name, (), place, others)
+            continue
+        problems.add('bad entries', f'{place}: {fault}')
     return found
+
+
+def _unknown(entry: dict, field: str, known: Container) -> str | None:
+    """Says what is wrong with an id of another list, None if nothing is."""
+    value: Any = entry.get(field)
+    if type(value) in (int, str) and value in known:
+        return None
+    try:
+        twin = str(value) if type(value) is int else int(value)
+    except (TypeError, ValueError, OverflowError):
+        twin = None
+    if twin not in known:
+        return f'{field} {value!r}'
+    told, known_as = (
+        f'the {"text" if isinstance(v, str) else "number"} {v!r}'
+        for v in (value, twin)
+    )
+    return f'{field} is {told}, its list has {known_as}'
 
 
 def read_voc(path: str, listing: str | None = None) -> ImageSet:
     """Reads VOC's XML files, whose element ``filename`` names the image.
 
-    The folder holds either ``Annotations`` and ``JPEGImages``, or the XML
-    files themselves and the images beside them.
+    Where that image is missing, the one named like the XML file is taken.
+    The folder holds either ``Annotations`` and ``JPEGImages``, to which the
+    names refer, or the XML files themselves and the images beside them.
 
     Args:
         path: The folder.
@@ -116,10 +145,13 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
             fault = f'not an annotation of VOC: {error}'
             problems.add('broken annotations', f'{file}: {fault}')
         else:
-            image = f'JPEGImages/{image}' if nested else image
-            examples.append(Example(image, classes, file))
+            stem = os.path.splitext(name)[0]
+            ends = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
+            others = tuple(stem + end for end in ends)
+            examples.append(Example(image, classes, file, others))
     problems.check()
-    return ImageSet(examples, (), path, path)
+    root = os.path.join(path, 'JPEGImages') if nested else path
+    return ImageSet(examples, (), root, path)
 
 
 class _Builder(ElementTree.TreeBuilder):

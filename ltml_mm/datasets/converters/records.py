@@ -22,15 +22,11 @@ class Problems(dict[str, list[str]]):
     """Messages by kind, collected so that one run tells about all of them."""
 
     def add(self, kind: str, message: str) -> None:
-        """Notes a problem."""
+        """Adds a message."""
         self.setdefault(kind, []).append(message)
 
     def check(self) -> None:
-        """Raises one error with the total and the first ten of each kind.
-
-        Raises:
-            ValueError: There are problems.
-        """
+        """Raises a ValueError with the first ten of each kind, if any."""
         lines = []
         for kind, messages in self.items():
             more = len(messages) > MAX_SHOWN
@@ -48,11 +44,13 @@ class Example(NamedTuple):
         path: The image, relative to the root of the images, or absolute.
         names: Names of its classes.
         place: The file, with line or entry, that says so, for messages.
+        others: File names below the root to try where ``path`` is missing.
     """
 
     path: str
     names: tuple[str, ...]
     place: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ class ImageSet:
     def below(self, root: str, folder: str) -> ImageSet:
         """Returns the images as those of a folder in another root."""
         examples = [
-            e._replace(path=f'{folder}/{e.path}') for e in self.examples
+            Example(f'{folder}/{path}', names, place)
+            for path, names, place, _ in self.examples
         ]
         return replace(self, examples=examples, root=root)
 
@@ -118,6 +117,9 @@ def resolve(
     Returns:
         ImageSet: The images, their paths relative to the root.
 
+    Warns:
+        UserWarning: Images were found under another name.
+
     Raises:
         ValueError: No images or classes; a class name is empty, repeats or
             is not known; a path is empty, unusable, repeats or leaves the
@@ -138,10 +140,16 @@ def resolve(
         problems.add('no classes', f'{images.source}: names no class')
     check_classes(classes, [places[name] for name in classes], problems)
     known = set(classes)
-    examples = []
+    examples, renamed = [], []
     first: dict[str, str] = {}
-    for path, names, place in images.examples:
+    for path, names, place, others in images.examples:
         path, fault = _normalise(path, root, allow_outside)
+        if others and not os.path.isfile(os.path.join(root, path)):
+            for other in others:
+                if os.path.isfile(os.path.join(root, other)):
+                    renamed.append(f'{place}: {other} in place of {path}')
+                    path, fault = other, None
+                    break
         if fault:
             problems.add('bad image paths', f'{place}: {fault}')
         elif first.setdefault(path, place) != place:
@@ -152,19 +160,19 @@ def resolve(
                 problems.add('unknown classes', f'{place}: {name!r}')
         examples.append(Example(path, names, place))
     problems.check()
+    if renamed:
+        warnings.warn(
+            f'{len(renamed)} images are not where the source says and were '
+            f'found under another name, the first: {renamed[0]}',
+            stacklevel=2,
+        )
     return ImageSet(examples, classes, root, images.source)
 
 
 def check_classes(
     classes: Iterable[str], places: Iterable[str], problems: Problems
 ) -> None:
-    """Checks that class names are not empty, plain text and unique.
-
-    Args:
-        classes: The names.
-        places: The place of each, for messages.
-        problems: Takes the faults.
-    """
+    """Notes class names, each with a place, that are unusable or repeat."""
     seen = set()
     for name, place in zip(classes, places, strict=True):
         if not name.strip() or not _is_plain(name):
@@ -176,48 +184,52 @@ def check_classes(
 
 
 def check_files(
-    sets: Iterable[ImageSet], allow_outside: bool, decode: bool
+    train: ImageSet, test: ImageSet | None, allow_outside: bool, decode: bool
 ) -> None:
     """Checks the image files.
 
     Args:
-        sets: The images, resolved.
+        train: The images to train on, resolved.
+        test: Those to test on, if any.
         allow_outside: Whether links may leave the root.
         decode: Whether to decode every image, in parallel.
 
     Raises:
-        ValueError: Images are missing, are reached through a link that
-            leaves the root, or do not decode.
+        ValueError: Images are in both sets, are missing, are reached through
+            a link that leaves the root, or do not decode.
     """
+    root = os.path.join(os.path.realpath(train.root), '')
     problems = Problems()
-    files = []
-    for images in sets:
-        root = os.path.join(os.path.realpath(images.root), '')
-        for path, _, place in images.examples:
-            file = os.path.join(images.root, path)
-            if not os.path.isfile(file):
-                problems.add('missing images', f'{place}: {file}')
-            elif allow_outside or os.path.realpath(file).startswith(root):
-                files.append((file, place))
-            else:
-                fault = _outside(file, images.root)
-                problems.add('images outside the root', f'{place}: {fault}')
+    places: dict[str, str] = {}
+    for path, _, place, _ in train.examples + (test.examples if test else []):
+        file = os.path.join(train.root, path)
+        if file in places:
+            kind = 'test images that are training images'
+            problems.add(kind, f'{place}: {path}')
+        elif not os.path.isfile(file):
+            problems.add('missing images', f'{place}: {file}')
+        elif not (allow_outside or os.path.realpath(file).startswith(root)):
+            fault = _outside(file, train.root)
+            problems.add('images outside the root', f'{place}: {fault}')
+        places.setdefault(file, place)
+    problems.check()
     if decode:
         # Threads that silence warnings leave the filters in any state.
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            faults = pool.map(_decode_fault, files)
-            for fault in tqdm(faults, 'decode images', len(files)):
+            faults = pool.map(_decode_fault, places)
+            bar = tqdm(faults, 'decode images', len(places))
+            for place, fault in zip(places.values(), bar, strict=True):
                 if fault:
-                    problems.add('images that do not decode', fault)
+                    kind = 'images that do not decode'
+                    problems.add(kind, f'{place}: {fault}')
     problems.check()
 
 
-def _decode_fault(file: tuple[str, str]) -> str | None:
-    path, place = file
+def _decode_fault(file: str) -> str | None:
     try:
-        check_image(path)
+        check_image(file)
     except UnreadableImageError as error:
-        return f'{place}: {error}'
+        return str(error)
     return None
 
 

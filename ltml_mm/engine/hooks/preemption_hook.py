@@ -16,8 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from ltml_mm.engine.hooks.checkpoint_hooks import SafeCheckpointHook
 from ltml_mm.engine.hooks.resume_state import accumulated_steps
-from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 
 class TrainingStopped(SystemExit):
@@ -68,9 +68,10 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
-        # Nobody can listen to those two.
+        # Nobody can listen to those two, which Windows does not have.
         known = dict(signal.Signals.__members__)
-        del known['SIGKILL'], known['SIGSTOP']
+        known.pop('SIGKILL', None)
+        known.pop('SIGSTOP', None)
         if isinstance(signals, str) or not known.keys() >= set(signals):
             raise ValueError(
                 'signals must be a list of names such as SIGTERM and SIGUSR1, '
@@ -82,7 +83,7 @@ class PreemptionHook(Hook):
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Begins to listen."""
+        """Installs the signal handlers."""
         hooks = [h for h in runner.hooks if isinstance(h, SafeCheckpointHook)]
         if threading.current_thread() is not threading.main_thread():
             return  # Python gives signals to the main thread alone.
@@ -124,7 +125,7 @@ class PreemptionHook(Hook):
             self._stop(runner, self._received, runner.iter, path)
 
     def after_train(self, runner: Runner) -> None:
-        """Listens no longer, and ends the data workers."""
+        """Restores the signal handlers and ends the data workers."""
         self._checkpoint = None
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
@@ -181,7 +182,7 @@ def _loaders(runner: Runner) -> Iterator[DataLoader]:
 
 
 def shield_workers(loader: DataLoader, signals: Sequence[int]) -> None:
-    """Lets the workers to come ignore signals that others than we send.
+    """Makes future workers ignore signals unless this process sends them.
 
     A scheduler sends its signal to every process of a job. A worker that
     died of it would end the training before the checkpoint.
@@ -194,10 +195,10 @@ def shield_workers(loader: DataLoader, signals: Sequence[int]) -> None:
 
 
 def end_workers(loader: DataLoader) -> None:
-    """Ends a dataloader's persistent workers as their tasks end.
+    """Shuts down the persistent workers of a dataloader.
 
-    Python would end them by a signal, after which they tidy nothing up, and
-    torch, with pinned memory, would wait 5 seconds for each before.
+    At the end of the process, Python would kill them before they clean up,
+    and torch, with pinned memory, would wait 5 seconds for each.
 
     Args:
         loader: A dataloader; its next iterator starts workers of its own.
@@ -211,7 +212,7 @@ def end_workers(loader: DataLoader) -> None:
 def _start(
     init: Callable[[int], None] | None, signals: Sequence[int], worker_id: int
 ) -> None:
-    """What a worker does first."""
+    """Initialises a worker."""
     if hasattr(signal, 'sigwaitinfo'):  # Not on macOS.
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(

@@ -102,7 +102,7 @@ def gather_states(
 
 
 def restore_states(runner: Runner, ranks: Sequence[dict[str, Any]]) -> None:
-    """Gives this process its own states back, where there are any.
+    """Restores the states of this process, where there are any.
 
     Args:
         runner: The runner, its model loaded.

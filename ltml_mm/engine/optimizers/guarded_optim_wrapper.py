@@ -62,10 +62,10 @@ class GuardedOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         self.on_nonfinite = on_nonfinite
         self._in_a_row = 0
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
-        """Forgets what was noted of the last step."""
+    def _clear(self) -> None:
+        """Drops the records of the last step."""
         self._module: nn.Module | None = None
         self._buffers: list[Tensor] = []
         # Inputs and outputs of forward passes, then the loss made of them.
@@ -74,21 +74,23 @@ class GuardedOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Notes the batch and its loss terms; otherwise as the parent's."""
+        """Records the forward passes within; otherwise as the parent's."""
         module = unwrap_model(model)
         if self._module is None and self.on_nonfinite == 'skip':
-            # Before the first forward pass, which changes them.
+            # The first forward pass changes them.
             self._buffers = [b.detach().clone() for b in module.buffers()]
         self._module = module
         # For this pass only: a hook that stays would be saved with the model.
-        handle = module.register_forward_hook(self._note, with_kwargs=True)
+        handle = module.register_forward_hook(self._record, with_kwargs=True)
         try:
             with super().optim_context(model):
                 yield
         finally:
             handle.remove()
 
-    def _note(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def _record(
+        self, module: Any, args: Any, kwargs: Any, output: Any
+    ) -> None:
         # References alone: nothing is copied, no GPU is waited for.
         self._passes.append(((args, kwargs), output))
 
@@ -98,7 +100,7 @@ class GuardedOptimWrapper(OptimWrapper):
         step_kwargs: dict | None = None,
         zero_kwargs: dict | None = None,
     ) -> None:
-        """Notes the loss; otherwise as the parent's."""
+        """Records the loss; otherwise as the parent's."""
         self._batches.append((loss.detach(), self._passes))
         self._passes = []
         super().update_params(loss, step_kwargs, zero_kwargs)
@@ -135,7 +137,7 @@ class GuardedOptimWrapper(OptimWrapper):
             else:
                 self._skip(norm)
         finally:
-            self._forget()
+            self._clear()
 
     def _agree(self, norm: Tensor) -> tuple[bool, bool]:
         """Whether loss or norm are bad on any process; all must call it."""
@@ -167,11 +169,11 @@ class GuardedOptimWrapper(OptimWrapper):
         )
 
     def _describe(self, norm: Tensor, since: str = '') -> str:
-        """Tells what the processes found; all of them must call it."""
+        """Describes what is not finite; all processes must call it."""
         rank, world_size = get_dist_info()
         text = f'on process {rank} ' if world_size > 1 else ''
         bad = [b for b in self._batches if not b[0].isfinite().all()]
-        passes = [p for _, noted in bad or self._batches for p in noted]
+        passes = [p for _, recorded in bad or self._batches for p in recorded]
         if bad:
             terms = _bad_terms([output for _, output in passes])
             text += f'the loss is not finite ({terms or "total"})'
@@ -185,8 +187,8 @@ class GuardedOptimWrapper(OptimWrapper):
         found = all_gather_object(own) if world_size > 1 else [own]
         # Gradients are the same everywhere: where every loss is finite, any
         # process may have caused them.
-        guilty = [said for bad, said in found if bad]
-        texts = guilty or [said for _, said in found]
+        faulty = [text for bad, text in found if bad]
+        texts = faulty or [text for _, text in found]
         return f'step {self._inner_count}: {since}' + '\n'.join(texts)
 
 

@@ -1,24 +1,43 @@
-"""Saves checkpoints such that a kill at any moment loses none."""
+"""Saves checkpoints that no kill can harm, and loads none of another model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.files import AtomicFileBackend, write_text
+from ltml_mm.models.fork.branches import plain_name
 
 #: Under this name the message hub in a checkpoint lists what is removed once
 #: the checkpoint is written: a run that is killed before does it on resume.
 OUTDATED = 'outdated_ckpts'
 #: Under this one, the checkpoint of a run that was stopped inside an epoch.
 INTERIM = 'interim_ckpt'
+
+SHOWN = 5
+#: Tables of positions, which MMPretrain resizes to the images at hand.
+RESIZED = re.compile('pos_embed|position|coords_table|attn_mask')
+RESUME = (
+    'cannot resume from',
+    'To start a new training from its weights, use --cfg-options '
+    'load_from=CHECKPOINT in place of --resume',
+)
+TEST = ('cannot evaluate', 'Give the config that it was trained with')
+LOAD_FROM = (
+    'cannot load',
+    'For weights of a backbone alone, use '
+    "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) in "
+    'place of load_from',
+)
 
 
 class DeferredRemoval(AtomicFileBackend):
@@ -131,9 +150,7 @@ class SafeCheckpointHook(CheckpointHook):
         meta: dict[str, Any],
         interim: bool = False,
     ) -> None:
-        for hook in runner.hooks:
-            if isinstance(hook, ExactResumeHook):
-                hook.gather(runner)
+        _gather(runner)
         if superfluous := runner.message_hub.pop_info(INTERIM):
             self._remove(superfluous)
         if interim:
@@ -161,6 +178,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
+        _gather(runner)
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)
 
@@ -171,3 +189,113 @@ class SafeCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         best = (v for k, v in info.items() if k.startswith('best_ckpt'))
         self.file_backend.remove_pending({self.last_ckpt, *best})
+
+
+def _gather(runner: Runner) -> None:
+    for hook in runner.hooks:
+        if isinstance(hook, ExactResumeHook):
+            hook.gather(runner)
+
+
+@HOOKS.register_module()
+class ResumeCheckHook(Hook):
+    """Checks that a checkpoint fits the model key by key.
+
+    MMEngine loads what fits and logs the rest. On ``--resume`` part of the
+    model would silently start anew, and a test would evaluate it so: there
+    every key has to fit. With ``load_from`` heads may be others, those of
+    another number of classes, say; but the weights of another backbone are
+    refused, where most are missing or one has another shape.
+
+    Args:
+        whole (bool): Whether every key has to fit for ``load_from``, too, as
+            in a test. Defaults to False.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, whole: bool = False) -> None:
+        self.whole = whole
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Compares the names and shapes of a checkpoint with the model's.
+
+        Args:
+            runner: The runner.
+            checkpoint: The loaded checkpoint, ``state_dict`` in it.
+
+        Raises:
+            ValueError: They differ; names the first of them and what to do.
+        """
+        expected = unwrap_model(runner.model).state_dict()
+        # MMEngine ignores this prefix, too.
+        found = {
+            re.sub(r'^module\.', '', key): value
+            for key, value in checkpoint['state_dict'].items()
+        }
+        strict = runner._resume or self.whole
+        compare = compare_state_dicts if strict else _other_backbone
+        problems = compare(expected, found)
+        if problems:
+            start, mend = LOAD_FROM
+            if strict:
+                start, mend = RESUME if runner._resume else TEST
+            raise ValueError(
+                f'{start} {runner._load_from or "the latest checkpoint"}: it '
+                f'is a checkpoint of another model ({len(problems)} '
+                f'differences: {"; ".join(problems[:SHOWN])}). {mend}'
+            )
+
+
+def compare_state_dicts(
+    expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[str]:
+    """Describes the names and shapes in which two state dicts differ.
+
+    Args:
+        expected: The state dict of a model.
+        found: That of a checkpoint.
+
+    Returns:
+        list[str]: A description of each difference, in order of the names;
+        empty where none differs.
+    """
+    differences = []
+    for key in sorted(expected.keys() | found.keys()):
+        if key not in found:
+            differences.append(f'{key} is missing')
+        elif key not in expected:
+            differences.append(f'{key} is unexpected')
+        elif _shape(found[key]) != _shape(expected[key]):
+            differences.append(_reshaped(key, expected[key], found[key]))
+    return differences
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    # A checkpoint from elsewhere may hold other things than tensors.
+    shape = getattr(value, 'shape', None)
+    return None if shape is None else tuple(shape)
+
+
+def _reshaped(key: str, expected: Any, found: Any) -> str:
+    return f'{key} has shape {_shape(found)} instead of {_shape(expected)}'
+
+
+def _other_backbone(
+    expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[str]:
+    """Lists what tells another backbone; nothing where it is the same."""
+    missing, changed = [], []
+    names = [key for key in expected if key.startswith('backbone.')]
+    for name in names:
+        # A plain checkpoint goes to both branches.
+        key = name if name in found else plain_name(name)
+        if key not in found:
+            missing.append(f'{name} is missing')
+        elif RESIZED.search(name):
+            continue
+        elif _shape(found[key]) != _shape(expected[name]):
+            changed.append(_reshaped(key, expected[name], found[key]))
+    return changed + (missing if 2 * len(missing) > len(names) else [])
