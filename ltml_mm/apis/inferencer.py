@@ -83,8 +83,7 @@ class MultiLabelInferencer(BaseInferencer):
          'scores': {'aeroplane': 0.002, ...}}
     """
 
-    visualize_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
-    postprocess_kwargs = {'threshold', 'topk'}  # noqa: RUF012
+    postprocess_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
 
     def __init__(
         self,
@@ -135,13 +134,23 @@ class MultiLabelInferencer(BaseInferencer):
             ValueError: An argument is out of range, or a score is not
                 finite.
         """
-        _check_batch_size(batch_size)
+        *_, options = self._dispatch_kwargs(**kwargs)
+        draw = options.pop('draw', False)
         check_selection(
-            kwargs.get('threshold'), kwargs.get('topk'), len(self.class_info)
+            options.get('threshold'), options.get('topk'), len(self.class_info)
         )
-        return super().__call__(
-            inputs, return_datasamples, batch_size, **kwargs
-        )
+        results: list[Any] = []
+        images = self._inputs_to_list(inputs)
+        for image, sample in self.stream(images, batch_size):
+            if return_datasamples:
+                results.append(sample)
+                continue
+            record = self.record(sample, **options)
+            if draw:
+                picture = self.draw(image, record['labels'])
+                record['picture'] = np.asarray(picture)
+            results.append(record)
+        return results
 
     def stream(
         self,
@@ -160,7 +169,10 @@ class MultiLabelInferencer(BaseInferencer):
         Yields:
             tuple: An image and its prediction, in the order of ``inputs``.
         """
-        _check_batch_size(batch_size)
+        if batch_size < 1:
+            raise ValueError(
+                f'the batch size must be at least 1, got {batch_size}'
+            )
         readable = self._readable(inputs, on_error)
         for chunk in self._get_chunk_data(readable, batch_size):
             images, data = zip(*chunk, strict=True)
@@ -206,23 +218,6 @@ class MultiLabelInferencer(BaseInferencer):
         """Turns a prediction into plain values: see :meth:`__call__`."""
         return prediction_record(sample, self.class_info, threshold, topk)
 
-    def visualize(
-        self,
-        inputs: Sequence[ImageInput],
-        preds: Sequence[DataSample],
-        draw: bool = False,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> list[np.ndarray] | None:
-        """Draws annotated pictures, RGB, where they are asked for."""
-        if not draw:
-            return None
-        pictures = []
-        for image, sample in zip(inputs, preds, strict=True):
-            labels = self.record(sample, threshold, topk)['labels']
-            pictures.append(np.asarray(self.draw(image, labels)))
-        return pictures
-
     def draw(
         self, image: ImageInput, labels: Sequence[Mapping[str, Any]]
     ) -> Any:
@@ -236,22 +231,6 @@ class MultiLabelInferencer(BaseInferencer):
             [scores.get(name, 0.0) for name in names],
             [k for k, name in enumerate(names) if name in scores],
         )
-
-    def postprocess(
-        self,
-        preds: list[DataSample],
-        visualization: list[np.ndarray] | None,
-        return_datasamples: bool = False,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> list:
-        """Turns the predictions into what :meth:`__call__` returns."""
-        if return_datasamples:
-            return preds
-        records = [self.record(sample, threshold, topk) for sample in preds]
-        for record, picture in zip(records, visualization or (), strict=False):
-            record['picture'] = picture
-        return records
 
     def _init_pipeline(self, cfg: Config) -> Callable[[ImageInput], Any]:
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
@@ -292,11 +271,6 @@ class MultiLabelInferencer(BaseInferencer):
                 if on_error is None:
                     raise
                 on_error(error)
-
-
-def _check_batch_size(value: int) -> None:
-    if value < 1:
-        raise ValueError(f'the batch size must be at least 1, got {value}')
 
 
 def _loads(step: Mapping[str, Any]) -> bool:

@@ -140,7 +140,12 @@ def _dataset(
     dataset: dict[str, Any], dataset_meta: Mapping[str, Any]
 ) -> dict[str, Any]:
     if 'pipeline' in dataset:
-        dataset['pipeline'] = [_transform(t) for t in dataset['pipeline']]
+        dataset['pipeline'] = [
+            {**step, 'type': 'LoadImageFromFile'}
+            if step['type'] == 'LoadCheckedImage'
+            else step
+            for step in dataset['pipeline']
+        ]
     if dataset['type'] not in FILE_DATASETS:
         return dataset
     cls = DATASETS.get(dataset['type'])
@@ -183,12 +188,6 @@ def _default(cls: Any, name: str) -> Any:
     if parameter is None or parameter.default is Parameter.empty:
         return ''
     return parameter.default
-
-
-def _transform(transform: Any) -> Any:
-    if transform.get('type') == 'LoadCheckedImage':
-        return {**transform, 'type': 'LoadImageFromFile'}
-    return transform
 
 
 def _imports(cfg: Config, content: Mapping[str, Any]) -> list[str]:
