@@ -83,8 +83,7 @@ class MultiLabelInferencer(BaseInferencer):
          'scores': {'aeroplane': 0.002, ...}}
     """
 
-    visualize_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
-    postprocess_kwargs = {'threshold', 'topk'}  # noqa: RUF012
+    postprocess_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
 
     def __init__(
         self,
@@ -135,13 +134,23 @@ class MultiLabelInferencer(BaseInferencer):
             ValueError: An argument is out of range, or a score is not
                 finite.
         """
-        _check_batch_size(batch_size)
+        *_, options = self._dispatch_kwargs(**kwargs)
+        draw = options.pop('draw', False)
         check_selection(
-            kwargs.get('threshold'), kwargs.get('topk'), len(self.class_info)
+            options.get('threshold'), options.get('topk'), len(self.class_info)
         )
-        return super().__call__(
-            inputs, return_datasamples, batch_size, **kwargs
-        )
+        results: list[Any] = []
+        images = self._inputs_to_list(inputs)
+        for image, sample in self.stream(images, batch_size):
+            if return_datasamples:
+                results.append(sample)
+                continue
+            record = self.record(sample, **options)
+            if draw:
+                picture = self.draw(image, record['labels'])
+                record['picture'] = np.asarray(picture)
+            results.append(record)
+        return results
 
     def stream(
         self,
@@ -160,7 +169,10 @@ class MultiLabelInferencer(BaseInferencer):
         Yields:
             tuple: An image and its prediction, in the order of ``inputs``.
         """
-        _check_batch_size(batch_size)
+        if batch_size < 1:
+            raise ValueError(
+                f'the batch size must be at least 1, got {batch_size}'
+            )
         readable = self._readable(inputs, on_error)
         for chunk in self._get_chunk_data(readable, batch_size):
             images, data = zip(*chunk, strict=True)
@@ -206,23 +218,6 @@ class MultiLabelInferencer(BaseInferencer):
         """Turns a prediction into plain values: see :meth:`__call__`."""
         return prediction_record(sample, self.class_info, threshold, topk)
 
-    def visualize(
-        self,
-        inputs: Sequence[ImageInput],
-        preds: Sequence[DataSample],
-        draw: bool = False,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> list[np.ndarray] | None:
-        """Draws annotated pictures, RGB, where they are asked for."""
-        if not draw:
-            return None
-        pictures = []
-        for image, sample in zip(inputs, preds, strict=True):
-            labels = self.record(sample, threshold, topk)['labels']
-            pictures.append(np.asarray(self.draw(image, labels)))
-        return pictures
-
     def draw(
         self, image: ImageInput, labels: Sequence[Mapping[str, Any]]
     ) -> Any:
@@ -236,22 +231,6 @@ class MultiLabelInferencer(BaseInferencer):
             [scores.get(name, 0.0) for name in names],
             [k for k, name in enumerate(names) if name in scores],
         )
-
-    def postprocess(
-        self,
-        preds: list[DataSample],
-        visualization: list[np.ndarray] | None,
-        return_datasamples: bool = False,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> list:
-        """Turns the predictions into what :meth:`__call__` returns."""
-        if return_datasamples:
-            return preds
-        records = [self.record(sample, threshold, topk) for sample in preds]
-        for record, picture in zip(records, visualization or (), strict=False):
-            record['picture'] = picture
-        return records
 
     def _init_pipeline(self, cfg: Config) -> Callable[[ImageInput], Any]:
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
@@ -294,11 +273,6 @@ class MultiLabelInferencer(BaseInferencer):
                 on_error(error)
 
 
-def _check_batch_size(value: int) -> None:
-    if value < 1:
-        raise ValueError(f'the batch size must be at least 1, got {value}')
-
-
 def _loads(step: Mapping[str, Any]) -> bool:
     kind = step['type']
     name = kind if isinstance(kind, str) else kind.__name__
@@ -338,9 +312,9 @@ def find_images(
     """Lists the images of a folder and of the folders in it.
 
     A file is an image by its extension, one of
-    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing outside the folder is
-    touched: links that point out of it are not followed, nor are links to
-    folders within, whose files are found anyway.
+    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Links that point out of the
+    folder are not followed, nor are links to folders within, whose files are
+    found anyway.
 
     Args:
         folder: The folder.
@@ -351,32 +325,24 @@ def find_images(
         points out, each image name that is no regular file, and each folder
         that cannot be listed.
     """
-    root = Path(os.path.realpath(folder))
-    images: list[Path] = []
-    skipped: list[UnreadableImageError] = []
-    # Not os.walk, which recurses: a folder may be thousands of levels deep.
-    pending = [Path(folder)]
-    while pending:
-        try:
-            entries = sorted(pending.pop().iterdir())
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            skipped.append(UnreadableImageError(error.filename, reason))
+    root = os.path.realpath(folder)
+    hidden = None if leave_out is None else os.path.realpath(leave_out)
+    images, skipped = [], []
+    for path in sorted(Path(folder).rglob('*')):
+        target = Path(os.path.realpath(path))
+        is_image = path.name.lower().endswith(EXTENSIONS)
+        reason = None
+        if hidden is not None and target.is_relative_to(hidden):
             continue
-        for path in entries:
-            target = Path(os.path.realpath(path))
-            is_image = path.name.lower().endswith(EXTENSIONS)
-            if path.is_dir() and not path.is_symlink():
-                if leave_out is None or target != Path(leave_out).resolve():
-                    pending.append(path)
-            elif not target.is_relative_to(root):
-                if is_image or path.is_dir():
-                    reason = 'a link that points out of the folder'
-                    skipped.append(UnreadableImageError(path, reason))
-            elif path.is_file() and is_image:
-                images.append(path)
-            elif is_image and not path.is_dir():
-                skipped.append(
-                    UnreadableImageError(path, 'not a regular file')
-                )
-    return sorted(images), sorted(skipped, key=lambda error: error.path)
+        if not target.is_relative_to(root) and (is_image or path.is_dir()):
+            reason = 'a link that points out of the folder'
+        elif path.is_dir():
+            if not os.access(path, os.R_OK | os.X_OK):
+                reason = 'this folder cannot be listed'
+        elif is_image and path.is_file():
+            images.append(path)
+        elif is_image:
+            reason = 'not a regular file'
+        if reason is not None:
+            skipped.append(UnreadableImageError(path, reason))
+    return images, skipped

@@ -92,7 +92,7 @@ def training_config(args: argparse.Namespace) -> Config:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains."""
+    """Trains what the command line asks for."""
     cfg = training_config(parse_args(argv))
     RUNNERS.build(cfg).train()
 

@@ -118,6 +118,7 @@ def _check_content(file: BinaryIO, decode: bool) -> None:
         _check_size(*_tiff_size(file))
         return
     with image:
+        # The size before a pixel is decoded: it stands in the header.
         _check_size(*image.size)
         if not decode and _ends_whole(file, ENDS.get(image.format or '')):
             return

@@ -84,6 +84,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         if self._fully_initialized:
             return
         super().full_init()
+        # After it, since `indices` may have cut the images.
         self._count()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
@@ -131,6 +132,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
                 f'{self.ann_file}: no such annotation file; {self.CONVERTER} '
                 'writes it (docs/data.md), or data_root is another folder'
             ) from error
+        # What was given to the dataset wins over its file.
         self._metainfo = {**metainfo, **self._metainfo}
         data_list = [self.parse_data_info(entry) for entry in entries]
         self._check_counts(data_list)
@@ -165,6 +167,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
 
     def _count(self) -> None:
         """Takes the labels of the images at hand, and their counts."""
+        # First none: read_labels takes a table that is there.
         self.label_table = None
         self.label_table = read_labels(self)
         if self.test_mode:

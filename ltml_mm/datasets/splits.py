@@ -289,6 +289,7 @@ def stratified_holdout(
             lacks_images[part] -= 1
             lacks_class[part] -= rows[image]
 
+    # The rarest class first: a frequent one is balanced with what is left.
     while (left := rows[waiting].sum(0)).any():
         label = int(np.where(left > 0, left, len(rows) + 1).argmin())
         deal(np.flatnonzero(waiting & rows[:, label]), label)

@@ -115,8 +115,11 @@ class TwoStreamDataset:
         for name, index in draw.items():
             if name == DRAW:
                 continue
+            # Each stream from states of its own: a stream is augmented alike
+            # with and without the other.
             with seeded_draw(number, name):
                 samples[name] = self.dataset[index]
+        # A stock classifier knows no streams.
         if len(samples) == 1:
             return next(iter(samples.values()))
         keys = next(iter(samples.values()))

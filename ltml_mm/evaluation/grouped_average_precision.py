@@ -139,6 +139,7 @@ class GroupedAveragePrecision(BaseMetric):
         }
         names = meta.get('classes') or range(statistics.num_classes)
         names = [str(name) for name in names]
+        # Before the report is replaced: its absence tells the first time.
         self._name_absent(names, test_counts)
         self.report = class_report(
             names, statistics, ap, test_counts.tolist(), self.head, self.tail
@@ -179,6 +180,7 @@ def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
         :class:`GroupedAveragePrecision` of the test evaluator sets them, or,
         where that has none, of the validation's.
     """
+    # A figure is told by the test evaluator; training knows the other alone.
     for name in ('test_evaluator', 'val_evaluator'):
         for metric in _metrics(cfg.get(name)):
             kind = metric.get('type')

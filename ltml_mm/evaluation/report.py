@@ -122,6 +122,7 @@ def class_table(report: Mapping[str, Any]) -> str:
         # An image has several labels: image counts of classes do not add up.
         name = f'{group or "total"} ({len(members)} classes)'
         rows.append([name, '', '', '', *map(_percent, means)])
+    # Sorting is stable: equal counts stay in the order of the labels.
     for row in sorted(classes, key=lambda c: -c['train_images']):
         cells = [row[k] for k in ('name', 'group')]
         counts = [row[k] for k in ('train_images', 'test_images')]

@@ -51,14 +51,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=list(ROWS),
         metavar='ROW',
         help=f'{", ".join(ROWS)}; ROW+VARIANT '
-        f'({", ".join(VARIANTS[1:])}) adds another test of the row; '
+        f'({", ".join([*VARIANTS][1:])}) adds another test of the row; '
         'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
     )
     parser.add_argument(
         '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4]
     )
     parser.add_argument(
-        '--jobs', type=int, default=1, help='runs at a time (default: 1)'
+        '--jobs', type=_positive, default=1, help='runs at a time (default: 1)'
     )
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument(
@@ -70,12 +70,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--images-per-step',
-        type=int,
+        type=_positive,
         help="images of a step, over all streams (default: the configs', 64)",
     )
     parser.add_argument(
         '--epoch-images',
-        type=int,
+        type=_positive,
         help='images of an epoch, over all streams (default: as configured; '
         'a row that overrides its epoch length keeps it)',
     )
@@ -91,15 +91,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='only list the runs; where the set has no config files of the '
         'rows, write theirs',
     )
-    args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f'--jobs must be positive, got {args.jobs}')
-    for name in ('images_per_step', 'epoch_images'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            flag = name.replace('_', '-')
-            parser.error(f'--{flag} must be positive, got {value}')
-    return args
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be positive, got {text}')
+    return int(text)
 
 
 def main(
@@ -140,10 +138,9 @@ def main(
         return
     if change is not None:
         change(configs)
-    status = 0
     try:
-        if make_runs(plan_runs(args, configs), configs, args.jobs):
-            status = 1
+        failed = make_runs(plan_runs(args, configs), configs, args.jobs)
+        status = 1 if failed else 0
     except KeyboardInterrupt:
         status = 130
     write_report(args.out, lines, args.seeds, reference, args.title)
@@ -154,15 +151,7 @@ def main(
 def plan_runs(
     args: argparse.Namespace, configs: dict[str, Config]
 ) -> list[Run]:
-    """Lists the runs, seed by seed, so that every row has some early.
-
-    Args:
-        args: The parsed command line.
-        configs: The config of every row, by its name.
-
-    Returns:
-        list[Run]: The runs.
-    """
+    """Lists the runs, seed by seed, so that every row has some early."""
     hashes = {row: config_hash(cfg) for row, cfg in configs.items()}
     return [
         Run(

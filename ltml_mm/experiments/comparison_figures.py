@@ -23,17 +23,16 @@ from ltml_mm.experiments.drawing import (
 from ltml_mm.experiments.results import GROUPS, Results, mean_and_std
 from ltml_mm.experiments.rows import Line
 
-DASHES = (0, (4, 3))
 ROW_HEIGHT = 0.34  # inches that a row with its seeds needs
-COLOURS = {'total': '#333333', **GROUP_COLOURS}
+DARK = '#333333'
+COLOURS = {'total': DARK, **GROUP_COLOURS}
+SEED: dict[str, Any] = {'marker': 'o', 'ls': 'none', 'ms': 3, 'alpha': 0.5}
+REFERENCE: dict[str, Any] = {'color': GREY, 'lw': 1, 'ls': (0, (4, 3))}
 
 
 @picture
 def draw_groups(
-    results: Results,
-    lines: Sequence[Line],
-    reference: Line,
-    title: str,
+    results: Results, lines: Sequence[Line], reference: Line, title: str
 ) -> Figure:
     """Draws mean, deviation and every seed of the lines, a panel a group.
 
@@ -46,91 +45,60 @@ def draw_groups(
     Returns:
         bytes: A PNG file: four panels with the rows in common.
     """
-    figure = new_figure(
-        11, ROW_HEIGHT * len(lines) + 1.7, title, _about(results)
+    seeds = sorted({result['seed'] for result in results.found})
+    about = (
+        f'{results.found[0]["set"]}: {len(results.found)} runs, '
+        f'{"seed" if len(seeds) == 1 else "seeds"} '
+        f'{", ".join(map(str, seeds))}'
     )
+    figure = new_figure(11, ROW_HEIGHT * len(lines) + 1.7, title, about)
     panels = figure.subplots(1, len(GROUPS), sharey=True)
     for axes, group in zip(panels, GROUPS, strict=True):
-        _draw_group(axes, results, lines, group)
+        for row, line in enumerate(lines):
+            values = [*results.values(line, group).values()]
+            if values:
+                _draw_row(axes, row, values, COLOURS[group])
         middle = [*results.values(reference, group).values()]
         if middle:
-            axes.axvline(
-                np.mean(middle), color=GREY, lw=1, ls=DASHES, zorder=1
-            )
-    every = np.arange(len(lines))
-    texts = [line.label for line in lines]
-    panels[0].set_yticks(every, **name_labels(texts))
+            axes.axvline(np.mean(middle), zorder=1, **REFERENCE)
+        axes.set_title(group, loc='left', color='black', fontsize=10)
+        name = '' if group == 'total' else f' {group}'
+        axes.set_xlabel(f'mAP{name} in %')
+        axes.tick_params(axis='y', length=0)
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    labels = name_labels([line.label for line in lines])
+    panels[0].set_yticks(np.arange(len(lines)), **labels)
     panels[0].set_ylim(len(lines) - 0.4, -0.6)
-    dark: dict[str, Any] = {'color': COLOURS['total'], 'ls': 'none'}
-    legend(
-        figure,
-        [
-            Line2D([], [], marker='o', ms=6, label='mean', **dark),
-            Line2D([], [], color=COLOURS['total'], label='± 1 deviation'),
-            Line2D([], [], marker='o', ms=3, alpha=0.5, label='seed', **dark),
-            Line2D(
-                [],
-                [],
-                color=GREY,
-                lw=1,
-                ls=DASHES,
-                label=f'mean of {reference.label}',
-            ),
-        ],
-    )
+    styles: dict[str, dict[str, Any]] = {
+        'mean': {'color': DARK, 'marker': 'o', 'ls': 'none', 'ms': 6},
+        '± 1 deviation': {'color': DARK},
+        'seed': {'color': DARK, **SEED},
+        f'mean of {reference.label}': REFERENCE,
+    }
+    legend(figure, [Line2D([], [], label=k, **v) for k, v in styles.items()])
     return figure
 
 
-def _draw_group(
-    axes: Axes, results: Results, lines: Sequence[Line], group: str
-) -> None:
-    colour = COLOURS[group]
-    for row, line in enumerate(lines):
-        seeds = [*results.values(line, group).values()]
-        if not seeds:
-            continue
-        mean, std = mean_and_std(seeds)
-        axes.plot(
-            seeds,
-            np.full(len(seeds), row + 0.25),
-            'o',
-            color=colour,
-            ms=3,
-            mew=0,
-            alpha=0.5,
-        )
-        axes.errorbar(
-            mean,
-            row,
-            xerr=std,
-            fmt='o',
-            color=colour,
-            ms=6,
-            lw=1.6,
-            mec='white',
-            mew=0.6,
-        )
-        axes.annotate(
-            f'{mean:.1f}',
-            (mean, row),
-            (0, 4),
-            textcoords='offset points',
-            ha='center',
-            fontsize=7,
-            color='#333333',
-            path_effects=[withStroke(linewidth=2, foreground='white')],
-        )
-    axes.set_title(group, loc='left', color='black', fontsize=10)
-    axes.set_xlabel('mAP in %' if group == 'total' else f'mAP {group} in %')
-    axes.tick_params(axis='y', length=0)
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-
-
-def _about(results: Results) -> str:
-    seeds = sorted({result['seed'] for result in results.found})
-    return (
-        f'{results.found[0]["set"]}: {len(results.found)} runs, '
-        f'{"seed" if len(seeds) == 1 else "seeds"} '
-        + ', '.join(map(str, seeds))
+def _draw_row(axes: Axes, row: int, values: list[float], colour: str) -> None:
+    heights = np.full(len(values), row + 0.25)
+    axes.plot(values, heights, color=colour, mew=0, **SEED)
+    mean, std = mean_and_std(values)
+    style: dict[str, Any] = {
+        'fmt': 'o',
+        'ms': 6,
+        'lw': 1.6,
+        'mec': 'white',
+        'mew': 0.6,
+    }
+    axes.errorbar(mean, row, xerr=std, color=colour, **style)
+    axes.annotate(
+        f'{mean:.1f}',
+        (mean, row),
+        (0, 4),
+        textcoords='offset points',
+        ha='center',
+        fontsize=7,
+        color=DARK,
+        path_effects=[withStroke(linewidth=2, foreground='white')],
     )

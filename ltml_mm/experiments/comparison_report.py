@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +116,13 @@ def render_tables(
     """
     means, differences = [], []
     for line in lines:
-        cells = [_mean(results, line, group) for group in GROUPS]
-        total, *others = (
-            _difference(results, line, reference, group) for group in GROUPS
-        )
-        means.append([line.label, len(results.of(line)), *cells, *total])
-        differences.append([line.label, *(c for pair in others for c in pair)])
+        cells = [_cells(results, line, reference, group) for group in GROUPS]
+        averages = [mean for mean, *_ in cells]
+        total, *others = (pair for _, *pair in cells)
+        means.append([line.label, len(results.of(line)), *averages, *total])
+        differences.append([line.label, *chain(*others)])
     versus = f'difference to {reference.label}'
-    titles = [t for group in [*GROUPS][1:] for t in (group, 'ahead in')]
+    titles = chain(*((group, 'ahead in') for group in [*GROUPS][1:]))
     parts = [
         f'# {title}',
         *_protocol(results),
@@ -136,30 +136,24 @@ def render_tables(
     return '\n\n'.join(parts) + '\n'
 
 
-def _mean(results: Results, line: Line, group: str) -> str:
-    values = [*results.values(line, group).values()]
-    if not values:
-        return '-'
-    mean, std = mean_and_std(values)
-    return f'{mean:.2f}' if std is None else f'{mean:.2f} ± {std:.2f}'
-
-
-def _difference(
+def _cells(
     results: Results, line: Line, reference: Line, group: str
-) -> tuple[str, str]:
-    """Both cells: the difference, and in how many seeds it is above 0."""
+) -> tuple[str, str, str]:
+    """Mean, difference, and in how many seeds the difference is above 0."""
+    values, mean = results.values(line, group), '-'
+    if values:
+        average, std = mean_and_std([*values.values()])
+        mean = f'{average:.2f}' + ('' if std is None else f' ± {std:.2f}')
     if line == reference:
-        return 'reference', '-'
-    found = paired_difference(
-        results.values(line, group), results.values(reference, group)
-    )
+        return mean, 'reference', '-'
+    found = paired_difference(values, results.values(reference, group))
     if found is None:
-        return '-', '-'
-    text = f'{found.mean:+.2f}'
+        return mean, '-', '-'
+    difference = f'{found.mean:+.2f}'
     if found.interval is not None:
         low, high = found.interval
-        text += f' [{low:+.2f}, {high:+.2f}]'
-    return text, f'{found.ahead} of {found.seeds}'
+        difference += f' [{low:+.2f}, {high:+.2f}]'
+    return mean, difference, f'{found.ahead} of {found.seeds}'
 
 
 def _protocol(results: Results) -> Iterator[str]:

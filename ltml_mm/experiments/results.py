@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,16 +107,14 @@ def read_results(
 def _read(path: Path, row: str, seed: int) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        reason = f'no JSON ({error})'
-    else:
-        if (
-            isinstance(result, dict)
-            and result.keys() >= KEYS
-            and (result['row'], result['seed']) == (row, seed)
+        if result.keys() >= KEYS and (result['row'], result['seed']) == (
+            row,
+            seed,
         ):
             return result
         reason = f'not the result of row {row}, seed {seed}'
+    except (ValueError, AttributeError) as error:
+        reason = f'no result ({error})'
     raise ValueError(
         f'{path}: {reason}; delete the file to have the run made again'
     )
@@ -141,8 +139,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), std
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A figure minus that of a reference, paired by seed.
 
     Attributes:
@@ -186,16 +183,11 @@ def paired_difference(
     if not seeds:
         return None
     pairs = np.array([values[s] - reference[s] for s in seeds])
-    return Difference(
-        len(seeds),
-        float(pairs.mean()),
-        _interval(pairs) if len(seeds) >= LEAST_SEEDS else None,
-        int((pairs > 0).sum()),
-    )
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return float(low), float(high)
+    interval = None
+    if len(pairs) >= LEAST_SEEDS:
+        rng = np.random.default_rng(0)
+        draws = rng.integers(0, len(pairs), (RESAMPLES, len(pairs)))
+        low, high = np.percentile(pairs[draws].mean(1), [2.5, 97.5])
+        interval = float(low), float(high)
+    ahead = int((pairs > 0).sum())
+    return Difference(len(pairs), float(pairs.mean()), interval, ahead)

@@ -46,7 +46,11 @@ LABELS = {
     'consistency': '+ consistency',
     'ltml': 'LTML (+ compensation)',
 }
-VARIANT_LABELS = {
+TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
+PLAIN = 'fused'
+#: The tests of a row, and what they are called in tables.
+VARIANTS = {
+    PLAIN: '',
     'flip': 'flip test',
     'probs': 'probabilities fused',
     'uniform': 'its uniform branch',
@@ -54,18 +58,8 @@ VARIANT_LABELS = {
     'merged': 'merged',
     'merged_bn': 'merged, BatchNorm anew',
 }
-TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
-#: The tests of a row of two branches; a row of one branch has the first two.
-VARIANTS = (
-    'fused',
-    'flip',
-    'probs',
-    'uniform',
-    'rebalanced',
-    'merged',
-    'merged_bn',
-)
-ONE_BRANCH_VARIANTS = VARIANTS[:2]
+#: The tests that a row of one branch has, too.
+ONE_BRANCH_VARIANTS = (PLAIN, 'flip')
 #: The data sets that have a config of every row; the others have LTML's alone.
 PUBLISHED = ('voc', 'coco')
 DATA_SETS = (*PUBLISHED, 'demo', 'custom')
@@ -98,19 +92,19 @@ class Line:
     """
 
     row: str
-    variant: str = VARIANTS[0]
+    variant: str = PLAIN
 
     def __str__(self) -> str:
-        plain = self.variant == VARIANTS[0]
+        plain = self.variant == PLAIN
         return self.row if plain else f'{self.row}+{self.variant}'
 
     @property
     def label(self) -> str:
         """What the line is called; rows of one's own keep their name."""
         name = LABELS.get(self.row, self.row)
-        if self.variant == VARIANTS[0]:
+        if self.variant == PLAIN:
             return name
-        return f'{name.partition(" (")[0]}, {VARIANT_LABELS[self.variant]}'
+        return f'{name.partition(" (")[0]}, {VARIANTS[self.variant]}'
 
 
 def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
@@ -127,16 +121,21 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
     Raises:
         ValueError: A row is unknown, broken or given twice, or has no such
             variant.
+
+    Examples:
+        >>> parse_rows(['sum=ltml,model.fuse=probs'])[1]
+        [Row(name='sum', base='ltml', overrides={'model.fuse': 'probs'})]
     """
     lines: list[Line] = []
     rows: dict[str, Row] = {}
     for text in texts:
-        line = parse_line(text.partition('=')[0])
+        name, changed, _ = text.partition('=')
+        line = parse_line(name)
         if line in lines:
             raise ValueError(f'--rows names {line} twice')
         lines.append(line)
-        if '=' in text or line.row not in rows:
-            rows[line.row] = parse_row(text if '=' in text else line.row)
+        if changed or line.row not in rows:
+            rows[line.row] = _parse_row(text if changed else line.row)
         two_branches = rows[line.row].base in TWO_BRANCH_ROWS
         if not two_branches and line.variant not in ONE_BRANCH_VARIANTS:
             raise ValueError(
@@ -147,13 +146,7 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
 
 
 def parse_line(text: str) -> Line:
-    """Reads the name of a line.
-
-    Args:
-        text: ``ROW`` or ``ROW+VARIANT``.
-
-    Returns:
-        Line: The line.
+    """Reads the name of a line, ``ROW`` or ``ROW+VARIANT``.
 
     Raises:
         ValueError: The row's name cannot be a folder's, or there is no such
@@ -174,43 +167,21 @@ def parse_line(text: str) -> Line:
             f'--rows {text}: no variant {variant!r}; there are '
             f'{", ".join(VARIANTS)}'
         )
-    return Line(row, variant or VARIANTS[0])
+    return Line(row, variant or PLAIN)
 
 
-def parse_row(text: str) -> Row:
-    """Reads a row.
-
-    Args:
-        text: ``ROW`` or ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``.
-
-    Returns:
-        Row: The row.
-
-    Raises:
-        ValueError: The row is unknown, or a changed row has no overrides or
-            the name of another.
-
-    Examples:
-        >>> parse_row('sum=ltml,model.fuse=probs')
-        Row(name='sum', base='ltml', overrides={'model.fuse': 'probs'})
-    """
+def _parse_row(text: str) -> Row:
     name, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
     base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
+    names = ', '.join(ROWS)
+    form = 'a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
     if base not in ROWS:
-        raise ValueError(
-            f'--rows {text}: {base!r} is none of {", ".join(ROWS)}; a '
-            'changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
-        )
+        raise ValueError(f'--rows {text}: {base!r} is none of {names}; {form}')
     if changed and not overrides:
-        raise ValueError(
-            f'--rows {text}: a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE]'
-        )
+        raise ValueError(f'--rows {text}: {form}')
     if changed and name in ROWS:
-        raise ValueError(
-            f'--rows {text}: a changed row needs a name of its own, none of '
-            f'{", ".join(ROWS)}'
-        )
+        raise ValueError(f'--rows {text}: {form}, NAME none of {names}')
     return Row(name, base, parse_cfg_options(overrides))
 
 
@@ -226,11 +197,10 @@ def row_files(base: str, data: str) -> list[Path]:
         the row's file for VOC-LT.
     """
     if base == 'ltml' or data in PUBLISHED:
-        return [CONFIGS / ROWS[base].format(data=data)]
-    return [
-        CONFIGS / ROWS['ltml'].format(data=data),
-        CONFIGS / ROWS[base].format(data='voc'),
-    ]
+        sources = [(base, data)]
+    else:
+        sources = [('ltml', data), (base, 'voc')]
+    return [CONFIGS / ROWS[row].format(data=name) for row, name in sources]
 
 
 def row_config(base: str, data: str) -> Config:
@@ -247,18 +217,17 @@ def row_config(base: str, data: str) -> Config:
     Returns:
         Config: The config as it stands, not yet completed from the data.
     """
-    cfg, *row = map(read_config, row_files(base, data))
-    if not row:
-        return cfg
-    own, cfg.model = cfg.model, row[0].model
-    cfg.model.backbone = own.backbone
-    _set_num_classes(cfg.model, own.num_classes)
-    if data == 'demo' and 'head' in cfg.model:
-        cfg.model.head.in_channels = DEMO_CHANNELS
-    for key in ('tta_model', 'auto_scale_lr'):
-        cfg[key] = row[0][key]
-    for key in ('batch_size', 'sampler'):
-        cfg.train_dataloader[key] = row[0].train_dataloader[key]
+    cfg, *published = map(read_config, row_files(base, data))
+    for row in published:
+        own, cfg.model = cfg.model, row.model
+        cfg.model.backbone = own.backbone
+        _set_num_classes(cfg.model, own.num_classes)
+        if data == 'demo' and 'head' in cfg.model:
+            cfg.model.head.in_channels = DEMO_CHANNELS
+        for key in ('tta_model', 'auto_scale_lr'):
+            cfg[key] = row[key]
+        for key in ('batch_size', 'sampler'):
+            cfg.train_dataloader[key] = row.train_dataloader[key]
     return cfg
 
 

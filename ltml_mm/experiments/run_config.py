@@ -57,7 +57,7 @@ class Run:
     """A row trained with one seed.
 
     Attributes:
-        folder: ``OUT/ROW/seed_SEED``.
+        folder: See :func:`run_folder`.
         row: Name of the row.
         seed: Seed of the weights, the samplers and the augmentation.
         set: Name of the data set.
@@ -112,26 +112,22 @@ def build_config(
             )
         override(cfg, key, value)
     complete_config(cfg)
-    _share_images(cfg, 'images-per-step', images_per_step, BATCH_SIZE, row)
-    _share_images(cfg, 'epoch-images', epoch_images, EPOCH_LENGTH, row)
+    streams = len(cfg.train_dataloader.sampler.streams)
+    for flag, images, key in (
+        ('images-per-step', images_per_step, BATCH_SIZE),
+        ('epoch-images', epoch_images, EPOCH_LENGTH),
+    ):
+        if images is None or key in row.overrides:
+            continue
+        if images % streams:
+            raise ValueError(
+                f'--{flag} {images} must be a multiple of {streams}, the '
+                f'streams of row {row.name}'
+            )
+        cfg.merge_from_dict({key: images // streams})
     # The last epoch is the result, and is tested on its own.
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     return cfg
-
-
-def _share_images(
-    cfg: Config, flag: str, images: int | None, key: str, row: Row
-) -> None:
-    """Gives all rows as many images, whatever their streams, in place."""
-    if images is None or key in row.overrides:
-        return
-    streams = len(cfg.train_dataloader.sampler.streams)
-    if images % streams:
-        raise ValueError(
-            f'--{flag} {images} must be a multiple of {streams}, the streams '
-            f'of row {row.name}'
-        )
-    cfg.merge_from_dict({key: images // streams})
 
 
 def config_hash(cfg: Config) -> str:
@@ -186,36 +182,20 @@ def write_config(run: Run, cfg: Config) -> None:
         cfg: The config of its row.
     """
     cfg = deepcopy(cfg)
-    work_dir = str(run.folder / 'work')
-    prepare_config(
-        cfg,
-        argparse.Namespace(work_dir=work_dir, launcher='none', local_rank=0),
-    )
+    args = dict(work_dir=str(run.folder / 'work'), launcher='none')
+    prepare_config(cfg, argparse.Namespace(**args, local_rank=0))
     cfg.merge_from_dict({'randomness.seed': run.seed})
     cfg.experiment_name = f'{run.row} {run.seed}'
     write_text(run.folder / CONFIG, cfg.pretty_text)
 
 
 def write_run(run: Run, cfg: Config) -> None:
-    """Writes ``config.py`` and ``run.json``, all that a run needs.
-
-    Args:
-        run: The run.
-        cfg: The config of its row.
-    """
+    """Writes ``config.py`` and ``run.json``, all that a run needs."""
     write_config(run, cfg)
-    content = asdict(run)
-    del content['folder']
-    write_json(run.folder / RUN, content)
+    write_json(run.folder / RUN, {**asdict(run), 'folder': str(run.folder)})
 
 
 def read_run(folder: Path) -> Run:
-    """Reads ``run.json``.
-
-    Args:
-        folder: The run's folder.
-
-    Returns:
-        Run: The run.
-    """
-    return Run(folder, **json.loads((folder / RUN).read_text()))
+    """Reads ``run.json``."""
+    content = json.loads((folder / RUN).read_text())
+    return Run(**{**content, 'folder': folder})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,16 +10,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
+from threading import Lock, local
 
 import torch
 from filelock import FileLock, Timeout
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ltml_mm.experiments.run_config import RESULT, RUN, Run, write_run
+from ltml_mm.experiments.run_config import (
+    RESULT,
+    RUN,
+    Run,
+    read_run,
+    write_run,
+)
 
 #: Seconds that a process has to end when it is told to.
 GRACE = 30
@@ -77,20 +82,17 @@ def make_runs(
         _say(f'another process makes this run, which waits: {run.folder}')
     missing.sort(key=held.__contains__)
     failed: list[Run] = []
-    slots: SimpleQueue[int] = SimpleQueue()
-    for slot in range(jobs):
-        slots.put(slot)
-    processes = _Processes()
+    processes, thread, slots = _Processes(), local(), count()
+
+    def take_slot() -> None:
+        thread.slot = next(slots)
 
     def make(run: Run) -> int:
-        slot = slots.get()
-        try:
-            return processes.call(run, configs[run.row], slot)
-        finally:
-            slots.put(slot)
+        return processes.call(run, configs[run.row], thread.slot)
 
+    pool = ThreadPoolExecutor(jobs, initializer=take_slot)
     # The processes are stopped before the pool waits for its threads.
-    with ThreadPoolExecutor(jobs) as pool, _stopping(processes):
+    with pool, _stopping(processes):
         made = {pool.submit(make, run): run for run in missing}
         for done, future in enumerate(as_completed(made), 1):
             run, status = made[future], future.result()
@@ -182,39 +184,32 @@ def _interrupt(*_: object) -> None:
 
 def _check_begun(run: Run) -> None:
     """Refuses the folder of a run that had another config."""
-    for path in (run.folder / RESULT, run.folder / RUN):
-        if not path.exists():
-            continue
-        try:
-            found = json.loads(path.read_text()).get('config_hash')
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f'{path} is broken ({error}): remove {run.folder}'
-            ) from error
-        if found != run.config_hash:
-            raise ValueError(
-                f'{run.folder} was configured otherwise ({path}): remove it '
-                'or choose another --out'
-            )
+    path = run.folder / RUN
+    if not path.exists():
         return
+    try:
+        found = read_run(run.folder).config_hash
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'{path} is broken ({error}): remove {run.folder}'
+        ) from error
+    if found != run.config_hash:
+        raise ValueError(
+            f'{run.folder} was configured otherwise ({path}): remove it or '
+            'choose another --out'
+        )
 
 
 def _environment(slot: int) -> dict[str, str]:
-    """Returns the environment of a process, with a GPU of its own."""
-    environment = dict(os.environ)
-    devices = _devices()
+    """Returns the environment of a process, with one of the GPUs."""
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    numbers = map(str, range(torch.cuda.device_count()))
+    devices = given.split(',') if given else [*numbers]
+    # With more threads, sums would depend on how many there are.
+    environment = {'OMP_NUM_THREADS': '1', **os.environ}
     if devices:
         environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
-    # With more threads, sums would depend on how many there are.
-    environment.setdefault('OMP_NUM_THREADS', '1')
     return environment
-
-
-def _devices() -> list[str]:
-    """Names the GPUs that this process may use."""
-    given = os.environ.get('CUDA_VISIBLE_DEVICES')
-    names = given.split(',') if given else []
-    return names or [str(i) for i in range(torch.cuda.device_count())]
 
 
 def _failure(folder: Path, status: int) -> str:

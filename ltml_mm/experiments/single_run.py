@@ -11,7 +11,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ltml_mm.apis.config import read_config
 from ltml_mm.apis.merge import training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
+from ltml_mm.experiments.rows import PLAIN
 from ltml_mm.experiments.run_config import (
     CONFIG,
     RESULT,
@@ -131,8 +132,8 @@ def test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
         steps: Steps of the training.
 
     Returns:
-        dict[str, Any]: ``metrics`` and ``classes`` as :func:`collect` sorts
-        them, ``drift`` and ``compensation`` of a two-branch network.
+        dict[str, Any]: ``metrics`` by variant, ``classes``, and ``drift`` and
+        ``compensation`` of a two-branch network.
 
     Raises:
         ValueError: There is no checkpoint of the last step.
@@ -144,20 +145,19 @@ def test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
             f'{cfg.work_dir} holds no checkpoint of the last step'
         )
     weights = checkpoint['state_dict']
-    reports = {}
-    plain = _test_config(cfg, path, 'fused')
-    _, reports['fused'] = _run_test(plain)
-    flip = _test_config(cfg, path, 'flip')
+    flip, probs = (_test_config(cfg, path, name) for name in ('flip', 'probs'))
     add_flip_tta(flip)
-    _, reports['flip'] = _run_test(flip)
+    reports = {
+        PLAIN: _report(_build(_test_config(cfg, path, PLAIN))),
+        'flip': _report(_build(flip)),
+    }
     drift = learned = None
     if any(key.startswith('heads.') for key in weights):
-        drift, learned = branch_drift(weights), compensation(weights)
-        probs = _test_config(cfg, path, 'probs')
+        drift, learned = branch_drift(weights), _compensation(weights)
         probs.model.fuse = 'probs'
-        _, reports['probs'] = _run_test(probs)
+        reports['probs'] = _report(_build(probs))
         reports |= _test_merged(cfg, checkpoint, seed)
-    return {**collect(reports), 'drift': drift, 'compensation': learned}
+    return {**_collect(reports), 'drift': drift, 'compensation': learned}
 
 
 def _test_config(cfg: Config, checkpoint: Any, variant: str) -> Config:
@@ -169,16 +169,15 @@ def _test_config(cfg: Config, checkpoint: Any, variant: str) -> Config:
     return cfg
 
 
-def _run_test(cfg: Config) -> tuple[Runner, dict[str, Any]]:
-    """Runs a test; returns the Runner and the class report."""
+def _build(cfg: Config) -> Runner:
     # The Runner before holds the card, and itself.
     gc.collect()
     torch.cuda.empty_cache()
-    runner = RUNNERS.build(cfg)
-    return runner, _report(runner)
+    return RUNNERS.build(cfg)
 
 
 def _report(runner: Runner) -> dict[str, Any]:
+    """Runs a test and returns its class report."""
     runner.test()
     report = Path(runner.work_dir) / 'test_class_report.json'
     return json.loads(report.read_text())
@@ -195,8 +194,8 @@ def _test_merged(
     cfg = _test_config(cfg, path, 'merged')
     stock = stock_config(cfg)
     cfg.model, cfg.data_preprocessor = stock.model, stock.data_preprocessor
-    runner, report = _run_test(cfg)
-    reports = {'merged': report}
+    runner = _build(cfg)
+    reports = {'merged': _report(runner)}
     modules = merged_modules(weights)
     if has_norms(runner.model, modules):
         # As merge_branches.py does with all images.
@@ -206,64 +205,48 @@ def _test_merged(
     return reports
 
 
-def compensation(state_dict: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Returns the scales and biases that the logits of each class have.
-
-    Args:
-        state_dict: Of a two-branch network.
-
-    Returns:
-        dict[str, list[float]]: By branch and name, such as
-        ``uniform.pos_scale``; empty without compensation.
-    """
+def _compensation(weights: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Returns scales and biases of the logits by class: uniform.pos_scale."""
     names = ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
     return {
         key.removeprefix('loss_cls.'): value.tolist()
-        for key, value in state_dict.items()
+        for key, value in weights.items()
         if key.startswith('loss_cls.') and key.endswith(names)
     }
 
 
-def collect(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Sorts class reports into the metrics of every variant.
+def _collect(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Sorts class reports into ``metrics`` by variant, and ``classes``.
 
-    Args:
-        reports: Class reports of tests by variant. Figures by branch in the
-            first become variants of their own.
-
-    Returns:
-        dict[str, Any]: ``metrics`` by variant, and ``classes``.
+    Figures by branch in the plain test become variants of their own.
     """
     metrics: dict[str, dict[str, float]] = {}
     classes: dict[str, dict[str, Any]] = {}
     for variant, report in reports.items():
-        for key, value in report['summary'].items():
-            name, figure = _variant_of(key, variant)
-            if name is not None:
-                metrics.setdefault(name, {})[figure] = value
+        for name, figure, value in _by_variant(report['summary'], variant):
+            metrics.setdefault(name, {})[figure] = value
         for entry in report['classes']:
-            found = classes.setdefault(
-                entry['name'],
-                dict(
-                    name=entry['name'],
-                    count=entry['train_images'],
-                    group=entry['group'],
-                    AP={},
-                ),
+            facts = dict(
+                name=entry['name'],
+                count=entry['train_images'],
+                group=entry['group'],
+                AP={},
             )
-            for key in entry:
-                name, figure = _variant_of(key, variant)
-                if name is not None and figure == 'AP':
-                    found['AP'][name] = entry[key]
+            found = classes.setdefault(entry['name'], facts)
+            for name, figure, value in _by_variant(entry, variant):
+                if figure == 'AP':
+                    found['AP'][name] = value
     return {'metrics': metrics, 'classes': [*classes.values()]}
 
 
-def _variant_of(key: str, variant: str) -> tuple[str | None, str]:
-    branch, separator, figure = key.rpartition('/')
-    if not separator:
-        return variant, figure
-    # By branch the plain test alone counts.
-    return (branch if variant == 'fused' else None), figure
+def _by_variant(
+    figures: Mapping[str, Any], variant: str
+) -> Iterator[tuple[str, str, Any]]:
+    for key, value in figures.items():
+        branch, _, figure = key.rpartition('/')
+        # By branch the plain test alone counts.
+        if not branch or variant == PLAIN:
+            yield branch or variant, figure, value
 
 
 def _device_name() -> str:

@@ -1,4 +1,4 @@
-"""The demo set: exact counts, the same bytes everywhere, no needless work."""
+"""The demo set: exact counts, the same pictures, no needless work."""
 
 import hashlib
 import pickle

@@ -72,18 +72,19 @@ def test_values_are_by_seed_and_leave_out_what_does_not_exist(tmp_path):
     assert results.values(Line('erm', 'uniform')) == {}
 
 
-@pytest.mark.parametrize('keep', [0, 1, 300])
+@pytest.mark.parametrize('keep', [0, 1, 300, None])
 def test_half_a_file_is_named(tmp_path, keep):
     path = write_result(tmp_path, 'erm', 1)
-    path.write_text(path.read_text()[:keep])
-    with pytest.raises(ValueError, match=r'erm/seed_1/result\.json: no JSON'):
+    path.write_text('[]' if keep is None else path.read_text()[:keep])
+    with pytest.raises(
+        ValueError, match=r'erm/seed_1/result\.json: no result'
+    ):
         read_results(tmp_path, ['erm'], [0, 1])
 
 
 @pytest.mark.parametrize(
     'content',
     [
-        [],
         {},
         {k: v for k, v in make_result('erm', 0).items() if k != 'metrics'},
         make_result('rs', 0),

@@ -248,15 +248,16 @@ def test_signals_that_are_ignored_stay_ignored(number):
         signal.signal(number, before)
 
 
-def test_gpus_are_those_that_the_process_may_use(monkeypatch):
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '2,5')
-    given = [
-        runs._environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(3)
-    ]
-    assert given == ['2', '5', '2']
-    monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+@pytest.mark.parametrize(
+    ('given', 'devices'), [('2,5', ['2', '5', '2']), (None, ['0', '1', '2'])]
+)
+def test_gpus_are_those_that_the_process_may_use(given, devices, monkeypatch):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if given is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
     monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
-    assert runs._devices() == ['0', '1', '2']
+    environments = [runs._environment(slot) for slot in range(3)]
+    assert [e['CUDA_VISIBLE_DEVICES'] for e in environments] == devices
 
 
 def test_a_run_reads_its_config_at_most_three_times(

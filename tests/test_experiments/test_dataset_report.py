@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib import style
 from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS
 from PIL import Image
 
 from ltml_mm.apis.cli import run_tool
@@ -233,6 +234,16 @@ def test_samplers_of_one_stream(config):
     assert draws['InfiniteSampler'].probabilities.sum() == pytest.approx(1)
 
 
+def test_a_sampler_must_draw_indices_of_images(config, monkeypatch):
+    options = {'train_dataloader.sampler': {'type': 'Odd', '_delete_': True}}
+    for drawn in ([{'uniform': 1}], [60], []):
+        monkeypatch.setitem(
+            DATA_SAMPLERS.module_dict, 'Odd', lambda drawn=drawn, **_: drawn
+        )
+        with pytest.raises(ValueError, match='indices of the 60 images'):
+            read_summary(config, options)
+
+
 def test_declared_training_counts_make_the_groups(tmp_path):
     path = write_annotations(
         tmp_path / 'test.json',
@@ -291,18 +302,12 @@ def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes):
 
 BROKEN = {
     'missing.py': (None, 'config or annotation file not found'),
-    'missing.json': (None, 'config or annotation file not found'),
-    'broken.json': (
-        '{"metainfo": ',
-        'not valid JSON: Expecting value',
-    ),
     'other.json': ('{"images": []}', 'not an annotation file'),
     'empty.json': (
         '{"metainfo": {"classes": ["x"]}, "data_list":'
         ' [{"img_path": "a.jpg", "gt_label": []}]}',
         'have no label for 1 classes',
     ),
-    'syntax.py': ('model = (', 'never closed'),
     'raises.py': ('model = 1 / 0', 'ZeroDivisionError'),
     'bare.py': ('model = dict()', 'no train_dataloader'),
     'unknown.py': (

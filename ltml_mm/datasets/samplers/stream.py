@@ -57,6 +57,7 @@ class StreamSampler(Sampler):
         Positions before the one that :meth:`start_at` or :meth:`skip` chose
         are missing; the next call has them all.
         """
+        # For one pass alone: the next one starts at its beginning.
         start, self._start = self._start, 0
         own = self.rank + np.arange(start, len(self)) * self.world_size
         return own % self.epoch_length
@@ -108,6 +109,7 @@ class StreamSampler(Sampler):
                 f'num_samples must not be negative, got {num_samples}'
             )
         length = self.pass_length or len(self)
+        # A loop that resumes counts its epochs from 0 again.
         self._first_epoch, self._start = divmod(num_samples, length)
         self.epoch = self._first_epoch
 
@@ -144,6 +146,7 @@ class ImageStreamSampler(StreamSampler):
                 f'{type(self).__name__}: the dataset has no image to draw'
             )
         self.labels = read_labels(dataset)
+        # After the labels: the length may follow from their counts.
         self.epoch_length = self._resolve_length(num_samples, reduce)
 
     def positions(self, epoch: int) -> np.ndarray:
@@ -158,6 +161,7 @@ class ImageStreamSampler(StreamSampler):
         """
 
     def _generator(self, epoch: int) -> np.random.Generator:
+        # Not seed + epoch: one seed would repeat the epochs of the next.
         return np.random.Generator(np.random.PCG64((self.seed, epoch)))
 
     def _resolve_length(self, value: int | str, reduce: int) -> int:

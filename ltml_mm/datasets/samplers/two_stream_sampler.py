@@ -78,6 +78,7 @@ class TwoStreamSampler(StreamSampler):
             name: self._build_stream(name, config)
             for name, config in streams.items()
         }
+        # After the streams: the length may be that of one of them.
         self.epoch_length = self._resolve_length(epoch_length)
 
     def positions(self, epoch: int) -> np.ndarray:
@@ -101,6 +102,7 @@ class TwoStreamSampler(StreamSampler):
                 "dataset=dict(type='TwoStreamDataset', dataset=dict(type="
                 f"'{type(self.dataset).__name__}', ...))"
             )
+        # Read now: set_epoch may come while an iterator is still in use.
         epoch, own = self.epoch, self.own_positions()
         rows = self.positions(epoch)[own]
         # Row by row: as lists, an epoch takes eight times the memory.
