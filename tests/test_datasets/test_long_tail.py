@@ -332,6 +332,11 @@ def test_a_long_list_of_other_names_is_not_printed(make):
         (b'[]', 'not an annotation file'),
         (b'{"metainfo": "\xff"}', 'not valid JSON'),
         (b'[' * 100_000, 'not valid JSON'),
+        (b'9' * 5000, 'not valid JSON'),
+        (b'{"a": "NaN", "b": [NaN]}', 'JSON: NaN is not a number of JSON'),
+        (b'{"a": -Infinity}', 'JSON: -Infinity is not a number of JSON'),
+        (b'{"a": {"b": 1}, "b": 1, "a": 2}', r"key repeats in .*'a'"),
+        (b'[{"\\u0062": 1, "b": 2}]', r"key repeats in \[\('b', 1\)"),
         (pickle.dumps(CONTENT), 'not valid JSON'),
     ],
 )
