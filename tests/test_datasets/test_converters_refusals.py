@@ -1,6 +1,6 @@
 """What is wrong with a source is named, with file and line."""
 
-import json
+import re
 
 import pytest
 from own_data import (
@@ -14,6 +14,7 @@ from own_data import (
     make_mmpretrain,
 )
 
+from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.converters import (
     CustomOptions,
     OutputOptions,
@@ -65,22 +66,19 @@ def test_not_utf8_names_the_line(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('text', 'words'),
+    'text',
     [
-        ('{"metainfo":\n{"classes": ["a"]},\n]', 'not valid JSON: .* line 3'),
-        ('[1]', 'an object "metainfo" and a list "data_list"'),
-        ('{"metainfo": {"classes": ["a"]}}', 'and a list "data_list"'),
-        ('{"a": [NaN, "a NaN"]}', 'NaN is not a number of JSON'),
-        ('{"a": "NaN", "b": -Infinity}', '-Infinity is not'),
-        ('{"a": {"b": 1}, "b": 1, "a": 2}', r"key repeats in .*'a'"),
-        ('{"a": [{"\\u0062": 1, "b": 2}]}', r"repeats in \[\('b', 1\)"),
-        ('[' * 100000, 'not valid JSON: .*recursion'),
-        ('9' * 5000, 'not valid JSON'),
+        '{"metainfo": {"classes": ["a"]},\n]',
+        '{"metainfo": {"classes": ["a"]}, "data_list": [], "data_list": []}',
+        '{"metainfo": {"classes": ["a"]}, "data_list": [{"img_path": "a.jpg", '
+        '"gt_label": [1]}]}',
     ],
 )
-def test_bad_json_is_named(root, tmp_path, text, words):
+def test_json_is_refused_as_the_dataset_refuses_it(root, tmp_path, text):
     (root / 'x.json').write_text(text)
-    with pytest.raises(ValueError, match=rf'x\.json: .*{words}'):
+    with pytest.raises(ValueError, match=r'x\.json: ') as expected:
+        LongTailMultiLabelDataset(str(root / 'x.json'))
+    with pytest.raises(ValueError, match=re.escape(str(expected.value))):
         convert(root / 'x.json', tmp_path / 'out', 'mmpretrain')
 
 
@@ -89,25 +87,6 @@ def test_byte_order_marks_are_read(root, tmp_path, form):
     source, _ = {'mmpretrain': make_mmpretrain, 'coco': make_coco}[form](root)
     source.write_bytes(b'\xef\xbb\xbf' + source.read_bytes())
     convert(source, tmp_path / 'out', form)
-
-
-@pytest.mark.parametrize(
-    ('entry', 'words'),
-    [
-        (7, 'must be an object'),
-        ({'gt_label': [0]}, '"img_path" must be'),
-        ({'img_path': 'a.jpg', 'gt_label': 0}, '"gt_label" must be a list'),
-        ({'img_path': 'a.jpg', 'gt_label': [3]}, 'label 3 .* 0 to 2'),
-        ({'img_path': 'a.jpg', 'gt_label': [1, 1]}, 'a label repeats'),
-    ],
-)
-def test_bad_entries_name_the_entry(root, tmp_path, entry, words):
-    entries = [{'img_path': 'b.jpg', 'gt_label': []}, entry]
-    value = {'metainfo': {'classes': ['a', 'b', 'c']}, 'data_list': entries}
-    (root / 'x.json').write_text(json.dumps(value))
-    words = rf'x\.json: entry 1 of "data_list".*: {words}'
-    with pytest.raises(ValueError, match=words):
-        convert(root / 'x.json', tmp_path / 'out', 'mmpretrain')
 
 
 @pytest.mark.parametrize(

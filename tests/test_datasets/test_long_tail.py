@@ -278,7 +278,7 @@ def test_a_wrong_number_of_images_is_named(make):
     def alter(content):
         content['metainfo'].update(COUNTS, num_train_images=99)
 
-    with pytest.raises(ValueError, match='says 99, but it lists 3 images'):
+    with pytest.raises(ValueError, match='says 99, but its images count 3'):
         make(alter)
 
 
@@ -332,6 +332,11 @@ def test_a_long_list_of_other_names_is_not_printed(make):
         (b'[]', 'not an annotation file'),
         (b'{"metainfo": "\xff"}', 'not valid JSON'),
         (b'[' * 100_000, 'not valid JSON'),
+        (b'9' * 5000, 'not valid JSON'),
+        (b'{"a": "NaN", "b": [NaN]}', 'JSON: NaN is not a number of JSON'),
+        (b'{"a": -Infinity}', 'JSON: -Infinity is not a number of JSON'),
+        (b'{"a": {"b": 1}, "b": 1, "a": 2}', r"key repeats in .*'a'"),
+        (b'[{"\\u0062": 1, "b": 2}]', r"key repeats in \[\('b', 1\)"),
         (pickle.dumps(CONTENT), 'not valid JSON'),
     ],
 )
