@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-# Columns that are copied and sorted together: small enough to stay a small
-# part of the scores' own memory, large enough to read whole cache lines.
-_BLOCK = 32
-
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     r"""Computes the average precision of every class.
@@ -47,21 +43,21 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
             'scores and targets must both have the shape (images, classes), '
             f'got {scores.shape} and {targets.shape}'
         )
-    num_classes = scores.shape[1]
-    ap = np.full(num_classes, np.nan)
-    for start in range(0, num_classes, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        columns = np.array(scores[:, block].T, order='C')
-        positive = np.array(targets[:, block].T > 0.5, order='C')
-        for offset, (column, mask) in enumerate(
-            zip(columns, positive, strict=True)
-        ):
-            hits = column[mask]
-            column.sort()  # NaN sorts last
-            if column.size and np.isnan(column[-1]):
-                _refuse_nan(scores, start + offset)
-            if hits.size:
-                ap[start + offset] = _mean_precision(column, hits)
+    ap = np.full(scores.shape[1], np.nan)
+    # Column by column: a copy of all would double the memory.
+    for index in range(len(ap)):
+        column = scores[:, index].copy()
+        hits = column[targets[:, index] > 0.5]
+        column.sort()  # NaN sorts last
+        if column.size and np.isnan(column[-1]):
+            image = int(np.flatnonzero(np.isnan(scores[:, index]))[0])
+            raise ValueError(
+                f'the score of image {image} for class {index} is NaN, which '
+                'has no rank; look at the checkpoint and at the pictures of '
+                'that batch'
+            )
+        if hits.size:
+            ap[index] = _mean_precision(column, hits)
     return ap
 
 
@@ -76,11 +72,3 @@ def _mean_precision(ranked: np.ndarray, hits: np.ndarray) -> float:
     true = hits.size - np.searchsorted(hits, hits, side='left')
     predicted = ranked.size - np.searchsorted(ranked, hits, side='left')
     return float((true / predicted).mean())
-
-
-def _refuse_nan(scores: np.ndarray, index: int) -> None:
-    image = int(np.flatnonzero(np.isnan(scores[:, index]))[0])
-    raise ValueError(
-        f'the score of image {image} for class {index} is NaN, which has no '
-        'rank; look at the checkpoint and at the pictures of that batch'
-    )

@@ -220,8 +220,7 @@ def _summarise(source: str, cfg: Config) -> DatasetSummary:
         )
     names = [str(name) for name in classes]
     if dataset.metainfo.get(COUNTS_KEY) is None:
-        counts = table.counts(len(names)).tolist()
-        statistics = ClassStatistics(tuple(counts), table.num_images)
+        statistics = table.statistics(len(names))
     else:
         statistics = ClassStatistics.from_metainfo(dataset.metainfo)
     seed = cfg.get('randomness', {}).get('seed') or 0

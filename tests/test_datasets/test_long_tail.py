@@ -278,7 +278,7 @@ def test_a_wrong_number_of_images_is_named(make):
     def alter(content):
         content['metainfo'].update(COUNTS, num_train_images=99)
 
-    with pytest.raises(ValueError, match='says 99, but it lists 3 images'):
+    with pytest.raises(ValueError, match='says 99, but its images count 3'):
         make(alter)
 
 

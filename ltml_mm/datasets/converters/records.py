@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.annotations import LabelTable
 from ltml_mm.datasets.images import UnreadableImageError, check_image
 
 MAX_SHOWN = 10
@@ -96,7 +97,8 @@ class ImageSet:
 
     def statistics(self) -> ClassStatistics:
         """Counts the images of every class."""
-        return ClassStatistics.from_labels(self.labels(), len(self.classes))
+        table = LabelTable.from_lists(self.labels())
+        return table.statistics(len(self.classes))
 
 
 def resolve(
