@@ -121,7 +121,7 @@ def test_other_numbers_of_images_are_pointed_at(out):
     assert 'Every run made 152 steps of 32 images, on cpu.' in same
     write_result(out, 'rs', 2, steps=99)
     other = tables(out, LINES, range(3))
-    assert re.search('not all see .* rs: 99 steps of 32 images', other)
+    assert re.search('not all see as many .* rs: 99 steps of 32 images', other)
 
 
 def test_csv_has_every_run_and_prediction_in_full_precision(out):
