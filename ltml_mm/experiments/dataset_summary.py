@@ -12,7 +12,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
-from mmpretrain.datasets import BaseDataset, MultiLabelDataset
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.class_statistics import (
@@ -28,7 +27,6 @@ from ltml_mm.datasets.samplers import (
     TwoStreamSampler,
     UniformSampler,
 )
-from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 #: The streams of the package's configs, for an annotation file by itself.
@@ -145,8 +143,8 @@ def read_summary(
 
     Raises:
         FileNotFoundError: The file, or one that it names, does not exist.
-        ValueError: The config or the annotation file is broken, or the
-            dataset is not a multi-label dataset.
+        ValueError: The config or the annotation file is broken, or no image
+            has a label.
     """
     path = Path(path)
     if not path.is_file():
@@ -213,7 +211,14 @@ def _summarise(source: str, cfg: Config) -> DatasetSummary:
     dataset = DATASETS.build(loader['dataset'])
     dataset.full_init()
     table = read_labels(dataset)
-    names = _class_names(source, dataset, table)
+    known = len(table.counts(0))
+    classes = dataset.metainfo.get('classes') or range(known)
+    if not 0 < known <= len(classes):
+        raise ValueError(
+            f'{source}: its {table.num_images} images have labels of {known} '
+            f'classes, and it names {len(classes)}'
+        )
+    names = [str(name) for name in classes]
     if dataset.metainfo.get(COUNTS_KEY) is None:
         statistics = table.statistics(len(names))
     else:
@@ -236,25 +241,6 @@ def _summarise(source: str, cfg: Config) -> DatasetSummary:
         **{'head': HEAD_COUNT, 'tail': TAIL_COUNT, **group_bounds(cfg)},
         draws={k: _describe(s, length, table) for k, s in streams.items()},
     )
-
-
-def _class_names(source: str, dataset: Any, table: LabelTable) -> list[str]:
-    inner = innermost_dataset(dataset)
-    if isinstance(inner, BaseDataset) and not isinstance(
-        inner, MultiLabelDataset
-    ):
-        raise ValueError(
-            f'{source}: {type(inner).__name__} is not a multi-label dataset'
-        )
-    known = len(table.counts(0))
-    classes = dataset.metainfo.get('classes') or range(known)
-    if not len(table.labels) or len(classes) < known:
-        raise ValueError(
-            f'{source}: its {table.num_images} images have '
-            + (f'labels up to {known - 1}' if known else 'no label')
-            + f' for {len(classes)} classes'
-        )
-    return [str(name) for name in classes]
 
 
 def _describe(sampler: Any, length: int, table: LabelTable) -> StreamDraws:
