@@ -113,7 +113,7 @@ def render_tables(
         table(['row', *titles], differences),
         EXPLANATION,
         *_drifts(results),
-        *_gaps(results, lines),
+        _gaps(results),
     ]
     return '\n\n'.join(parts) + '\n'
 
@@ -144,16 +144,16 @@ def _protocol(results: Results) -> Iterator[str]:
         return
     first = results.found[0]
     counts = [c['count'] for c in first['classes']]
-    sizes: dict[str, dict[str, None]] = {}
-    for result in results.found:
-        images = f'{result["images_per_step"]:,} images'
-        size = f'{result["steps"]:,} steps of {images}'
-        sizes.setdefault(size, {})[result['row']] = None
-    if len(sizes) == 1:
-        seen = f'Every run made {next(iter(sizes))}'
+    sizes = {
+        result['row']: f'{result["steps"]:,} steps of '
+        f'{result["images_per_step"]:,} images'
+        for result in results.found
+    }
+    if len({*sizes.values()}) == 1:
+        seen = f'Every run made {sizes[first["row"]]}'
     else:
-        rows = (f'{", ".join(r)}: {size}' for size, r in sizes.items())
-        seen = f'The runs did not all see as many images: {"; ".join(rows)}'
+        rows = '; '.join(f'{row}: {size}' for row, size in sizes.items())
+        seen = f'The rows did not all see as many images: {rows}'
     devices = dict.fromkeys(result['device'] for result in results.found)
     yield (
         f'Measured on {first["set"]}: {len(counts)} classes with '
@@ -177,35 +177,16 @@ def _drifts(results: Results) -> Iterator[str]:
         )
 
 
-def _gaps(results: Results, lines: Sequence[Line]) -> Iterator[str]:
-    """States which of the asked runs and tests are not in the table."""
+def _gaps(results: Results) -> str:
+    """States which of the asked runs are not in the table."""
     asked = len(results.found) + len(results.missing)
-    if results.missing:
-        yield (
-            f'{len(results.missing)} of {asked} runs are missing (unfinished '
-            f'or failed) and not counted: {_by_row(results.missing)}.'
-        )
-    else:
-        yield f'All {asked} runs are finished and counted.'
-    for line in lines:
-        lacking = [
-            (result['row'], result['seed'])
-            for result in results.found
-            if result['row'] == line.row
-            and line.variant not in result['metrics']
-        ]
-        if lacking:
-            yield (
-                f'No prediction {line.variant!r}, and so not counted for '
-                f'{line}: {_by_row(lacking)}.'
-            )
-
-
-def _by_row(runs: Sequence[tuple[str, int]]) -> str:
+    if not results.missing:
+        return f'All {asked} runs are finished and counted.'
     seeds: dict[str, list[str]] = {}
-    for row, seed in runs:
+    for row, seed in results.missing:
         seeds.setdefault(row, []).append(str(seed))
-    return '; '.join(
-        f'{row} {"seed" if len(s) == 1 else "seeds"} {", ".join(s)}'
-        for row, s in seeds.items()
+    rows = (f'{row} seed {", ".join(found)}' for row, found in seeds.items())
+    return (
+        f'{len(results.missing)} of {asked} runs are missing (unfinished or '
+        f'failed) and not counted: {"; ".join(rows)}.'
     )

@@ -187,19 +187,16 @@ def test_dtype_of_the_labels_does_not_matter(dtype):
 
 
 @pytest.mark.parametrize(
-    ('labels', 'kwargs', 'words'),
+    ('options', 'words'),
     [
-        (np.zeros(3), {'max_count': 2}, r'shape \(3,\)'),
-        ([[0, 2]], {'max_count': 2}, 'image 0, class 1'),
-        ([[np.nan]], {'max_count': 2}, 'nan'),
-        ([[1]], {'max_count': 0}, 'max_count=0'),
-        ([[1]], {'max_count': 3, 'min_count': 4}, 'min_count=4'),
-        ([[1]], {'max_count': 3, 'min_count': -1}, 'min_count=-1'),
-        ([[1]], {'max_count': 3, 'shape': 0}, 'shape'),
-        ([[1]], {'max_count': 3, 'shape': np.inf}, 'shape'),
-        ([[1]], {'max_count': 3, 'tail': 1.0}, 'tail'),
+        ({'max_count': 0}, 'max_count=0'),
+        ({'max_count': 3, 'min_count': 4}, 'min_count=4'),
+        ({'max_count': 3, 'min_count': -1}, 'min_count=-1'),
+        ({'max_count': 3, 'shape': 0}, 'shape'),
+        ({'max_count': 3, 'shape': np.inf}, 'shape'),
+        ({'max_count': 3, 'tail': 1.0}, 'tail'),
     ],
 )
-def test_bad_arguments_are_named(labels, kwargs, words):
+def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
-        ParetoRecipe(**kwargs).split(labels)
+        ParetoRecipe(**options)

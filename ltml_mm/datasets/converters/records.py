@@ -77,11 +77,8 @@ class ImageSet:
         return [sorted(index[n] for n in e.names) for e in self.examples]
 
     def matrix(self) -> np.ndarray:
-        """Returns the labels as a 0/1 array, uint8 (N, K)."""
-        matrix = np.zeros((len(self.examples), len(self.classes)), np.uint8)
-        for row, labels in zip(matrix, self.labels(), strict=True):
-            row[labels] = 1
-        return matrix
+        """Returns the labels as an array, bool (N, K)."""
+        return self._table().matrix(len(self.classes))
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Returns some of the images, in the order of ``indices``."""
@@ -97,8 +94,10 @@ class ImageSet:
 
     def statistics(self) -> ClassStatistics:
         """Counts the images of every class."""
-        table = LabelTable.from_lists(self.labels())
-        return table.statistics(len(self.classes))
+        return self._table().statistics(len(self.classes))
+
+    def _table(self) -> LabelTable:
+        return LabelTable.from_lists(self.labels())
 
 
 def resolve(
