@@ -111,9 +111,9 @@ def test_voc_lt_takes_a_split_file(devkit, tmp_path):
         ),
         (
             ['2008_000001', '', '2008_000002'],
-            r'are empty.*: 1\n.*pkl:2',
+            r'empty, bad or .*: 1\n.*pkl:2',
         ),
-        (['2009_000001'], r"or unknown: 1\n.*pkl:1: '2009_000001'"),
+        (['2009_000001'], r"or unknown ids: 1\n.*pkl:1: '2009_000001'"),
     ],
 )
 def test_bad_split_files_name_the_line(devkit, tmp_path, ids, words):

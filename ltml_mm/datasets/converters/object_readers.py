@@ -42,7 +42,7 @@ def read_coco(path: str) -> ImageSet:
         fault = _unknown(entry, 'image_id', images)
         fault = fault or _unknown(entry, 'category_id', categories)
         if fault:
-            problems.add('unknown ids', f'{place}: {fault}')
+            problems.add('unknown ids', place, fault)
         else:
             name = categories[entry['category_id']].path
             labels[entry['image_id']][name] = None
@@ -88,7 +88,7 @@ def _coco_names(
         else:
             found[entry['id']] = Example(name, (), place, others)
             continue
-        problems.add('bad entries', f'{place}: {fault}')
+        problems.add('bad entries', place, fault)
     return found
 
 
@@ -141,11 +141,11 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
         try:
             image, classes = _read_xml(file)
         except OSError as error:
-            problems.add('missing annotations', f'{file}: {error.strerror}')
+            problems.add('missing annotations', file, str(error.strerror))
         # An encoding can be unknown, which is a LookupError.
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             fault = f'not an annotation of VOC: {error}'
-            problems.add('broken annotations', f'{file}: {fault}')
+            problems.add('broken annotations', file, fault)
         else:
             stem = os.path.splitext(name)[0]
             ends = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
