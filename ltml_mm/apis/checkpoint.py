@@ -104,14 +104,9 @@ def load_weights(
 ) -> None:
     """Loads all weights of a model.
 
-    Args:
-        model: The model.
-        state_dict: What the checkpoint holds under this name.
-        path: The checkpoint, for the message.
-
     Raises:
         CheckpointError: A weight is missing, unexpected or of another
-            shape; names the first of them.
+            shape; names the first of them, and ``path``.
     """
     if not isinstance(state_dict, Mapping) or not all(
         isinstance(key, str) for key in state_dict
@@ -139,15 +134,7 @@ def load_weights(
 def checkpoint_meta(
     checkpoint: Mapping[str, Any], path: str | Path
 ) -> dict[str, Any] | None:
-    """Reads what a checkpoint knows of its training set.
-
-    Args:
-        checkpoint: The checkpoint.
-        path: Its path, for the message.
-
-    Returns:
-        dict | None: The training set's ``metainfo``, None where the
-        checkpoint names no classes.
+    """Returns the training set's ``metainfo``, None where none is held.
 
     Raises:
         CheckpointError: The class names are no list of distinct names.

@@ -306,11 +306,7 @@ def find_images(
     A file is an image by its extension, one of
     :data:`~ltml_mm.datasets.images.EXTENSIONS`. Links that point out of the
     folder are not followed, nor are links to folders within, whose files are
-    found anyway.
-
-    Args:
-        folder: The folder.
-        leave_out: A folder in it that is passed over.
+    found anyway; ``leave_out`` is passed over.
 
     Returns:
         tuple: The images, sorted by path; and an error for each link that

@@ -121,17 +121,8 @@ def read_summary(
         raise ValueError(
             f'{path}: --cfg-options overrides a config, not an annotation file'
         )
-    try:
-        cfg = load_config(path, cfg_options) if is_config else _config_of(path)
-        return _summarise(source, cfg)
-    except (OSError, ValueError):
-        raise
-    except Exception as error:
-        # MMEngine passes on whatever goes wrong in a constructor.
-        reason = f'{type(error).__name__}: {error}'
-        raise ValueError(
-            f'{path}: cannot build the training data of this config ({reason})'
-        ) from error
+    cfg = load_config(path, cfg_options) if is_config else _config_of(path)
+    return _summarise(source, cfg)
 
 
 def class_aware_probabilities(table: LabelTable) -> np.ndarray:
