@@ -29,16 +29,6 @@ from ltml_mm.datasets.samplers import (
 )
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
-#: The streams of the package's configs, for an annotation file by itself.
-DEFAULT_SAMPLER = {
-    'type': 'TwoStreamSampler',
-    'streams': {
-        'uniform': {'type': 'UniformSampler'},
-        'class-aware': {'type': 'ClassAwareMultiLabelSampler'},
-    },
-    'epoch_length': 'class-aware',
-}
-
 
 @dataclass(frozen=True)
 class StreamDraws:
@@ -59,16 +49,6 @@ class StreamDraws:
     probabilities: np.ndarray
     exact: bool
     counted: np.ndarray
-
-    @property
-    def expected(self) -> np.ndarray:
-        """Expected draws of every image in an epoch, float64 (N,)."""
-        return self.probabilities * self.length
-
-    @property
-    def effective_sample_size(self) -> float:
-        """Kish's (sum p)^2 / sum p^2: N where all images are alike."""
-        return float(1 / np.square(self.probabilities).sum())
 
 
 @dataclass(frozen=True)
@@ -95,21 +75,6 @@ class DatasetSummary:
     tail: int
     draws: dict[str, StreamDraws]
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Images of every class in this dataset, int64 (K,)."""
-        return self.table.counts(len(self.names))
-
-    @property
-    def groups(self) -> list[str]:
-        """``head``, ``medium`` or ``tail`` for each of the K classes."""
-        return self.statistics.group_of(self.head, self.tail)
-
-    @property
-    def labels_per_image(self) -> np.ndarray:
-        """Number of labels of every image, int64 (N,)."""
-        return np.diff(self.table.offsets)
-
     def sum_by_class(self, values: np.ndarray) -> np.ndarray:
         """Sums values of images over the images of every class.
 
@@ -122,7 +87,7 @@ class DatasetSummary:
         Returns:
             np.ndarray: float64 of shape (K,).
         """
-        weights = np.repeat(values, self.labels_per_image)
+        weights = np.repeat(values, np.diff(self.table.offsets))
         return np.bincount(
             self.table.labels, weights, minlength=len(self.names)
         )
@@ -156,17 +121,8 @@ def read_summary(
         raise ValueError(
             f'{path}: --cfg-options overrides a config, not an annotation file'
         )
-    try:
-        cfg = load_config(path, cfg_options) if is_config else _config_of(path)
-        return _summarise(source, cfg)
-    except (OSError, ValueError):
-        raise
-    except Exception as error:
-        # MMEngine passes on whatever goes wrong in a constructor.
-        reason = f'{type(error).__name__}: {error}'
-        raise ValueError(
-            f'{path}: cannot build the training data of this config ({reason})'
-        ) from error
+    cfg = load_config(path, cfg_options) if is_config else _config_of(path)
+    return _summarise(source, cfg)
 
 
 def class_aware_probabilities(table: LabelTable) -> np.ndarray:
@@ -196,8 +152,17 @@ def _config_of(annotations: Path) -> Config:
         'test_mode': True,
         'allow_outside': True,
     }
-    loader = {'dataset': dataset, 'sampler': DEFAULT_SAMPLER}
-    return Config({'train_dataloader': loader})
+    sampler = {
+        'type': 'TwoStreamSampler',
+        'streams': {
+            'uniform': {'type': 'UniformSampler'},
+            'class-aware': {'type': 'ClassAwareMultiLabelSampler'},
+        },
+        'epoch_length': 'class-aware',
+    }
+    return Config(
+        {'train_dataloader': {'dataset': dataset, 'sampler': sampler}}
+    )
 
 
 def _summarise(source: str, cfg: Config) -> DatasetSummary:
