@@ -37,6 +37,7 @@ from ltml_mm.datasets.images import (
     UnreadableImageError,
     check_image,
     first_line,
+    load_image,
 )
 
 #: A path, a Pillow image, or BGR pixels of dtype uint8 and shape (H, W, 3).
@@ -198,16 +199,7 @@ class MultiLabelInferencer(BaseInferencer):
         if isinstance(image, np.ndarray):
             return _from_pixels(image)
         check_image(image)
-        try:
-            results = self._loader({'img_path': str(image)})
-        except UnreadableImageError:
-            raise
-        # A decoder meets broken content with errors of every kind.
-        except Exception as error:
-            raise UnreadableImageError(image, first_line(error)) from error
-        if results is None:
-            raise UnreadableImageError(image, 'cannot be decoded')
-        return results
+        return load_image(self._loader, {'img_path': str(image)})
 
     def record(
         self,
@@ -314,11 +306,7 @@ def find_images(
     A file is an image by its extension, one of
     :data:`~ltml_mm.datasets.images.EXTENSIONS`. Links that point out of the
     folder are not followed, nor are links to folders within, whose files are
-    found anyway.
-
-    Args:
-        folder: The folder.
-        leave_out: A folder in it that is passed over.
+    found anyway; ``leave_out`` is passed over.
 
     Returns:
         tuple: The images, sorted by path; and an error for each link that

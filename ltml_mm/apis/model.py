@@ -23,13 +23,7 @@ DEFAULT_THRESHOLD = 0.5
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """Returns a device that exists.
-
-    Args:
-        device: As PyTorch names it; by default a GPU where there is one.
-
-    Returns:
-        torch.device: The device.
+    """Returns a device that exists, by default a GPU where there is one.
 
     Raises:
         ValueError: There is no such device.
@@ -51,14 +45,7 @@ def scope_of(cfg: Config) -> str:
 
 
 def build_model(cfg: Config) -> BaseModel:
-    """Builds the model of a config without the weights it would start from.
-
-    Args:
-        cfg: A complete config.
-
-    Returns:
-        BaseModel: The model with random weights; nothing is downloaded.
-    """
+    """Builds a config's model with random weights; downloads nothing."""
     model = without_pretrained(cfg.model.to_dict())
     if cfg.get('data_preprocessor') is not None:
         preprocessor = cfg.data_preprocessor.to_dict()
@@ -68,14 +55,7 @@ def build_model(cfg: Config) -> BaseModel:
 
 
 def without_pretrained(node: Any) -> Any:
-    """Copies a config without what names weights to start from.
-
-    Args:
-        node: A config, or any part of it.
-
-    Returns:
-        Any: The copy.
-    """
+    """Copies a config, or a part, without what names weights to start from."""
     if isinstance(node, Mapping):
         return {
             key: without_pretrained(value)
@@ -136,11 +116,6 @@ def check_selection(
     threshold: float | None, topk: int | None, num_classes: int
 ) -> None:
     """Checks the choice of predicted classes.
-
-    Args:
-        threshold: The least score, or None.
-        topk: The number of classes, or None.
-        num_classes: K.
 
     Raises:
         ValueError: Both are given, or one is out of range.
