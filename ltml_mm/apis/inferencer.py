@@ -37,6 +37,7 @@ from ltml_mm.datasets.images import (
     UnreadableImageError,
     check_image,
     first_line,
+    load_image,
 )
 
 #: A path, a Pillow image, or BGR pixels of dtype uint8 and shape (H, W, 3).
@@ -207,16 +208,7 @@ class MultiLabelInferencer(BaseInferencer):
         if isinstance(image, np.ndarray):
             return _from_pixels(image)
         check_image(image)
-        try:
-            results = self._loader({'img_path': str(image)})
-        except UnreadableImageError:
-            raise
-        # A decoder meets broken content with errors of every kind.
-        except Exception as error:
-            raise UnreadableImageError(image, first_line(error)) from error
-        if results is None:
-            raise UnreadableImageError(image, 'cannot be decoded')
-        return results
+        return load_image(self._loader, {'img_path': str(image)})
 
     def record(
         self,
