@@ -1,4 +1,4 @@
-"""The two-branch network of LTML."""
+"""The two-branch network of LTML, and its augmented test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from mmengine.model import ModuleDict
+from mmengine.model import BaseTTAModel, ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS
@@ -210,7 +210,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         feats = self.backbone(inputs)
         if self.neck is not None:
             feats = self.neck(feats)
-        return split_branches(feats, len(inputs))
+        return split_branches(feats, inputs.shape[0])
 
     def branch_logits(self, inputs: Tensor) -> dict[str, Tensor]:
         """Computes the logits of both branches for every image.
@@ -320,6 +320,45 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """Returns the depth of a parameter's layer and the largest depth."""
         name = plain_name(param_name)
         return self.backbone.get_layer_depth(name, 'backbone.')
+
+
+@ROOT_MODELS.register_module()
+class CollaborativeTTA(BaseTTAModel):
+    """Averages over the views of an image what ``fuse`` averages.
+
+    With ``fuse='logits'`` the logits of all branches and views are averaged,
+    with ``fuse='probs'`` their probabilities; figures by branch average over
+    the views alike. The paper reports an augmented test without describing
+    it: the horizontal flip in our configs is our reading.
+
+    Args:
+        module (dict | nn.Module): A
+            :class:`CollaborativeTwoBranchClassifier`.
+    """
+
+    def merge_preds(
+        self, data_samples_list: list[tuple[DataSample, ...]]
+    ) -> list[DataSample]:
+        """Merges the predictions of all views.
+
+        Args:
+            data_samples_list: For every image, the sample of each view.
+
+        Returns:
+            list[DataSample]: One merged sample an image.
+        """
+        return [self._merge_views(views) for views in data_samples_list]
+
+    def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:
+        merged = views[0].new()
+        logits = {
+            name: fuse_logits(
+                [view.branch_logits[name] for view in views], self.module.fuse
+            )
+            for name in views[0].branch_logits
+        }
+        self.module.write_prediction(merged, logits)
+        return merged
 
 
 def _check_num_classes(value: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltml_mm.models.fork.branches import BRANCHES, plain_name
+from ltml_mm.models.parts import evaluating
 
 #: Above this :func:`branch_drift` the average of the copies is doubtful.
 DRIFT_LIMIT = 0.5
@@ -68,8 +69,7 @@ def merged_modules(state_dict: Mapping[str, Tensor]) -> list[str]:
         state_dict: That of a :class:`CollaborativeTwoBranchClassifier`.
 
     Returns:
-        list[str]: Their names in the merged network, such as
-        ``['backbone.layer4', 'head']``.
+        list[str]: Such as ``['backbone.layer4', 'head']``.
     """
     found = (
         'head' if key.startswith(_HEADS) else match[1]
@@ -159,15 +159,7 @@ def reestimate_norms(
 
 
 def has_norms(model: nn.Module, modules: Sequence[str]) -> bool:
-    """Whether :func:`reestimate_norms` has anything to do.
-
-    Args:
-        model: An ``ImageClassifier``.
-        modules: Names of the modules whose norms are meant.
-
-    Returns:
-        bool: Whether they have a BatchNorm with running statistics.
-    """
+    """Whether modules have a BatchNorm that could be estimated anew."""
     return bool(_norms(model, modules))
 
 
@@ -183,18 +175,15 @@ def _norms(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:
 @contextmanager
 def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     """Has only these norms in training mode for a while."""
-    modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in norms]
-    model.eval()
-    for layer in norms:
-        layer.train()
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        for layer in norms:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(norms, momenta, strict=True):
+                layer.momentum = momentum
 
 
 def _plain_key(key: str) -> str:
