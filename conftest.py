@@ -36,9 +36,13 @@ def quick():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.runner.runner.collect_env', dict)
-        text = property(lambda config: str(config._cfg_dict))
-        patch.setattr('mmengine.config.Config.pretty_text', text)
+        patch.setattr('mmengine.config.Config.pretty_text', property(_text))
         patch.setattr('gc.collect', lambda *_: 0)
         # run_tool sets it for the rest of the process.
         patch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
         yield
+
+
+def _text(config):
+    """A config as Python, in one line an entry."""
+    return '\n'.join(f'{k} = {v!r}' for k, v in config.to_dict().items())

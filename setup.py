@@ -35,12 +35,12 @@ setup(
     packages=find_packages(include=['ltml_mm', 'ltml_mm.*']),
     package_data={'ltml_mm': ['py.typed']},
     install_requires=[
+        'filelock',
         'matplotlib',
         'numpy>=1.26',
         'opencv-python',
         'packaging',
         'pillow',
-        'pycocotools>=2.0.7',
         'torch>=2.6',
         'torchvision>=0.21',
         'tqdm',

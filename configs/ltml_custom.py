@@ -3,7 +3,7 @@
 # The folder holds train.json and test.json in MMPretrain's format, image
 # paths relative to data_root, or to data_root/data_prefix. The number of
 # classes, their names and their training counts come from the data: what is
-# None here is filled in by the tools.
+# None here is filled in by runner_type.
 _base_ = [
     './_base_/models/ltml_resnet50.py',
     './_base_/datasets/multi_label_224.py',

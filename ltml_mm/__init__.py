@@ -9,7 +9,7 @@ from ltml_mm._stack import find_stack, import_stack
 MM_STACK = find_stack()
 import_stack(MM_STACK)
 
-from ltml_mm import datasets, engine, evaluation, models  # noqa: E402
+from ltml_mm import apis, datasets, engine, evaluation, models  # noqa: E402
 from ltml_mm.files import (  # noqa: E402
     allow_mmengine_checkpoints,
 )
@@ -20,6 +20,7 @@ allow_mmengine_checkpoints()
 __all__ = [
     'MM_STACK',
     '__version__',
+    'apis',
     'datasets',
     'engine',
     'evaluation',

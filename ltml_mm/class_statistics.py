@@ -11,6 +11,7 @@ import numpy as np
 
 HEAD_COUNT = 100
 TAIL_COUNT = 20
+GROUPS = ('head', 'medium', 'tail')
 
 # The keys under which the statistics travel in a dataset's ``metainfo``.
 COUNTS_KEY = 'class_counts'
@@ -60,10 +61,10 @@ class ClassStatistics:
         """rho_k = n_k / N, float64 of shape (K,)."""
         return np.asarray(self.counts, np.float64) / max(self.num_images, 1)
 
-    def groups(
+    def group_of(
         self, head: int = HEAD_COUNT, tail: int = TAIL_COUNT
-    ) -> dict[str, list[int]]:
-        """Splits the classes by training count.
+    ) -> list[str]:
+        """Names the group of every class, by its training count.
 
         Args:
             head: Classes with at least this many images are head classes.
@@ -71,7 +72,7 @@ class ClassStatistics:
                 between is medium (protocol of VOC-LT and COCO-LT).
 
         Returns:
-            dict: Class indices under ``head``, ``medium`` and ``tail``.
+            list[str]: ``head``, ``medium`` or ``tail``, length K.
 
         Raises:
             ValueError: ``tail`` is larger than ``head``.
@@ -80,15 +81,20 @@ class ClassStatistics:
             raise ValueError(
                 f'tail={tail} must not be larger than head={head}'
             )
-        groups: dict[str, list[int]] = {'head': [], 'medium': [], 'tail': []}
-        for index, count in enumerate(self.counts):
-            if count >= head:
-                groups['head'].append(index)
-            elif count >= tail:
-                groups['medium'].append(index)
-            else:
-                groups['tail'].append(index)
-        return groups
+        return [
+            'head' if n >= head else 'medium' if n >= tail else 'tail'
+            for n in self.counts
+        ]
+
+    def groups(
+        self, head: int = HEAD_COUNT, tail: int = TAIL_COUNT
+    ) -> dict[str, list[int]]:
+        """Lists the classes of every group, see :meth:`group_of`."""
+        names = self.group_of(head, tail)
+        return {
+            group: [k for k, name in enumerate(names) if name == group]
+            for group in GROUPS
+        }
 
     @classmethod
     def from_labels(

@@ -21,7 +21,7 @@ SUFFIX = '.sha256'
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file atomically: whole or not at all.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -42,7 +42,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+    """Writes a text file atomically.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -52,7 +52,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all.
+    """Writes a JSON file atomically.
 
     Args:
         path: The file.
@@ -63,7 +63,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 class AtomicFileBackend(LocalBackend):
-    """The local file backend, except that a file is written whole.
+    """The local file backend with atomic writes and checksums.
 
     A file is written under a temporary name, flushed to the disk, renamed,
     and the rename flushed too. A kill or a power cut leaves the old file or
@@ -110,7 +110,7 @@ register_backend('whole_files', AtomicFileBackend, force=True)
 
 
 def checksum_path(path: str | Path) -> Path:
-    """Returns where the checksum of a file stands."""
+    """Returns the path of the checksum file beside a file."""
     return Path(f'{path}{SUFFIX}')
 
 
@@ -126,7 +126,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def find_damage(path: str | Path) -> str | None:
-    """Says what is wrong with a checkpoint's bytes, None where nothing is.
+    """Describes the damage of a checkpoint file; None if it is whole.
 
     The recorded checksum decides. A checkpoint without one, of the stock
     hook for instance, is judged by the checksums that its own ZIP records

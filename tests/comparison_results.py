@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ltml_mm.experiments.results import result_path
+from ltml_mm.experiments.run_config import RESULT, run_folder
 from ltml_mm.files import write_json
 
 COUNTS = {'dog': 120, 'cat': 60, 'owl': 60, 'newt': 7}
@@ -44,12 +44,12 @@ def make_result(row, seed, variants=('fused', 'flip')):
         'images_per_step': 32,
         'seconds': 210.4,
         'device': 'cpu',
-        'config_digest': f'digest of {row}',
+        'config_hash': f'hash of {row}',
     }
 
 
 def write_result(out, row, seed, variants=('fused', 'flip'), /, **changes):
     """Leaves the result of a run, some of it changed; returns the file."""
-    path = result_path(out, row, seed)
+    path = run_folder(out, row, seed) / RESULT
     write_json(path, make_result(row, seed, variants) | changes)
     return path

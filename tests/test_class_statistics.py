@@ -14,6 +14,7 @@ DATA = Path(__file__).parents[2] / 'shared/data'
 def test_groups_include_their_bounds():
     stats = ClassStatistics((100, 99, 20, 19, 0), num_images=200)
     assert stats.groups() == {'head': [0], 'medium': [1, 2], 'tail': [3, 4]}
+    assert stats.group_of() == ['head', *['medium'] * 2, *['tail'] * 2]
     assert stats.groups(head=20, tail=20) == {
         'head': [0, 1, 2],
         'medium': [],

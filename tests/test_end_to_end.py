@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 from ltml_mm.apis import test as testing
 from ltml_mm.apis import train as training
 from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.experiments import rows
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SMALL = [
@@ -184,12 +185,14 @@ def test_resume_continues_after_the_last_epoch(trained, tmp_path):
 
 def test_resume_of_a_plain_model_names_load_from(trained, tmp_path):
     plain = tmp_path / 'plain'
+    row = rows.parse_row('erm', 'demo', CONFIGS)
+    row = rows.write_config(row, 'demo', tmp_path)
     options = ['train_cfg.max_epochs=1']
     train(
         plain,
         *options,
         'model.head.in_channels=64',
-        config='baselines/demo_uniform_bce.py',
+        config=row.config,
     )
     checkpoint = str(plain / 'epoch_1.pth')
     with pytest.raises(ValueError, match='load_from'):
@@ -235,8 +238,3 @@ def test_options_train(tmp_path, text):
     records = logged(tmp_path)
     assert len(records) == 2
     assert all(np.isfinite(record['loss']) for record in records.values())
-
-
-def test_a_warm_up_longer_than_the_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r'50 steps.*only 10'):
-        train(tmp_path, 'train_cfg.max_epochs=5')

@@ -119,8 +119,6 @@ def test_names_and_flags(monkeypatch, capsys):
     }
     for path in tools:
         pinned = path.endswith('.py') and not path.startswith(FREE_FLAGS)
-        if path == 'tools/check_launch.py':  # positional, for the launchers
-            pinned = False
         if pinned or path == 'tools/benchmarks/compare.py':
             surface['flags'][path] = flags(path, monkeypatch, capsys)
     compare(SURFACE, surface)

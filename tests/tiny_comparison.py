@@ -5,8 +5,8 @@ import shutil
 from tiny_training import write_data
 
 from ltml_mm.experiments import compare
-from ltml_mm.experiments.rows import write_config
-from ltml_mm.experiments.runs import plan_runs
+from ltml_mm.experiments.rows import parse_rows
+from ltml_mm.experiments.run_config import build_config
 
 #: The rest of a stock row's config, whose backbone is made smaller below.
 SMALL_HEAD = 'model.head.in_channels=64'
@@ -66,10 +66,16 @@ def arguments(data, out, rows):
 
 
 def planned(data, row, *further):
-    """The plan of a row."""
+    """The run of a row and its config."""
     args = compare.parse_args(
         [*arguments(data, data / 'out', [row]), *further]
     )
-    _, rows = compare.parse_rows(args.rows, args.data)
-    rows = [write_config(row, args.data, args.out) for row in rows]
-    return plan_runs(rows, args.seeds, compare.base_plan(args))[0]
+    _, rows = parse_rows(args.rows)
+    cfg = build_config(
+        rows[0],
+        args.data,
+        args.cfg_options,
+        args.images_per_step,
+        args.epoch_images,
+    )
+    return compare.plan_runs(args, {rows[0].name: cfg})[0], cfg

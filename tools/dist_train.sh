@@ -21,9 +21,6 @@ nnodes=${NNODES:-1}
 node_rank=${NODE_RANK:-0}
 port=${PORT:-29500}
 
-python "$tools/check_launch.py" \
-    "$processes" "$nnodes" "$node_rank" "$port" "$config"
-
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 exec python -m torch.distributed.run \

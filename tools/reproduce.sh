@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reproduces the paper's table on VOC-LT or COCO-LT: every row with five seeds,
-# as many runs at a time as there are GPUs, then the table and its pictures.
+# as many runs at a time as there are GPUs, then the table and its picture.
 #
 #   bash tools/reproduce.sh voc|coco [arguments of compare.py]
 #

@@ -1,6 +1,8 @@
 # Registers the package's modules into MMEngine's root registries.
 custom_imports = dict(imports=['ltml_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
+# Fills in, under MMPretrain's tools too, what the data say.
+runner_type = 'RunnerFromData'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

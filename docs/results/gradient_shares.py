@@ -28,6 +28,7 @@ from ltml_mm.engine.hooks.resume_state import (
     capture_random_states,
     restore_random_states,
 )
+from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_json
 
 
@@ -197,13 +198,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(args.out, {**content, 'steps': measured})
     steps = [record['step'] for record in measured]
     print(f'Mean of {len(steps)} steps, {steps[0]} to {steps[-1]}')
-    print('| loss term | gradient norm | share |\n|---|---|---|')
-    for name in measured[0]['norm']:
-        norm, share = (_mean(measured, key, name) for key in ('norm', 'share'))
-        print(f'| {name} | {norm} | {share} |')
-    print('| loss terms | cosine |\n|---|---|')
-    for pair in measured[0]['cosine']:
-        print(f'| {pair} | {_mean(measured, "cosine", pair)} |')
+    rows = [
+        [name, *(_mean(measured, key, name) for key in ('norm', 'share'))]
+        for name in measured[0]['norm']
+    ]
+    print(table(['loss term', 'gradient norm', 'share'], rows))
+    pairs = [[p, _mean(measured, 'cosine', p)] for p in measured[0]['cosine']]
+    print(table(['loss terms', 'cosine'], pairs))
 
 
 def _products(losses: list[Tensor], model: nn.Module) -> Tensor:

@@ -6,23 +6,21 @@
 #
 # PHOTOS holds train.json, test.json and images/; RESNET50 is an ImageNet
 # checkpoint for MMPretrain's ResNet-50 with style='caffe'. Every table leaves
-# OUT/NAME.md, NAME.csv, NAME_groups.png and NAME_classes.png.
+# OUT/NAME.md, NAME.csv and NAME_groups.png.
 set -euo pipefail
 photos=$(realpath -e "$1")
 weights=$(realpath -e "$2")
 out=$(realpath -m "${3:-work_dirs/results}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# compare NAME RUNS REFERENCE ARGUMENTS: the runs lie in OUT/RUNS.
+# compare TOOL NAME RUNS REFERENCE ARGUMENTS: the runs lie in OUT/RUNS.
 compare() {
-  local name=$1 runs=$out/$2 reference=$3
-  shift 3
-  python tools/benchmarks/compare.py --jobs 2 --out "$runs" \
-    --reference "$reference" "$@"
+  local tool=$1 name=$2 runs=$out/$3 reference=$4
+  shift 4
+  python "$tool" --jobs 2 --out "$runs" --reference "$reference" "$@"
   cp "$runs/table.md" "$out/$name.md"
   cp "$runs/runs.csv" "$out/$name.csv"
   cp "$runs/groups.png" "$out/${name}_groups.png"
-  cp "$runs/classes.png" "$out/${name}_classes.png"
 }
 
 images='scale=(128,128)'
@@ -34,7 +32,11 @@ network=(
   "test_dataloader.dataset.pipeline.1.$images"
   default_hooks.checkpoint.interval=8 default_hooks.logger.interval=19
 )
-cached=(--data custom --images-per-step 32 --cache-trunk "$out/trunk")
+# compare on the cached features of the photographs.
+compare_cached() {
+  compare docs/results/frozen_trunk.py "$@" --cache-trunk "$out/trunk" \
+    --data custom --images-per-step 32
+}
 test_set=(data_root="$photos" data_prefix=images "${network[@]}")
 
 # A row with another learning rate.
@@ -42,8 +44,8 @@ rate() { echo "$1-lr${2/./_}=$1,optim_wrapper.optimizer.lr=$2"; }
 
 # The rows of the paper's table, on the test photographs.
 rows() {
-  compare "$@" --epoch-images 626 --title '626 photographs, 12 classes' \
-    --seeds 0 1 2 3 4 "${cached[@]}" --cfg-options "${test_set[@]}"
+  compare_cached "$@" --epoch-images 626 --seeds 0 1 2 3 4 \
+    --title '626 photographs, 12 classes' --cfg-options "${test_set[@]}"
 }
 rows rows rows erm --rows erm rw rs focal cb_focal ldam db_focal asl \
   {uniform,rebalanced}_branch two_branches consistency ltml ltml+flip
@@ -55,7 +57,7 @@ rows branches rows two_branches \
 rows merged rows ltml --rows {two_branches,consistency,ltml}{,+merged,+merged_bn}
 
 # Twice the steps.
-compare longer longer erm --epoch-images 626 --seeds 0 1 2 "${cached[@]}" \
+compare_cached longer longer erm --epoch-images 626 --seeds 0 1 2 \
   --title '626 photographs, 304 steps' \
   --rows erm rs uniform_branch consistency ltml \
   --cfg-options "${test_set[@]}" train_cfg.max_epochs=16 \
@@ -68,7 +70,7 @@ if [[ ! -e $out/held_out/train.json ]]; then
     --allow-outside
 fi
 held_out() {
-  compare "$@" --epoch-images 436 "${cached[@]}" \
+  compare_cached "$@" --epoch-images 436 \
     --cfg-options data_root="$out/held_out" data_prefix="$photos/images" \
     allow_outside=True "${network[@]}"
 }
@@ -91,18 +93,19 @@ held_out rates rates erm --seeds 0 --title 'Learning rates' \
   --rows "${rates[@]}"
 
 # The demo, from scratch, and on the pictures that it was trained on.
-compare demo demo erm --data demo --rows erm rs ltml --seeds 0 1 2 \
-  --title 'The demo, from scratch' --keep-checkpoints
+compare tools/benchmarks/compare.py demo demo erm --data demo \
+  --rows erm rs ltml --seeds 0 1 2 --title 'The demo, from scratch' \
+  --keep-checkpoints
 for row in erm rs ltml; do
-  work=$out/demo/$row/seed_0/work
-  python tools/test.py "$work"/*demo*.py "$work/epoch_5.pth" \
+  run=$out/demo/$row/seed_0
+  python tools/test.py "$run/config.py" "$run/work/epoch_5.pth" \
     --work-dir "$out/demo_training/$row" \
     --cfg-options test_dataloader.dataset.split=train
 done
 
 # How the terms of the loss share the gradient.
 python docs/results/gradient_shares.py --steps 152 --interval 8 \
-  --out "$out/shares.json" "$out/rows/ltml/seed_0/work/ltml_custom.py"
+  --out "$out/shares.json" "$out/rows/ltml/seed_0/config.py"
 python docs/results/gradient_shares.py --steps 605 --interval 40 \
   --out "$out/shares_demo.json" configs/ltml_demo.py \
   --cfg-options randomness.seed=0

@@ -1,4 +1,4 @@
-"""Checks checkpoints before anything is loaded from them."""
+"""Reads, finds and loads checkpoints, and refuses those that do not fit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 import math
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 
+from ltml_mm.engine.hooks.checkpoint_hooks import compare_state_dicts
 from ltml_mm.files import allow_mmengine_checkpoints, find_damage
 
 
@@ -94,6 +96,79 @@ def find_whole_checkpoint(work_dir: str | Path) -> str | None:
             f'no whole checkpoint in {work_dir}: {"; ".join(problems)}'
         )
     return None
+
+
+def load_weights(
+    model: torch.nn.Module, state_dict: Any, path: str | Path
+) -> None:
+    """Loads all weights of a model.
+
+    Args:
+        model: The model.
+        state_dict: What the checkpoint holds under this name.
+        path: The checkpoint, for the message.
+
+    Raises:
+        CheckpointError: A weight is missing, unexpected or of another
+            shape; names the first of them.
+    """
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(key, str) for key in state_dict
+    ):
+        raise CheckpointError(f'{path}: "state_dict" names no weights')
+    own = model.state_dict()
+    # Tables that the model computes anew drop out of whatever is loaded.
+    recomputed = model.load_state_dict(own, strict=False).missing_keys
+    try:
+        missing, unexpected = model.load_state_dict(state_dict, strict=False)
+        fits = not unexpected and set(missing) <= set(recomputed)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        expected = {k: v for k, v in own.items() if k not in recomputed}
+        found = {k: v for k, v in state_dict.items() if k not in recomputed}
+        problems = compare_state_dicts(expected, found)
+        more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
+        raise CheckpointError(
+            f'{path} is not a checkpoint of this config: '
+            f'{"; ".join(problems[:4])}{more}'
+        )
+
+
+def checkpoint_meta(
+    checkpoint: Mapping[str, Any], path: str | Path
+) -> dict[str, Any] | None:
+    """Reads what a checkpoint knows of its training set.
+
+    Args:
+        checkpoint: The checkpoint.
+        path: Its path, for the message.
+
+    Returns:
+        dict | None: The training set's ``metainfo``, None where the
+        checkpoint names no classes.
+
+    Raises:
+        CheckpointError: The class names are no list of distinct names.
+    """
+    meta = checkpoint.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    if not isinstance(found, Mapping) or found.get('classes') is None:
+        return None
+    if not are_names(found['classes']):
+        raise CheckpointError(
+            f'{path}: its classes are not a list of distinct names'
+        )
+    return dict(found)
+
+
+def are_names(classes: Any) -> bool:
+    """Whether the classes are a list of distinct names."""
+    return (
+        isinstance(classes, (list, tuple))
+        and all(isinstance(name, str) for name in classes)
+        and len(set(classes)) == len(classes)
+    )
 
 
 def _candidates(work_dir: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What every command-line tool does before the Runner."""
+"""Command lines of the tools: arguments, overrides, errors in one line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
-from ltml_mm.apis.config_errors import explain_config_error
 from ltml_mm.apis.distributed import (
     destroy_distributed,
     explain_lost_process,
@@ -36,6 +36,8 @@ STOCK_HOOKS = (
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
+#: What stock constructors raise for arguments that do not fit them.
+CONFIG_ERRORS = (AssertionError, AttributeError, KeyError, TypeError)
 #: Options that name files and folders: their values stay texts.
 PATH_OPTIONS = (
     'ann_file',
@@ -131,15 +133,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
 
 
-def forbid_unsafe_loading() -> None:
-    """Makes every ``torch.load`` of this process refuse foreign classes.
-
-    It covers weights that MMEngine downloads, and closes the fallback to an
-    unsafe load that the OneDL builds have.
-    """
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-
-
 def run_tool(main: Callable[[], None]) -> None:
     """Runs a tool and turns expected errors into one line.
 
@@ -151,7 +144,9 @@ def run_tool(main: Callable[[], None]) -> None:
             something in the config or the data is wrong, or a process that
             the tool depends on is gone.
     """
-    forbid_unsafe_loading()
+    # Covers weights that MMEngine downloads, and closes the fallback to an
+    # unsafe load that the OneDL builds have.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     try:
         main()
         destroy_distributed()
@@ -167,12 +162,10 @@ def run_tool(main: Callable[[], None]) -> None:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
     except Exception as error:
-        explanation = explain_config_error(error) or explain_lost_process(
-            error
-        )
-        if explanation is None:
+        words = explain_config_error(error) or explain_lost_process(error)
+        if words is None:
             raise
-        _fail(explanation, error)
+        _fail(words, error)
 
 
 def root_message(error: Exception) -> str:
@@ -186,6 +179,61 @@ def root_message(error: Exception) -> str:
         last = message.rstrip().splitlines()[-1]
         return last.partition(': ')[2]
     return message
+
+
+def explain_config_error(error: Exception) -> str | None:
+    """Describes an error that came of building an object from the config.
+
+    A mistyped name or argument ends in MMEngine as the error of a
+    constructor, deep in a stack that does not matter.
+
+    Args:
+        error: The error, as it was caught.
+
+    Returns:
+        str | None: One line with what the constructor said; None where the
+        error came from elsewhere, and its stack does matter.
+    """
+    words = ' '.join(str(error.args[0] if error.args else '').split())
+    # How the Runner begins where a whole section is missing.
+    if isinstance(error, RuntimeError) and words.startswith('`self._'):
+        return f'the config is not complete: {words}'
+    if not isinstance(error, CONFIG_ERRORS):
+        return None
+    built = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        built = _built_in(frame) or built
+    if built is None:
+        return None
+    if 'registry. Please check' in words:
+        words = words.split('. Please check')[0] + (
+            '; it is misspelt, or custom_imports lacks the module that '
+            'registers it'
+        )
+    elif isinstance(error, KeyError) and words.isidentifier():
+        words = f'it has no {words!r}'
+    else:
+        words = words or type(error).__name__
+        words = f'{words} (LTML_TRACEBACK=1 shows where)'
+    built = getattr(built, '__name__', built)
+    return f'the config does not fit {built}: {words}'
+
+
+def _built_in(frame: FrameType) -> Any:
+    """Names what one of MMEngine's functions builds, None for any other."""
+    module = frame.f_globals.get('__name__', '')
+    function = frame.f_code.co_name
+    if module == 'mmengine.registry.build_functions':
+        cfg = frame.f_locals.get('cfg')
+        return cfg.get('type') if isinstance(cfg, Mapping) else None
+    if module == 'mmengine.optim.optimizer.default_constructor':
+        return frame.f_locals['self'].optimizer_cfg.get('type')
+    if module == 'mmengine.runner.runner':
+        if function == 'from_cfg':
+            return 'the Runner'
+        if function.startswith('build_'):
+            return function[len('build_') :].replace('_loop', '_cfg')
+    return None
 
 
 def _fail(message: str, error: Exception) -> NoReturn:
@@ -213,23 +261,17 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    check_work_dir(cfg.work_dir)
-    if args.launcher != 'none':
-        init_distributed(cfg, args.launcher)
-    if not torch.cuda.is_available():
-        _forget_pinned_memory(cfg)
+    _check_work_dir(cfg.work_dir)
+    init_distributed(cfg, args.launcher)
+    if not torch.cuda.is_available():  # it would print a warning an epoch
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(name) is not None:
+                cfg[name].pin_memory = False
     _remove_hooks(cfg)
 
 
-def check_work_dir(work_dir: str | Path) -> None:
-    """Refuses a work directory that cannot be written, and writes nothing.
-
-    Args:
-        work_dir: The directory, which need not exist.
-
-    Raises:
-        OSError: It cannot be made, or nothing can be written into it.
-    """
+def _check_work_dir(work_dir: str) -> None:
+    """Refuses a work directory that cannot be written, and writes nothing."""
     path = Path(work_dir).absolute()
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir():
@@ -246,14 +288,6 @@ def check_work_dir(work_dir: str | Path) -> None:
 
 def _remove_hooks(cfg: Config) -> None:
     """Lets None remove every hook: MMEngine takes it for its own six alone."""
-    hooks = cfg.get('default_hooks') or {}
-    for name in [name for name, hook in hooks.items() if hook is None]:
-        if name not in STOCK_HOOKS:
-            del hooks[name]
-
-
-def _forget_pinned_memory(cfg: Config) -> None:
-    """Pinned memory needs a GPU; without one it only prints a warning."""
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None:
-            cfg[name].pin_memory = False
+    for name, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook is None and name not in STOCK_HOOKS:
+            del cfg.default_hooks[name]

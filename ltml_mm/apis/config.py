@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.datasets.two_stream import innermost_dataset
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
@@ -27,8 +29,10 @@ FURTHER_SECTIONS = (
     'data_root',
     'find_unused_parameters',
     'model_wrapper_cfg',
+    'runner_type',
     'sync_bn',
     'tta_model',
+    'tta_pipeline',
     *list(signature(Runner.__init__).parameters)[1:],
 )
 
@@ -136,20 +140,54 @@ def complete_config(
         for dataset in dataset_configs(cfg)
         if dataset.get('type') == GENERIC_DATASET
     ]
-    if not generic:
+    uncounted = [
+        dataset
+        for dataset in generic
+        if dataset.get('test_mode')
+        and not {COUNTS_KEY, 'classes'} <= {*dataset.get('metainfo', {})}
+    ]
+    unnumbered = [*_without_number(cfg.get('model'))]
+    # A config that is complete needs no second look at the annotations.
+    if not generic or not uncounted + unnumbered:
         return
     if dataset_meta is None or COUNTS_KEY not in dataset_meta:
         dataset_meta = _training_metainfo(cfg)
     classes = list(dataset_meta['classes'])
-    _fill_num_classes(cfg.get('model'), len(classes))
+    for node in unnumbered:
+        node['num_classes'] = len(classes)
     statistics = ClassStatistics.from_metainfo(dataset_meta)
-    for dataset in generic:
-        if dataset.get('test_mode'):
-            dataset.metainfo = {
-                **statistics.to_metainfo(),
-                'classes': classes,
-                **dataset.get('metainfo', {}),
-            }
+    for dataset in uncounted:
+        dataset.metainfo = {
+            **statistics.to_metainfo(),
+            'classes': classes,
+            **dataset.get('metainfo', {}),
+        }
+
+
+@RUNNERS.register_module()
+class RunnerFromData:
+    """Builds a stock Runner from a config that the data complete.
+
+    ``runner_type='RunnerFromData'`` in a config lets MMPretrain's tools, which
+    know nothing of :func:`load_config`, fill in what that does.
+    """
+
+    @staticmethod
+    def from_cfg(cfg: Config) -> Runner:
+        """Completes a config in place and builds its Runner.
+
+        Args:
+            cfg: The config, with its overrides.
+
+        Returns:
+            Runner: MMEngine's own.
+
+        Raises:
+            FileNotFoundError: An annotation file does not exist.
+            ValueError: An annotation file is broken.
+        """
+        complete_config(cfg)
+        return Runner.from_cfg(cfg)
 
 
 def _fill_folders(dataset: Any, cfg: Config) -> None:
@@ -159,27 +197,11 @@ def _fill_folders(dataset: Any, cfg: Config) -> None:
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:
-    """Yields the config of every dataset, wrappers and what they wrap."""
+    """Yields the config of every dataset, without what wraps it."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset')
-        while isinstance(dataset, Mapping):
-            yield dataset
-            dataset = dataset.get('dataset')
-
-
-def innermost_dataset(loader: Any) -> Any:
-    """Returns the config of the dataset within a dataloader's wrappers.
-
-    Args:
-        loader: Config of the dataloader.
-
-    Returns:
-        ConfigDict: The dataset's config itself, no copy.
-    """
-    dataset = loader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+        loader = cfg.get(name) or {}
+        if isinstance(loader.get('dataset'), Mapping):
+            yield innermost_dataset(loader)
 
 
 def _training_metainfo(cfg: Config) -> dict[str, Any]:
@@ -188,13 +210,13 @@ def _training_metainfo(cfg: Config) -> dict[str, Any]:
     return dataset.metainfo
 
 
-def _fill_num_classes(node: Any, num_classes: int) -> None:
-    """Replaces every ``num_classes=None`` in a model's config."""
+def _without_number(node: Any) -> Iterator[Any]:
+    """Yields what has ``num_classes=None`` in a model's config."""
     if isinstance(node, Mapping):
-        if 'num_classes' in node and node['num_classes'] is None:
-            node['num_classes'] = num_classes  # type: ignore[index]
+        if node.get('num_classes', 0) is None:
+            yield node
         for value in node.values():
-            _fill_num_classes(value, num_classes)
+            yield from _without_number(value)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            _fill_num_classes(value, num_classes)
+            yield from _without_number(value)

@@ -1,4 +1,4 @@
-"""Lets the processes of a launcher meet."""
+"""Process groups: joins and leaves them, and explains a lost process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
@@ -29,7 +29,7 @@ STARTERS = {
 
 
 def init_distributed(cfg: Config, launcher: str) -> None:
-    """Checks the devices, or lets processes meet on CPUs.
+    """Checks the devices, or joins the processes' group on CPUs.
 
     With GPUs MMEngine's Runner does the rest. Its ``init_dist`` needs a GPU
     for each process; on machines without one the group is made here, with
@@ -38,14 +38,17 @@ def init_distributed(cfg: Config, launcher: str) -> None:
     Args:
         cfg: The config; on CPUs, its ``model_wrapper_cfg`` is completed in
             place.
-        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        launcher: ``'pytorch'``, ``'slurm'``, ``'mpi'`` or ``'none'``.
 
     Raises:
-        ValueError: The process was not started by the launcher, or the
-            machine has fewer GPUs than processes.
+        ValueError: The process was not started by the launcher, or by one
+            that is not named, or the machine has fewer GPUs than processes.
         torch.distributed.DistNetworkError: The port is in use.
     """
-    ranks = read_ranks(launcher, os.environ)
+    if launcher == 'none':
+        _check_single()
+        return
+    ranks = _read_ranks(launcher)
     if torch.cuda.is_available():
         _check_gpus()
         return
@@ -65,42 +68,24 @@ def init_distributed(cfg: Config, launcher: str) -> None:
     }
 
 
-def read_ranks(launcher: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Reads what the launcher says of this process.
-
-    Args:
-        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        environ: The environment.
-
-    Returns:
-        dict: ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``, as torch reads
-        them.
-
-    Raises:
-        ValueError: The launcher did not start this process.
-
-    Examples:
-        >>> environ = dict(
-        ...     SLURM_PROCID='5', SLURM_NTASKS='8', SLURM_LOCALID='1')
-        >>> read_ranks('slurm', environ)
-        {'RANK': '5', 'WORLD_SIZE': '8', 'LOCAL_RANK': '1'}
-    """
+def _read_ranks(launcher: str) -> dict[str, str]:
+    """Reads the launcher's variables, under the names that torch reads."""
     sources = RANK_VARIABLES[launcher]
-    missing = [name for name in sources if name not in environ]
+    missing = [name for name in sources if name not in os.environ]
     if missing:
         raise ValueError(
             f'--launcher {launcher} needs {", ".join(missing)} in the '
             f'environment; start it with {STARTERS[launcher]}'
         )
-    values = (environ[name] for name in sources)
+    values = (os.environ[name] for name in sources)
     return dict(zip(RANK_VARIABLES['pytorch'], values, strict=True))
 
 
 def destroy_distributed() -> None:
-    """Lets processes that met leave together, at a tool's orderly end.
+    """Leaves the process group together, at a tool's orderly end.
 
-    One that exits while another still talks to it, the first process is
-    writing its results, say, is aborted by its own communication threads.
+    A process that exits while another still talks to it, for instance while
+    the first one writes its results, is aborted by its communication threads.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -147,6 +132,17 @@ def _chain(error: BaseException | None) -> Iterator[RuntimeError]:
         if isinstance(error, RuntimeError):
             yield error
         error = error.__cause__ or error.__context__
+
+
+def _check_single() -> None:
+    """Refuses a second whole run in the same folder."""
+    for launcher in ('pytorch', 'mpi'):
+        variable = RANK_VARIABLES[launcher][1]
+        if os.environ.get(variable, '1') not in ('', '1'):
+            raise ValueError(
+                f'{variable}={os.environ[variable]}: this is one process of '
+                f'several; add --launcher {launcher}'
+            )
 
 
 def _check_gpus() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,32 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.structures import DataSample
+from PIL import Image, ImageOps
 
-from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.apis.checkpoint import (
+    checkpoint_meta,
+    load_weights,
+    read_checkpoint,
+)
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.drawing import annotate
-from ltml_mm.apis.image_files import find_images
 from ltml_mm.apis.model import (
     build_model,
-    checkpoint_meta,
+    check_selection,
     class_info,
-    load_weights,
     pick_device,
+    prediction_record,
     scope_of,
 )
-from ltml_mm.apis.predictions import (
-    check_batch_size,
-    check_selection,
-    prediction_record,
-)
+from ltml_mm.apis.visualization import draw_prediction
 from ltml_mm.datasets.images import (
+    EXTENSIONS,
     UnreadableImageError,
     check_image,
     first_line,
 )
 
-#: A path, or BGR pixels of dtype uint8 and shape (H, W, 3).
-ImageInput = str | Path | np.ndarray
+#: A path, a Pillow image, or BGR pixels of dtype uint8 and shape (H, W, 3).
+ImageInput = str | Path | Image.Image | np.ndarray
 
 
 class MultiLabelInferencer(BaseInferencer):
@@ -82,8 +83,7 @@ class MultiLabelInferencer(BaseInferencer):
          'scores': {'aeroplane': 0.002, ...}}
     """
 
-    visualize_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
-    postprocess_kwargs = {'threshold', 'topk'}  # noqa: RUF012
+    postprocess_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
 
     def __init__(
         self,
@@ -112,9 +112,10 @@ class MultiLabelInferencer(BaseInferencer):
         """Predicts.
 
         Args:
-            inputs (str | Path | ndarray | list): An image, a list of images,
-                or a folder, which is searched with the folders in it. An
-                image is a path or BGR pixels, uint8 of shape (H, W, 3).
+            inputs (str | Path | Image | ndarray | list): An image, a list of
+                images, or a folder, which is searched with the folders in
+                it. An image is a path, a Pillow image or BGR pixels, uint8 of
+                shape (H, W, 3).
             return_datasamples (bool): Whether to return what the model
                 returns, by branch too, instead of dicts.
             batch_size (int): Images a step.
@@ -125,7 +126,7 @@ class MultiLabelInferencer(BaseInferencer):
 
         Returns:
             list[dict] | list[DataSample]: For each image its ``path`` (None
-            for pixels), ``labels``, the predicted classes by decreasing
+            in memory), ``labels``, the predicted classes by decreasing
             score, and ``scores``, those of all classes by name.
 
         Raises:
@@ -133,13 +134,23 @@ class MultiLabelInferencer(BaseInferencer):
             ValueError: An argument is out of range, or a score is not
                 finite.
         """
-        check_batch_size(batch_size)
+        *_, options = self._dispatch_kwargs(**kwargs)
+        draw = options.pop('draw', False)
         check_selection(
-            kwargs.get('threshold'), kwargs.get('topk'), len(self.class_info)
+            options.get('threshold'), options.get('topk'), len(self.class_info)
         )
-        return super().__call__(
-            inputs, return_datasamples, batch_size, **kwargs
-        )
+        results: list[Any] = []
+        images = self._inputs_to_list(inputs)
+        for image, sample in self.stream(images, batch_size):
+            if return_datasamples:
+                results.append(sample)
+                continue
+            record = self.record(sample, **options)
+            if draw:
+                picture = self.draw(image, record['labels'])
+                record['picture'] = np.asarray(picture)
+            results.append(record)
+        return results
 
     def stream(
         self,
@@ -158,7 +169,10 @@ class MultiLabelInferencer(BaseInferencer):
         Yields:
             tuple: An image and its prediction, in the order of ``inputs``.
         """
-        check_batch_size(batch_size)
+        if batch_size < 1:
+            raise ValueError(
+                f'the batch size must be at least 1, got {batch_size}'
+            )
         readable = self._readable(inputs, on_error)
         for chunk in self._get_chunk_data(readable, batch_size):
             images, data = zip(*chunk, strict=True)
@@ -169,15 +183,18 @@ class MultiLabelInferencer(BaseInferencer):
         """Loads an image as the test pipeline does.
 
         Args:
-            image: A path, or BGR pixels, uint8 of shape (H, W, 3).
+            image: A path, a Pillow image, or BGR pixels, uint8 of shape
+                (H, W, 3).
 
         Returns:
             dict: ``img``, BGR of shape (H, W, 3), beside its shapes.
 
         Raises:
             UnreadableImageError: The file cannot be read; says why.
-            ValueError: The pixels have another shape or dtype.
+            ValueError: The pixels have another shape, dtype or mode.
         """
+        if isinstance(image, Image.Image):
+            image = _pillow_pixels(image)
         if isinstance(image, np.ndarray):
             return _from_pixels(image)
         check_image(image)
@@ -201,45 +218,19 @@ class MultiLabelInferencer(BaseInferencer):
         """Turns a prediction into plain values: see :meth:`__call__`."""
         return prediction_record(sample, self.class_info, threshold, topk)
 
-    def visualize(
-        self,
-        inputs: Sequence[ImageInput],
-        preds: Sequence[DataSample],
-        draw: bool = False,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> list[np.ndarray] | None:
-        """Draws annotated pictures, RGB, where they are asked for."""
-        if not draw:
-            return None
-        pictures = []
-        for image, sample in zip(inputs, preds, strict=True):
-            labels = self.record(sample, threshold, topk)['labels']
-            pictures.append(np.asarray(self.draw(image, labels)))
-        return pictures
-
     def draw(
         self, image: ImageInput, labels: Sequence[Mapping[str, Any]]
     ) -> Any:
         """Draws one annotated picture, a ``PIL.Image.Image``."""
         pixels = self.load(image)['img'][..., ::-1]
-        return annotate(pixels.clip(0, 255).astype(np.uint8), labels)
-
-    def postprocess(
-        self,
-        preds: list[DataSample],
-        visualization: list[np.ndarray] | None,
-        return_datasamples: bool = False,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> list:
-        """Turns the predictions into what :meth:`__call__` returns."""
-        if return_datasamples:
-            return preds
-        records = [self.record(sample, threshold, topk) for sample in preds]
-        for record, picture in zip(records, visualization or (), strict=False):
-            record['picture'] = picture
-        return records
+        names = [info['name'] for info in self.class_info]
+        scores = {label['name']: label['score'] for label in labels}
+        return draw_prediction(
+            pixels.clip(0, 255).astype(np.uint8),
+            names,
+            [scores.get(name, 0.0) for name in names],
+            [k for k, name in enumerate(names) if name in scores],
+        )
 
     def _init_pipeline(self, cfg: Config) -> Callable[[ImageInput], Any]:
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
@@ -260,7 +251,8 @@ class MultiLabelInferencer(BaseInferencer):
     def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
         if isinstance(inputs, (list, tuple)):
             return list(inputs)
-        if isinstance(inputs, np.ndarray) or not Path(inputs).is_dir():
+        in_memory = isinstance(inputs, (np.ndarray, Image.Image))
+        if in_memory or not Path(inputs).is_dir():
             return [inputs]
         images, skipped = find_images(inputs)
         for error in skipped:
@@ -288,10 +280,77 @@ def _loads(step: Mapping[str, Any]) -> bool:
 
 
 def _from_pixels(image: np.ndarray) -> dict[str, Any]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    shape = image.shape
+    if image.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
         raise ValueError(
             'an image must be BGR pixels, uint8 of shape (H, W, 3), got '
-            f'{image.dtype} of shape {image.shape}'
+            f'{image.dtype} of shape {shape}'
         )
-    shape = image.shape[:2]
-    return {'img': image, 'img_shape': shape, 'ori_shape': shape}
+    if not image.size:
+        raise ValueError(f'an image must have pixels, got none: shape {shape}')
+    return {'img': image, 'img_shape': shape[:2], 'ori_shape': shape[:2]}
+
+
+def _pillow_pixels(image: Image.Image) -> np.ndarray:
+    """Converts to BGR as a file is loaded: rotated as EXIF says."""
+    if image.mode[0] in 'IF':  # 16 bits and more, which Pillow would clip
+        raise ValueError(
+            f'a Pillow image of mode {image.mode} has no colours; make it RGB'
+        )
+    try:
+        rgb = ImageOps.exif_transpose(image).convert('RGB')
+    # A file is decoded here, and its content may be broken in every way.
+    except Exception as error:
+        name = getattr(image, 'filename', '') or 'a Pillow image'
+        raise UnreadableImageError(name, first_line(error)) from error
+    return np.asarray(rgb)[..., ::-1]
+
+
+def find_images(
+    folder: str | Path, leave_out: str | Path | None = None
+) -> tuple[list[Path], list[UnreadableImageError]]:
+    """Lists the images of a folder and of the folders in it.
+
+    A file is an image by its extension, one of
+    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing outside the folder is
+    touched: links that point out of it are not followed, nor are links to
+    folders within, whose files are found anyway.
+
+    Args:
+        folder: The folder.
+        leave_out: A folder in it that is passed over.
+
+    Returns:
+        tuple: The images, sorted by path; and an error for each link that
+        points out, each image name that is no regular file, and each folder
+        that cannot be listed.
+    """
+    root = Path(os.path.realpath(folder))
+    images: list[Path] = []
+    skipped: list[UnreadableImageError] = []
+    # Not os.walk, which recurses: a folder may be thousands of levels deep.
+    pending = [Path(folder)]
+    while pending:
+        try:
+            entries = sorted(pending.pop().iterdir())
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            skipped.append(UnreadableImageError(error.filename, reason))
+            continue
+        for path in entries:
+            target = Path(os.path.realpath(path))
+            is_image = path.name.lower().endswith(EXTENSIONS)
+            if path.is_dir() and not path.is_symlink():
+                if leave_out is None or target != Path(leave_out).resolve():
+                    pending.append(path)
+            elif not target.is_relative_to(root):
+                if is_image or path.is_dir():
+                    reason = 'a link that points out of the folder'
+                    skipped.append(UnreadableImageError(path, reason))
+            elif path.is_file() and is_image:
+                images.append(path)
+            elif is_image and not path.is_dir():
+                skipped.append(
+                    UnreadableImageError(path, 'not a regular file')
+                )
+    return sorted(images), sorted(skipped, key=lambda error: error.path)

@@ -18,18 +18,18 @@ from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import DataLoader
 
-from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
-from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.config import innermost_dataset, load_config
-from ltml_mm.apis.model import (
-    build_model,
+from ltml_mm.apis.checkpoint import (
+    CheckpointError,
     checkpoint_meta,
     load_weights,
-    pick_device,
-    scope_of,
+    read_checkpoint,
 )
+from ltml_mm.apis.cli import add_cfg_options
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
-from ltml_mm.files import AtomicFileBackend, write_bytes, write_text
+from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.files import AtomicFileBackend, write_text
 from ltml_mm.models.weight_averaging import (
     DRIFT_LIMIT,
     branch_drift,
@@ -147,35 +147,21 @@ def training_batches(
     )
 
 
-def config_path(out: str | Path) -> Path:
-    """Returns where the config of a merged checkpoint stands."""
-    return Path(out).with_suffix('.py')
-
-
 def write_merged(merged: Merged, out: str | Path) -> None:
-    """Writes a merged checkpoint, and its config beside it: both or none.
+    """Writes a merged checkpoint, then its config beside it.
 
     Args:
         merged: What to write.
         out: The checkpoint, ``*.pth``; the config has its name and ``.py``.
 
     Raises:
-        OSError: The folder cannot be written; what was there before is
-            there again.
+        OSError: The folder cannot be written, or its disk is full.
     """
     content = BytesIO()
     torch.save(merged.checkpoint, content)
-    config = config_path(out)
-    before = config.read_bytes() if config.is_file() else None
-    write_text(config, merged.config.pretty_text)
-    try:
-        AtomicFileBackend().put(content.getvalue(), out)
-    except BaseException:
-        if before is None:
-            config.unlink()
-        else:
-            write_bytes(config, before)
-        raise
+    # The larger one first: where it finds no room, nothing has changed.
+    AtomicFileBackend().put(content.getvalue(), out)
+    write_text(Path(out).with_suffix('.py'), merged.config.pretty_text)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -211,18 +197,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def check_output(args: argparse.Namespace) -> None:
-    """Checks that the output may be written, before any work is done.
-
-    Args:
-        args: The parsed command line.
-
-    Raises:
-        ValueError: It would replace what is read, or it exists and there is
-            no ``--force``.
-    """
+def _check_output(args: argparse.Namespace) -> None:
+    """Checks that the output may be written, before any work is done."""
     sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
-    for target in (Path(args.out), config_path(args.out)):
+    for target in (Path(args.out), Path(args.out).with_suffix('.py')):
         if os.path.realpath(target) in sources:
             raise ValueError(f'{target} is read; give another OUT.pth')
         if target.is_dir():
@@ -232,14 +210,14 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Merges."""
+    """Merges the branches, and warns where that may lose accuracy."""
     args = parse_args(argv)
-    check_output(args)
+    _check_output(args)
     merged = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )
     write_merged(merged, args.out)
-    print(f'{args.out} and {config_path(args.out)} written')
+    print(f'{args.out} and {Path(args.out).with_suffix(".py")} written')
     print(f'drift of the branches: {merged.drift:.3f}')
     if merged.bn_images:
         print(f'BatchNorm measured on {merged.bn_images} training images')

@@ -1,24 +1,25 @@
-"""Builds a model for inference and names what it predicts."""
+"""Builds a model for inference, and turns its scores into classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmpretrain.structures import DataSample
+from torch import Tensor
 
-from ltml_mm.apis.checkpoint import CheckpointError
+from ltml_mm.apis.checkpoint import are_names
 from ltml_mm.apis.config import dataset_configs
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.engine.hooks.resume_check_hook import compare_state_dicts
-from ltml_mm.evaluation import GroupedAveragePrecision
+from ltml_mm.datasets.images import printable
+from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
-#: The options of the metric that bound the groups.
-BOUNDS = ('head', 'tail')
+#: The least score of a predicted class where none is given.
+DEFAULT_THRESHOLD = 0.5
 
 
 def pick_device(device: str | None = None) -> torch.device:
@@ -86,70 +87,6 @@ def without_pretrained(node: Any) -> Any:
     return node
 
 
-def load_weights(
-    model: torch.nn.Module, state_dict: Any, path: str | Path
-) -> None:
-    """Loads all weights of a model, or none.
-
-    Args:
-        model: The model.
-        state_dict: What the checkpoint holds under this name.
-        path: The checkpoint, for the message.
-
-    Raises:
-        CheckpointError: A weight is missing, unexpected or of another
-            shape; names the first of them.
-    """
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(key, str) for key in state_dict
-    ):
-        raise CheckpointError(f'{path}: "state_dict" names no weights')
-    own = model.state_dict()
-    # Tables that the model computes anew drop out of whatever is loaded.
-    recomputed = model.load_state_dict(own, strict=False).missing_keys
-    try:
-        missing, unexpected = model.load_state_dict(state_dict, strict=False)
-        fits = not unexpected and set(missing) <= set(recomputed)
-    except RuntimeError:
-        fits = False
-    if not fits:
-        expected = {k: v for k, v in own.items() if k not in recomputed}
-        found = {k: v for k, v in state_dict.items() if k not in recomputed}
-        problems = compare_state_dicts(expected, found)
-        more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise CheckpointError(
-            f'{path} is not a checkpoint of this config: '
-            f'{"; ".join(problems[:4])}{more}'
-        )
-
-
-def checkpoint_meta(
-    checkpoint: Mapping[str, Any], path: str | Path
-) -> dict[str, Any] | None:
-    """Reads what a checkpoint knows of its training set.
-
-    Args:
-        checkpoint: The checkpoint.
-        path: Its path, for the message.
-
-    Returns:
-        dict | None: The training set's ``metainfo``, None where the
-        checkpoint names no classes.
-
-    Raises:
-        CheckpointError: The class names are no list of distinct names.
-    """
-    meta = checkpoint.get('meta')
-    found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-    if not isinstance(found, Mapping) or found.get('classes') is None:
-        return None
-    if not _are_names(found['classes']):
-        raise CheckpointError(
-            f'{path}: its classes are not a list of distinct names'
-        )
-    return dict(found)
-
-
 def class_info(
     cfg: Config, meta: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
@@ -174,57 +111,20 @@ def class_info(
             'metainfo=dict(classes=[...]) to test_dataloader.dataset'
         )
     names = list(named[0]['classes'])
-    if not _are_names(names):
+    if not are_names(names):
         raise ValueError(f'the classes are not distinct names: {names}')
     for source in named:
         counted = source.get(COUNTS_KEY) is not None
         if counted and list(source['classes']) == names:
             statistics = ClassStatistics.from_metainfo(source)
-            groups = statistics.groups(**group_bounds(cfg))
-            return _with_groups(names, statistics, groups)
+            groups = statistics.group_of(**group_bounds(cfg))
+            return [
+                {'name': name, 'group': group, 'train_images': count}
+                for name, group, count in zip(
+                    names, groups, statistics.counts, strict=True
+                )
+            ]
     return [{'name': n, 'group': None, 'train_images': None} for n in names]
-
-
-def group_bounds(cfg: Config) -> dict[str, int]:
-    """Reads the bounds of the groups from the config's test evaluator.
-
-    Args:
-        cfg: A config.
-
-    Returns:
-        dict: ``head`` and ``tail``, where its
-        :class:`~ltml_mm.evaluation.GroupedAveragePrecision` sets them.
-    """
-    for metric in _metrics(cfg.get('test_evaluator')):
-        kind = metric.get('type')
-        found = METRICS.get(kind) if isinstance(kind, str) else kind
-        if isinstance(found, type) and issubclass(
-            found, GroupedAveragePrecision
-        ):
-            return {key: metric[key] for key in BOUNDS if key in metric}
-    return {}
-
-
-def _metrics(evaluator: Any) -> Iterator[Mapping[str, Any]]:
-    """Yields the metrics of an evaluator: a dict, a list, or in metrics."""
-    if isinstance(evaluator, Mapping):
-        yield evaluator
-        yield from _metrics(evaluator.get('metrics'))
-    elif isinstance(evaluator, (list, tuple)):
-        for metric in evaluator:
-            yield from _metrics(metric)
-
-
-def _with_groups(
-    names: list[str],
-    statistics: ClassStatistics,
-    groups: Mapping[str, list[int]],
-) -> list[dict[str, Any]]:
-    group_of = {k: group for group, ks in groups.items() for k in ks}
-    return [
-        {'name': n, 'group': group_of[k], 'train_images': statistics.counts[k]}
-        for k, n in enumerate(names)
-    ]
 
 
 def _config_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,9 +132,81 @@ def _config_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, **dataset.get('metainfo', {})}
 
 
-def _are_names(classes: Any) -> bool:
-    return (
-        isinstance(classes, (list, tuple))
-        and all(isinstance(name, str) for name in classes)
-        and len(set(classes)) == len(classes)
-    )
+def check_selection(
+    threshold: float | None, topk: int | None, num_classes: int
+) -> None:
+    """Checks the choice of predicted classes.
+
+    Args:
+        threshold: The least score, or None.
+        topk: The number of classes, or None.
+        num_classes: K.
+
+    Raises:
+        ValueError: Both are given, or one is out of range.
+    """
+    if threshold is not None and topk is not None:
+        raise ValueError('give threshold or topk, not both')
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f'threshold must be in [0, 1], got {threshold}')
+    if topk is not None and not 1 <= topk <= num_classes:
+        raise ValueError(
+            f'topk must be from 1 to {num_classes}, the number of classes, '
+            f'got {topk}'
+        )
+
+
+def prediction_record(
+    sample: DataSample,
+    class_info: Sequence[Mapping[str, Any]],
+    threshold: float | None = None,
+    topk: int | None = None,
+) -> dict[str, Any]:
+    """Turns a prediction into plain values.
+
+    Args:
+        sample: The prediction, with ``pred_score`` (K,).
+        class_info: ``name``, ``group`` and ``train_images`` of each class.
+        threshold: The least score of a predicted class, 0.5 by default.
+        topk: The number of predicted classes; then no threshold applies.
+
+    Returns:
+        dict: ``path``; ``labels``, the entries of ``class_info`` of the
+        predicted classes with their ``score``, by decreasing score; and
+        ``scores``, those of all classes by name.
+
+    Raises:
+        ValueError: A score is not finite, or there is not one per class.
+    """
+    scores = _checked_scores(sample, len(class_info))
+    order = scores.argsort(descending=True, stable=True)
+    if topk is not None:
+        order = order[:topk]
+    else:
+        least = DEFAULT_THRESHOLD if threshold is None else threshold
+        order = order[scores[order] >= least]
+    values = scores.tolist()
+    names = [info['name'] for info in class_info]
+    return {
+        'path': sample.get('img_path'),
+        'labels': [
+            {**class_info[k], 'score': values[k]} for k in order.tolist()
+        ],
+        'scores': dict(zip(names, values, strict=True)),
+    }
+
+
+def _checked_scores(sample: DataSample, num_classes: int) -> Tensor:
+    scores = sample.pred_score.detach().float().cpu()
+    if scores.shape != (num_classes,):
+        raise ValueError(
+            f'the model gives {scores.numel()} scores, but {num_classes} '
+            'class names are known'
+        )
+    if not torch.isfinite(scores).all():
+        name = printable(sample.get('img_path', 'an image'))
+        raise ValueError(
+            f'the model gives a score that is not finite for {name}: its '
+            'weights are broken'
+        )
+    return scores

@@ -12,10 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.drawing import encode, output_path, picture_name
-from ltml_mm.apis.image_files import find_images
-from ltml_mm.apis.inferencer import MultiLabelInferencer
-from ltml_mm.apis.predictions import DEFAULT_THRESHOLD, check_selection
+from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
+from ltml_mm.apis.model import DEFAULT_THRESHOLD, check_selection
+from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
@@ -80,21 +79,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             were skipped.
     """
     args = parse_args(argv)
-    images, skipped = list_images(args)
+    images, skipped = _list_images(args)
     inferencer = MultiLabelInferencer(
         args.config, args.checkpoint, args.device, args.cfg_options
     )
+    if args.threshold is None and args.topk is None:
+        args.threshold = DEFAULT_THRESHOLD
     check_selection(args.threshold, args.topk, len(inferencer.class_info))
     for error in skipped:
         _report(error)
     found = len(images) + len(skipped)
-    records = predict_images(inferencer, images, skipped, args)
-    show(prediction_table(records, args.input))
+    records = _predict_images(inferencer, images, skipped, args)
+    shown = _prediction_table(records, args.input)
+    # The terminal may lack some of the characters.
+    encoding = sys.stdout.encoding or 'utf-8'
+    print(shown.encode(encoding, 'backslashreplace').decode(encoding))
     if args.out is not None:
         content = {
             'config': args.config,
             'checkpoint': args.checkpoint,
-            'threshold': _threshold(args),
+            'threshold': args.threshold,
             'topk': args.topk,
             'classes': inferencer.class_info,
             'predictions': records,
@@ -109,22 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(SOME_SKIPPED)
 
 
-def list_images(
+def _list_images(
     args: argparse.Namespace,
 ) -> tuple[list[Path], list[UnreadableImageError]]:
-    """Lists the images to predict, and the files to skip.
-
-    Args:
-        args: The parsed command line.
-
-    Returns:
-        tuple: See :func:`find_images`.
-
-    Raises:
-        FileNotFoundError: The input does not exist.
-        ValueError: The folder has no image, or the pictures would replace
-            the images.
-    """
+    """Lists the images to predict, and the files to skip."""
     source = Path(args.input)
     if not source.exists():
         raise FileNotFoundError(
@@ -147,24 +139,13 @@ def list_images(
     return images, skipped
 
 
-def predict_images(
+def _predict_images(
     inferencer: MultiLabelInferencer,
     images: Sequence[Path],
     skipped: list[UnreadableImageError],
     args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """Predicts the images and writes their annotated pictures.
-
-    Args:
-        inferencer: The inferencer.
-        images: The images.
-        skipped: Receives the errors of images that cannot be read.
-        args: The parsed command line.
-
-    Returns:
-        list[dict]: The record of each image that was predicted, with the
-        ``picture``'s path where one was written.
-    """
+    """Predicts the images and writes their pictures; adds to ``skipped``."""
     records = []
     is_folder = Path(args.input).is_dir()
 
@@ -179,27 +160,19 @@ def predict_images(
             record = inferencer.record(sample, args.threshold, args.topk)
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
-                relative = _relative(str(image), args.input)
-                name = str(Path('pictures') / picture_name(relative))
-                path = output_path(Path(args.out), name)
-                write_bytes(path, encode(picture, name))
+                name = _picture_name(_relative(str(image), args.input))
+                path = _output_path(Path(args.out), name)
+                write_bytes(path, encode_picture(picture, name))
                 record['picture'] = name
             records.append(record)
             bar.update()
     return records
 
 
-def prediction_table(records: Sequence[Mapping[str, Any]], source: str) -> str:
-    """Renders the predicted classes as a plain-text table.
-
-    Args:
-        records: What :func:`predict_images` returned.
-        source: The image or folder that was given.
-
-    Returns:
-        str: One row for each predicted class; names from outside are
-        escaped.
-    """
+def _prediction_table(
+    records: Sequence[Mapping[str, Any]], source: str
+) -> str:
+    """Renders one row for each predicted class, names escaped."""
     rows = []
     for record in records:
         name = printable(_relative(record['path'], source))
@@ -219,12 +192,6 @@ def prediction_table(records: Sequence[Mapping[str, Any]], source: str) -> str:
     return table(['Image', 'Class', 'Score', 'Group', 'Train images'], rows)
 
 
-def show(text: str) -> None:
-    """Prints, also where the terminal lacks some of the characters."""
-    encoding = sys.stdout.encoding or 'utf-8'
-    print(text.encode(encoding, 'backslashreplace').decode(encoding))
-
-
 def _report(error: UnreadableImageError) -> None:
     tqdm.write(f'skipped {error}', file=sys.stderr)
 
@@ -235,10 +202,20 @@ def _relative(path: str, source: str) -> str:
     return os.path.relpath(path, folder or '.')
 
 
-def _threshold(args: argparse.Namespace) -> float | None:
-    if args.threshold is None and args.topk is None:
-        return DEFAULT_THRESHOLD
-    return args.threshold
+def _picture_name(relative: str) -> str:
+    """Mirrors an image's own path, so that names differ where those do."""
+    suffix = '' if picture_format(relative) else '.png'
+    return str(Path('pictures') / f'{relative}{suffix}')
+
+
+def _output_path(root: Path, name: str) -> Path:
+    path = root / name
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f'{printable(path)} lies outside {root}: a link leads there; '
+            'give another --out'
+        )
+    return path
 
 
 def _as_unicode(node: Any) -> Any:

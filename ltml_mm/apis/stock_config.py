@@ -18,6 +18,7 @@ from mmpretrain.registry import (
 from ltml_mm.apis.config import FILE_DATASETS
 from ltml_mm.apis.model import scope_of, without_pretrained
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY
+from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
 from ltml_mm.models.parts import build_neck, head_config, neck_config
 
@@ -69,10 +70,11 @@ def stock_config(
     }
     loader = cfg.get('test_dataloader')
     if loader is not None:
-        content['test_dataloader'] = {
-            **loader.to_dict(),
-            'dataset': _dataset(loader.dataset.to_dict(), dataset_meta or {}),
-        }
+        content['test_dataloader'] = loader.to_dict()
+        dataset = innermost_dataset(content['test_dataloader'])
+        stock = _dataset(dict(dataset), dataset_meta or {})
+        dataset.clear()
+        dataset.update(stock)
         content['test_cfg'] = {}
         content['test_evaluator'] = dict(type='AveragePrecision')
     content['default_hooks'] = dict(
@@ -137,11 +139,13 @@ def _preprocessor(cfg: Config, model: Mapping[str, Any]) -> dict[str, Any]:
 def _dataset(
     dataset: dict[str, Any], dataset_meta: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if 'dataset' in dataset:  # a wrapper
-        inner = _dataset(dataset['dataset'], dataset_meta)
-        return {**dataset, 'dataset': inner}
     if 'pipeline' in dataset:
-        dataset['pipeline'] = [_transform(t) for t in dataset['pipeline']]
+        dataset['pipeline'] = [
+            {**step, 'type': 'LoadImageFromFile'}
+            if step['type'] == 'LoadCheckedImage'
+            else step
+            for step in dataset['pipeline']
+        ]
     if dataset['type'] not in FILE_DATASETS:
         return dataset
     cls = DATASETS.get(dataset['type'])
@@ -184,12 +188,6 @@ def _default(cls: Any, name: str) -> Any:
     if parameter is None or parameter.default is Parameter.empty:
         return ''
     return parameter.default
-
-
-def _transform(transform: Any) -> Any:
-    if transform.get('type') == 'LoadCheckedImage':
-        return {**transform, 'type': 'LoadImageFromFile'}
-    return transform
 
 
 def _imports(cfg: Config, content: Mapping[str, Any]) -> list[str]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
+from ltml_mm.apis.visualization import draw_prediction, encode_picture
 from ltml_mm.evaluation import PredictionCollector
-from ltml_mm.files import write_json
+from ltml_mm.files import write_bytes, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,7 +55,7 @@ def test_config(args: argparse.Namespace) -> Config:
         args: The parsed command line.
 
     Returns:
-        Config: What ``Runner.from_cfg`` takes.
+        Config: What ``RUNNERS.build`` takes.
 
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
@@ -62,36 +65,52 @@ def test_config(args: argparse.Namespace) -> Config:
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False
-    # MMEngine would evaluate what the checkpoint lacks as it was initialised.
-    check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
-    cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
-    if args.show_dir is not None:
-        draw_into(cfg, args.show_dir)
+    set_checkpoint(cfg, args.checkpoint)
     if args.tta:
         add_flip_tta(cfg)
     return cfg
 
 
-def draw_into(cfg: Config, folder: str) -> None:
-    """Lets the test draw its predictions on the images, in place.
+def set_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """Lets the test load all weights from a checkpoint, in place.
 
     Args:
-        cfg: A config with MMPretrain's visualization hook.
-        folder: Where the pictures go.
-
-    Raises:
-        ValueError: It has no such hook.
+        cfg: The config.
+        checkpoint: The checkpoint file.
     """
-    hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if hook is None:
-        raise ValueError(
-            "--show-dir needs visualization=dict(type='VisualizationHook') "
-            "in the config's default_hooks, and "
-            "visualizer=dict(type='UniversalVisualizer')"
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    # MMEngine would evaluate what the checkpoint lacks as it was initialised.
+    check = {'resume_check': dict(type='ResumeCheckHook', whole=True)}
+    cfg.default_hooks = {**(cfg.get('default_hooks') or {}), **check}
+
+
+def draw_predictions(
+    dataset: Any, predictions: Sequence[Mapping[str, Any]], folder: str | Path
+) -> None:
+    """Draws true and predicted classes on every image of a test set.
+
+    MMPretrain's hook draws one image in 5,000, those of the first process,
+    and takes blue for red.
+
+    Args:
+        dataset: The test set; its items are what the network sees, BGR.
+        predictions: Those of every image, in the order of the set.
+        folder: Where the pictures go, as ``INDEX_NAME.png``.
+    """
+    for index, prediction in enumerate(predictions):
+        inputs = dataset[index]['inputs'].numpy()
+        picture = draw_prediction(
+            inputs.transpose(1, 2, 0)[..., ::-1].astype(np.uint8),
+            dataset.metainfo['classes'],
+            prediction['scores'],
+            prediction['pred_label'],
+            prediction.get('gt_label'),
         )
-    hook.update(enable=True, out_dir=folder)
+        # Cut, because a name may already be as long as names can be.
+        stem = Path(prediction['img_path'] or '').stem[:60]
+        name = f'{index}_{stem}.png'
+        write_bytes(Path(folder) / name, encode_picture(picture, name))
 
 
 def add_flip_tta(cfg: Config) -> None:
@@ -99,7 +118,8 @@ def add_flip_tta(cfg: Config) -> None:
 
     Args:
         cfg: A config whose test pipeline ends with the packing transform;
-            its ``tta_model`` merges the views.
+            its ``tta_model`` merges the views. As in MMPretrain, a
+            ``tta_pipeline`` takes the place of the flips.
 
     Raises:
         ValueError: It has no ``tta_model``.
@@ -111,6 +131,9 @@ def add_flip_tta(cfg: Config) -> None:
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
+    if cfg.get('tta_pipeline') is not None:
+        dataset.pipeline = cfg.tta_pipeline
+        return
     *transforms, pack = deepcopy(dataset.pipeline)
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
     views = dict(type='TestTimeAug', transforms=[flips, [pack]])
@@ -118,13 +141,18 @@ def add_flip_tta(cfg: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluates."""
+    """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
-    runner = Runner.from_cfg(test_config(args))
+    runner = RUNNERS.build(test_config(args))
     collector = PredictionCollector()
-    if args.out is not None:
+    if args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)
     metrics: dict[str, Any] = runner.test()
-    if args.out is not None and is_main_process():
+    if not is_main_process():
+        return
+    if args.out is not None:
         content = {'metrics': metrics, 'predictions': collector.predictions}
         write_json(args.out, content)
+    if args.show_dir is not None:
+        dataset = runner.test_dataloader.dataset
+        draw_predictions(dataset, collector.predictions, args.show_dir)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
@@ -62,7 +62,7 @@ def training_config(args: argparse.Namespace) -> Config:
         args: The parsed command line.
 
     Returns:
-        Config: What ``Runner.from_cfg`` takes.
+        Config: What ``RUNNERS.build`` takes.
 
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
@@ -92,9 +92,9 @@ def training_config(args: argparse.Namespace) -> Config:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains."""
+    """Trains what the command line asks for."""
     cfg = training_config(parse_args(argv))
-    Runner.from_cfg(cfg).train()
+    RUNNERS.build(cfg).train()
 
 
 def _use_mixed_precision(cfg: Config) -> None:

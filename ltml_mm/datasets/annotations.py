@@ -4,42 +4,106 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import reprlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from mmengine.fileio import load
+from mmengine.fileio import get_text
 
 
-def read_annotations(path: str) -> dict:
-    """Reads the outer form of an annotation file.
+def read_annotations(
+    path: str,
+    classes: Sequence[str] | None = None,
+    keys: Iterable[str] = ('img_path',),
+    allow_outside: bool = False,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Reads and checks an annotation file.
+
+    Its ``metainfo`` names the classes as ``classes``, a list of names, or as
+    ``categories``, OpenMMLab 2.0's objects with ``id`` and
+    ``category_name``. Its ``data_list`` holds ``img_path`` and ``gt_label``,
+    a list of distinct class indices, for each image.
 
     Args:
         path: The JSON file.
+        classes: The class names that are expected; they need not stand in
+            the file.
+        keys: The keys of an entry that hold a path.
+        allow_outside: Whether paths may leave the folder that they are
+            joined to.
 
     Returns:
-        dict: ``metainfo``, an object, and ``data_list``, a list that is not
-        empty; what stands in them is not checked.
+        tuple: ``metainfo`` with ``classes``, and ``data_list``.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is not JSON of that form.
+        ValueError: It is not JSON of that form, names other classes, or
+            lists an image twice; names the file and the entry.
     """
+    content = _read_json(path)
+    names = _class_names(path, content['metainfo'], classes)
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(content['data_list']):
+        place = f'{path}: entry {index} of "data_list"'
+        fault = _entry_fault(entry, len(names), keys, allow_outside)
+        if fault:
+            image = entry.get('img_path') if isinstance(entry, dict) else None
+            raise ValueError(f'{place}{f" ({image})" * bool(image)}: {fault}')
+        image = os.path.normpath(entry['img_path'])
+        if seen.setdefault(image, index) != index:
+            raise ValueError(
+                f'{path}: entries {seen[image]} and {index} of "data_list" '
+                f'are the same image ({image}); keep one of them'
+            )
+    return {**content['metainfo'], 'classes': names}, content['data_list']
+
+
+def load_json(path: str, keep: Collection[str] | None = None) -> Any:
+    """Loads a JSON file and refuses what readers of JSON disagree about.
+
+    Args:
+        path: The file.
+        keep: The keys to keep of every object, None for all. It saves memory
+            where the others are large.
+
+    Returns:
+        Any: The content.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not valid JSON, a key repeats in an object, or a
+            number is NaN or infinite; names the file.
+    """
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            raise ValueError(f'a key repeats in {reprlib.repr(pairs)}')
+        return {k: v for k, v in pairs if keep is None or k in keep}
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f'{constant} is not a number of JSON')
+
+    try:
+        text = get_text(path, encoding='utf-8-sig')
+        return json.loads(
+            text, object_pairs_hook=as_dict, parse_constant=refuse
+        )
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f'{path}: not valid JSON: {error}') from error
+
+
+def _read_json(path: str) -> dict:
     if not str(path).endswith('.json'):
         raise ValueError(
             f'{path}: the annotation file must be JSON; '
             'tools/dataset_converters/custom.py converts other formats'
         )
-    try:
-        content = load(path, file_format='json')
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f'{path}: not valid JSON, line {error.lineno} column '
-            f'{error.colno}: {error.msg}'
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not valid JSON: {error}') from error
+    content = load_json(path)
     fits = (
         isinstance(content, dict)
         and isinstance(content.get('metainfo'), dict)
@@ -55,48 +119,92 @@ def read_annotations(path: str) -> dict:
     return content
 
 
-def category_names(path: str, categories: Any) -> list[str]:
-    """Reads class names in the form of OpenMMLab 2.0.
-
-    Args:
-        path: The annotation file, for the message.
-        categories: Its objects with ``id`` and ``category_name``.
-
-    Returns:
-        list[str]: The names in the order of the ids.
-
-    Raises:
-        ValueError: It is not of that form.
-    """
-    try:
-        ordered = sorted(categories, key=lambda category: category['id'])
-        return [category['category_name'] for category in ordered]
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path}: "categories" of "metainfo" must list objects with "id" '
-            'and "category_name"'
-        ) from error
-
-
-def check_repeats(path: str, entries: Sequence[dict]) -> None:
-    """Looks for an image that is listed, and so counted, twice.
-
-    Args:
-        path: The annotation file, for the message.
-        entries: Its ``data_list``, each with ``img_path``.
-
-    Raises:
-        ValueError: There is one; names the entries.
-    """
-    first: dict[str, int] = {}
-    for index, entry in enumerate(entries):
-        image = os.path.normpath(entry['img_path'])
-        other = first.setdefault(image, index)
-        if other != index:
+def _class_names(
+    path: str, metainfo: dict[str, Any], expected: Sequence[str] | None
+) -> Sequence[str]:
+    names = metainfo.get('classes')
+    if names is None and 'categories' in metainfo:
+        try:
+            rows = sorted(metainfo['categories'], key=lambda row: row['id'])
+            names = [row['category_name'] for row in rows]
+        except (KeyError, TypeError) as error:
             raise ValueError(
-                f'{path}: entries {other} and {index} of "data_list" are the '
-                f'same image ({image}); keep one of them'
+                f'{path}: "categories" of "metainfo" must list objects with '
+                '"id" and "category_name"'
+            ) from error
+    if names is None:
+        names = expected
+    if not isinstance(names, (list, tuple)) or not all(
+        isinstance(name, str) for name in names
+    ):
+        raise ValueError(
+            f'{path}: "classes" of "metainfo" must be a list of names, got '
+            f'{names!r}; or pass classes=[...]'
+        )
+    repeated = [name for name, n in Counter(names).items() if n > 1]
+    if repeated:
+        raise ValueError(f'{path}: class names repeat: {", ".join(repeated)}')
+    # MMPretrain ignores the file's names where others were given, and with
+    # them that the labels could mean other classes.
+    if expected is not None and list(expected) != list(names):
+        raise ValueError(
+            f'{path}: its classes ({len(names)}) are not those that were '
+            f'expected ({len(expected)}): '
+            f'{_first_difference(names, expected)}. Correct the file, or read '
+            'it with a dataset for its classes, such as '
+            'LongTailMultiLabelDataset without classes=[...]'
+        )
+    return names
+
+
+def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    index, (name, wanted) = next(
+        (index, pair)
+        for index, pair in enumerate(zip_longest(found, expected))
+        if pair[0] != pair[1]
+    )
+    if name is None:
+        return f'class {index}, {wanted!r}, is missing'
+    if wanted is None:
+        return f'class {index}, {name!r}, is one too many'
+    return f'class {index} is {name!r} in place of {wanted!r}'
+
+
+def _entry_fault(
+    entry: Any, num_classes: int, keys: Iterable[str], allow_outside: bool
+) -> str | None:
+    """Says what is wrong with an entry, None if nothing is."""
+    if not isinstance(entry, dict):
+        return f'must be an object, got {entry!r}'
+    for key in keys:
+        path = entry.get(key)
+        if not isinstance(path, str):
+            return f'"{key}" must be a text, got {path!r}'
+        if not allow_outside and _leaves_folder(path):
+            return (
+                f'"{key}" {path!r} leaves the folder of the images; set '
+                'allow_outside=True if you trust the file'
             )
+    labels = entry.get('gt_label')
+    if not isinstance(labels, list):
+        return f'"gt_label" must be a list of class indices, got {labels!r}'
+    for label in labels:
+        # True is an int, too.
+        if type(label) is not int or not 0 <= label < num_classes:
+            return (
+                f'label {label!r} is not an integer from 0 to '
+                f'{num_classes - 1}'
+            )
+    if len(set(labels)) != len(labels):
+        return f'a label repeats in {labels}'
+    return None
+
+
+def _leaves_folder(path: str) -> bool:
+    # Links are followed by the converters, which look at the files.
+    if os.path.isabs(path) or '://' in path:
+        return True
+    return os.path.normpath(path).split(os.sep)[0] == os.pardir
 
 
 @dataclass(frozen=True)
@@ -120,6 +228,13 @@ class LabelTable:
     def counts(self, num_classes: int) -> np.ndarray:
         """Returns the number of images of every class, int64 (K,)."""
         return np.bincount(self.labels, minlength=num_classes)
+
+    def matrix(self, num_classes: int) -> np.ndarray:
+        """Returns the labels as an array, bool (N, K)."""
+        matrix = np.zeros((self.num_images, num_classes), bool)
+        images = np.repeat(np.arange(self.num_images), np.diff(self.offsets))
+        matrix[images, self.labels] = True
+        return matrix
 
     def images_by_class(
         self, num_classes: int

@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 from mmengine.registry import DATASETS
+from PIL import Image, ImageDraw
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.demo_pictures import (
-    COLOURS,
-    SHAPES,
-    Draws,
-    draw_picture,
-)
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 
 # Each shape and each colour belongs to several classes, frequent and rare,
@@ -44,6 +39,59 @@ CLASSES = {
 NUM_IMAGES = {'train': 1142, 'test': 1000}
 _MAX_LABELS = 5
 
+# Base colours, BGR. Saturation and brightness vary, the hue family stays.
+COLOURS = {
+    'red': (40, 45, 215),
+    'yellow': (40, 205, 225),
+    'green': (55, 175, 50),
+    'cyan': (215, 205, 40),
+    'blue': (220, 80, 45),
+    'pink': (200, 60, 220),
+}
+SIDE = 64
+_CELLS = 3  # glyphs stand on a jittered grid of 3 x 3 places
+_FINE = 4  # samples per pixel and axis, for smooth edges
+_OPACITY = 224  # of 255: the background's texture shines through a little
+_RADII = (7.5, 11.5)
+
+
+def _circle(radius: float, u: float = 0, v: float = 0) -> np.ndarray:
+    turns = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return np.stack((np.cos(turns), np.sin(turns)), 1) * radius + (u, v)
+
+
+def _box(
+    half_u: float, half_v: float, u: float = 0, v: float = 0
+) -> np.ndarray:
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    return signs * (half_u, half_v) + (u, v)
+
+
+# The corners of the parts of every shape, from about -1 to 1, v downwards.
+_CONE = np.array([(-0.95, -0.9), (0.95, -0.9), (0.1, 0), (-0.1, 0)])
+SHAPES: dict[str, list[np.ndarray]] = {
+    'ring': [_circle(1)],
+    'disc': [_circle(0.95)],
+    'square': [_box(0.82, 0.82)],
+    'triangle': [np.array([(-0.95, 0.8), (0.95, 0.8), (0, -1.1)])],
+    'cross': [_box(0.3, 0.95), _box(0.95, 0.3)],
+    'heart': [
+        _circle(0.52, -0.48, -0.35),
+        _circle(0.52, 0.48, -0.35),
+        np.array([(-1, -0.35), (1, -0.35), (0, 0.9)]),
+    ],
+    'moon': [_circle(1)],
+    'bars': [_box(0.18, 0.9, u) for u in (-0.68, 0, 0.68)],
+    'arrow': [
+        np.array([(-1, 0), (1, 0), (0, -1)]),
+        _box(0.32, 0.475, 0, 0.475),
+    ],
+    'hourglass': [_CONE, -_CONE],
+}
+# What is cut out of a shape.
+HOLES = {'ring': [_circle(0.58)], 'moon': [_circle(0.775, 0.5)]}
+_STROKE = [_box(1, 0.12)]
+
 _GLYPHS = [(c, s) for c, s in (name.split('-') for name in CLASSES)]
 _OTHERS = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in _GLYPHS]
 
@@ -60,10 +108,12 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
     least 61 times. Head classes cover the images, the others come on top:
     a rare class is never alone, and most often beside one frequent class.
 
-    A picture is a function of seed, split and number, the same on every
-    machine. It is drawn when first asked for and kept in memory; labels are
-    there without drawing any. The pipeline starts from ``img`` (BGR), so it
-    has no ``LoadImageFromFile``.
+    Labels are a function of seed and split, a picture is one of these and
+    its number: all random numbers are those of PCG64. Pillow draws the
+    shapes: between its versions 9.5 and 13 one pixel in ten thousand
+    differs, by 10 of 255 at most. A picture is drawn when first asked for
+    and kept in memory; labels are there without drawing any. The pipeline
+    starts from ``img`` (BGR), so it has no ``LoadImageFromFile``.
 
     Args:
         split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
@@ -81,8 +131,8 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
             Number of samples:  1000
             Number of categories:       20
             Split:      test (seed 0)
-        >>> info = dataset.get_data_info(3)
-        >>> info['img'].shape, info['img_path']
+        >>> sample = dataset[3]
+        >>> sample['img'].shape, sample['img_path']
         ((64, 64, 3), 'demo/test/00003')
     """
 
@@ -123,59 +173,32 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
             for number, labels in enumerate(demo_labels(self.split, self.seed))
         ]
 
-    def get_data_info(self, idx: int) -> dict:
-        """Returns an image with its labels.
+    def prepare_data(self, idx: int) -> Any:
+        """Runs the pipeline on an image, drawn where it was not before.
 
         Args:
             idx: Index of the image.
 
         Returns:
-            dict: ``img`` (uint8 BGR of shape (64, 64, 3), a copy),
-            ``img_shape``, ``ori_shape``, ``img_path``, ``gt_label`` and
-            ``sample_idx``.
+            Any: What the pipeline makes of ``img`` (uint8 BGR of shape
+            (64, 64, 3), a copy), ``img_shape``, ``ori_shape``, ``img_path``,
+            ``gt_label``, ``number`` and ``sample_idx``.
         """
-        info = super().get_data_info(idx)
-        number = info.pop('number')
+        info = self.get_data_info(idx)
+        number = info['number']
         if number not in self._pictures:
             self._pictures[number] = demo_picture(
                 self.split, self.seed, number, info['gt_label']
             )
-        info['img'] = self._pictures[number].copy()
-        info['img_shape'] = info['ori_shape'] = info['img'].shape[:2]
-        return info
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Returns the classes of an image without drawing it.
-
-        Args:
-            idx: Index of the image.
-
-        Returns:
-            list[int]: Class indices, ascending.
-        """
-        return super().get_data_info(idx)['gt_label']
+        image = self._pictures[number].copy()
+        sides = image.shape[:2]
+        return self.pipeline(
+            {**info, 'img': image, 'img_shape': sides, 'ori_shape': sides}
+        )
 
     def extra_repr(self) -> list[str]:
         """Names the split and the seed."""
         return [f'Split: \t{self.split} (seed {self.seed})']
-
-
-def demo_picture(
-    split: str, seed: int, number: int, labels: Sequence[int]
-) -> np.ndarray:
-    """Draws one picture of the demo set.
-
-    Args:
-        split: ``'train'`` or ``'test'``.
-        seed: Seed of the set.
-        number: Number of the image in its split.
-        labels: Its classes.
-
-    Returns:
-        np.ndarray: uint8 BGR of shape (64, 64, 3).
-    """
-    draws = Draws(seed, list(NUM_IMAGES).index(split), number)
-    return draw_picture([_GLYPHS[k] for k in labels], _OTHERS, draws)
 
 
 def demo_labels(split: str, seed: int) -> list[list[int]]:
@@ -195,21 +218,21 @@ def demo_labels(split: str, seed: int) -> list[list[int]]:
         counts = 60 + counts // 3
     head = np.array(statistics.groups()['head'])
     head = head[np.argsort(-counts[head], kind='stable')]
-    # The first stream of numbers no picture has.
-    draws = Draws(seed, list(NUM_IMAGES).index(split), num_images)
+    # The first stream of numbers that no picture has.
+    rng = _generator(split, seed, num_images)
     labels = np.zeros((num_images, len(counts)), bool)
 
     # 1. One head class for every image, in proportion to the counts.
     first = counts[head] * num_images // counts[head].sum()
     first[0] += num_images - first.sum()
-    labels[draws.order(num_images), np.repeat(head, first)] = True
+    labels[_order(rng, num_images), np.repeat(head, first)] = True
 
     # 2. The rest of every class, frequent ones first, on images that lack it
     #    and have room; for others than head classes, images with one certain
     #    head class come first three times out of four.
     for rank, k in enumerate(np.argsort(-counts, kind='stable')):
         missing = counts[k] - labels[:, k].sum()
-        keys = draws.uniform(num_images)
+        keys = rng.random(num_images)
         if k not in head:
             companion = labels[:, head[rank % len(head)]]
             keys = np.where(companion, keys / 4, keys)
@@ -217,3 +240,106 @@ def demo_labels(split: str, seed: int) -> list[list[int]]:
         keys[labels[:, k] | full] = 2
         labels[np.argsort(keys, kind='stable')[:missing], k] = True
     return [np.flatnonzero(row).tolist() for row in labels]
+
+
+def demo_picture(
+    split: str, seed: int, number: int, labels: Sequence[int]
+) -> np.ndarray:
+    """Draws one picture: coloured shapes on a textured, cluttered background.
+
+    Args:
+        split: ``'train'`` or ``'test'``.
+        seed: Seed of the set.
+        number: Number of the image in its split.
+        labels: Its classes, at most 7.
+
+    Returns:
+        np.ndarray: uint8 BGR of shape (64, 64, 3).
+    """
+    rng = _generator(split, seed, number)
+    canvas = _background(rng)
+    for _ in range(6):
+        colour = _bytes(rng, 3)
+        y, x, t = rng.uniform((0, 0, -1), (SIDE, SIDE, 1))
+        _draw(canvas, _STROKE, [], colour, (x, y, rng.uniform(*_RADII), t))
+    extra = [
+        _OTHERS[int(rng.uniform(0, len(_OTHERS)))]
+        for _ in range(int(rng.uniform(0, 3)))
+    ]
+    shown = [*(_GLYPHS[k] for k in labels), *extra]
+    places = _order(rng, _CELLS * _CELLS)
+    # What is drawn later may cover what was drawn before: mix the two kinds.
+    for place, index in zip(places, _order(rng, len(shown)), strict=False):
+        name, shape = shown[index]
+        colour = _shade(COLOURS[name], rng)
+        jitter = rng.uniform(0.35, 0.65, 2)
+        y, x = (np.array(divmod(place, _CELLS)) + jitter) * SIDE / _CELLS
+        t = rng.uniform(-0.13, 0.13)
+        pose = (x, y, rng.uniform(*_RADII), t)
+        _draw(canvas, SHAPES[shape], HOLES.get(shape, []), colour, pose)
+    noise = _bytes(rng, SIDE, SIDE, 3) // 13 - 9
+    return (np.asarray(canvas) + noise).clip(0, 255).astype(np.uint8)
+
+
+def _generator(split: str, seed: int, number: int) -> np.random.Generator:
+    key = (seed, list(NUM_IMAGES).index(split), number)
+    return np.random.Generator(np.random.PCG64(key))
+
+
+def _order(rng: np.random.Generator, size: int) -> np.ndarray:
+    # By sorting: NumPy keeps `random` from release to release, but may find
+    # a quicker `permutation`.
+    return np.argsort(rng.random(size), kind='stable')
+
+
+def _bytes(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Draws numbers from 0 to 255, int64, from whole words of 64 bits."""
+    size = int(np.prod(shape))
+    raw = np.frombuffer(rng.bytes(-(-size // 8) * 8), np.uint8)
+    return raw[:size].reshape(shape).astype(np.int64)
+
+
+def _background(rng: np.random.Generator) -> Image.Image:
+    """Adds up coarse and fine coloured noise, channels in the order BGR."""
+    total = np.zeros((SIDE, SIDE, 3), np.int64)
+    for cells, share in ((2, 6), (8, 6), (16, 4)):
+        grid = _bytes(rng, cells + 1, cells + 1, 3).astype(np.uint8)
+        noise = Image.fromarray(grid).resize(
+            (SIDE, SIDE),
+            Image.Resampling.BILINEAR,
+            box=(0.5, 0.5, cells + 0.5, cells + 0.5),
+        )
+        total += share * np.asarray(noise, np.int64)
+    return Image.fromarray((total // 16).astype(np.uint8))
+
+
+def _shade(
+    colour: tuple[int, int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Varies a colour's channels, brightness and saturation, int64 (3,)."""
+    shade = np.array(colour) + _bytes(rng, 3) // 6 - 21
+    light = int(rng.uniform(170, 276))
+    grey = int(rng.uniform(0, 70))  # of 256
+    shade = (shade * (256 - grey) + 128 * grey) // 256
+    return (shade * light // 256).clip(0, 255)
+
+
+def _draw(
+    canvas: Image.Image,
+    parts: list[np.ndarray],
+    holes: list[np.ndarray],
+    colour: np.ndarray,
+    pose: tuple[float, float, float, float],
+) -> None:
+    """Paints a shape at (x, y, radius, tangent of half the tilt)."""
+    x, y, radius, t = pose
+    turn = np.array([(1 - t * t, 2 * t), (-2 * t, 1 - t * t)]) / (1 + t * t)
+    mask = Image.new('L', (SIDE * _FINE, SIDE * _FINE))
+    pen = ImageDraw.Draw(mask)
+    # The holes last, since they cut into what the parts have painted.
+    outlines = [(part, _OPACITY) for part in parts]
+    for corners, fill in [*outlines, *((hole, 0) for hole in holes)]:
+        # The pen counts from the centre of the first sample.
+        place = (corners @ turn * radius + (x, y)) * _FINE - 0.5
+        pen.polygon(place.ravel().tolist(), fill=fill)
+    canvas.paste(tuple(colour.tolist()), (0, 0), mask.reduce(_FINE))

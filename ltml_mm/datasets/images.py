@@ -19,7 +19,13 @@ MAX_PIXELS = 178_956_970
 # Never more than these: for some formats Pillow starts other programs.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
-#: The last bytes of a whole file.
+#: How the names of image files end, in lower case: what a folder is searched
+#: for. A GIF must be named by itself, since OpenCV reads it only from 4.11 on.
+EXTENSIONS = (
+    '.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp',
+)  # fmt: skip
+
+# The last bytes of a whole file.
 ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xae\x42\x60\x82'}
 
 
@@ -112,6 +118,7 @@ def _check_content(file: BinaryIO, decode: bool) -> None:
         _check_size(*_tiff_size(file))
         return
     with image:
+        # The size before a pixel is decoded: it stands in the header.
         _check_size(*image.size)
         if not decode and _ends_whole(file, ENDS.get(image.format or '')):
             return

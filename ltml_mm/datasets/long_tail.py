@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 from mmengine.registry import DATASETS
@@ -14,8 +11,6 @@ from mmpretrain.datasets import MultiLabelDataset
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import (
     LabelTable,
-    category_names,
-    check_repeats,
     read_annotations,
     read_labels,
 )
@@ -89,6 +84,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         if self._fully_initialized:
             return
         super().full_init()
+        # After it, since `indices` may have cut the images.
         self._count()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
@@ -125,81 +121,22 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             the prefix) and ``gt_label`` (list of class indices).
         """
         try:
-            content = read_annotations(self.ann_file)
+            metainfo, entries = read_annotations(
+                self.ann_file,
+                self._metainfo.get('classes'),
+                self.data_prefix,
+                self.allow_outside,
+            )
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f'{self.ann_file}: no such annotation file; {self.CONVERTER} '
                 'writes it (docs/data.md), or data_root is another folder'
             ) from error
-        self._take_metainfo(content['metainfo'])
-        data_list = []
-        for index, entry in enumerate(content['data_list']):
-            self._check_entry(index, entry)
-            data_list.append(self.parse_data_info(entry))
-        check_repeats(self.ann_file, content['data_list'])
+        # What was given to the dataset wins over its file.
+        self._metainfo = {**metainfo, **self._metainfo}
+        data_list = [self.parse_data_info(entry) for entry in entries]
         self._check_counts(data_list)
         return data_list
-
-    def _take_metainfo(self, metainfo: dict) -> None:
-        """Adds the file's meta information to what was given."""
-        given = self._metainfo.get('classes')
-        names = metainfo.get('classes', given)
-        if names is None and 'categories' in metainfo:
-            names = category_names(self.ann_file, metainfo['categories'])
-        if not isinstance(names, (list, tuple)) or not all(
-            isinstance(name, str) for name in names
-        ):
-            raise ValueError(
-                f'{self.ann_file}: "classes" of "metainfo" must be a list of '
-                f'names, got {names!r}; or pass classes=[...]'
-            )
-        # MMPretrain ignores the file's names where others were given, and
-        # with them that the labels could mean other classes.
-        if given is not None and list(given) != list(names):
-            raise ValueError(
-                f'{self.ann_file}: its classes ({len(names)}) are not those '
-                f'that were expected ({len(given)}): '
-                f'{_first_difference(names, given)}. Correct the file, or '
-                'read it with a dataset for its classes, such as '
-                'LongTailMultiLabelDataset without classes=[...]'
-            )
-        repeated = [name for name, n in Counter(names).items() if n > 1]
-        if repeated:
-            raise ValueError(
-                f'{self.ann_file}: class names repeat: {", ".join(repeated)}'
-            )
-        self._metainfo = {**metainfo, **self._metainfo, 'classes': names}
-
-    def _check_entry(self, index: int, entry: Any) -> None:
-        place = f'{self.ann_file}: entry {index} of "data_list"'
-        if not isinstance(entry, dict):
-            raise ValueError(f'{place} must be an object, got {entry!r}')
-        for key in self.data_prefix:
-            if not isinstance(entry.get(key), str):
-                raise ValueError(
-                    f'{place}: "{key}" must be a text, got {entry.get(key)!r}'
-                )
-            if not self.allow_outside and leaves_folder(entry[key]):
-                raise ValueError(
-                    f'{place}: "{key}" {entry[key]!r} leaves the folder of '
-                    'the images; set allow_outside=True if you trust the file'
-                )
-        place = f'{place} ({entry.get("img_path")})'
-        labels = entry.get('gt_label')
-        if not isinstance(labels, list):
-            raise ValueError(
-                f'{place}: "gt_label" must be a list of class indices, got '
-                f'{labels!r}'
-            )
-        num_classes = len(self._metainfo['classes'])
-        for label in labels:
-            if type(label) is not int or not 0 <= label < num_classes:
-                raise ValueError(
-                    f'{place}: label {label!r} is not an integer from 0 to '
-                    f'{num_classes - 1}'
-                )
-        if len(set(labels)) != len(labels):
-            raise ValueError(f'{place}: a label repeats in {labels}')
 
     def _check_counts(self, data_list: list[dict]) -> None:
         """Compares the counts that were declared with the images."""
@@ -230,6 +167,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
 
     def _count(self) -> None:
         """Takes the labels of the images at hand, and their counts."""
+        # First none: read_labels takes a table that is there.
         self.label_table = None
         self.label_table = read_labels(self)
         if self.test_mode:
@@ -237,29 +175,3 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         counts = self.label_table.counts(len(self.CLASSES)).tolist()
         statistics = ClassStatistics(tuple(counts), len(self))
         self._metainfo.update(statistics.to_metainfo())
-
-
-def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
-    index, (name, wanted) = next(
-        (index, pair)
-        for index, pair in enumerate(zip_longest(found, expected))
-        if pair[0] != pair[1]
-    )
-    if name is None:
-        return f'class {index}, {wanted!r}, is missing'
-    if wanted is None:
-        return f'class {index}, {name!r}, is one too many'
-    return f'class {index} is {name!r} in place of {wanted!r}'
-
-
-def leaves_folder(path: str) -> bool:
-    """Tells whether a path, joined to a folder, points out of it.
-
-    Links are followed by the converters, which look at the files.
-
-    Args:
-        path: A path, or the address of a remote file.
-    """
-    if os.path.isabs(path) or '://' in path:
-        return True
-    return os.path.normpath(path).split(os.sep)[0] == os.pardir

@@ -1,9 +1,9 @@
 """Splits of multi-label data: long-tailed training sets, stratified test sets.
 
 VOC-LT and COCO-LT were drawn by the authors of the Distribution-Balanced
-Loss (Wu et al., ECCV 2020). :func:`pareto_split` follows their recipe down
-to the order of the random draws, so that the published VOC-LT list comes
-out of the VOC2012 annotations alone.
+Loss (Wu et al., ECCV 2020). :class:`ParetoRecipe` follows them down to the
+order of the random draws, so that the published VOC-LT list comes out of the
+VOC2012 annotations alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,30 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ParetoRecipe:
-    """The arguments of :func:`pareto_split` beside the labels.
+    """Draws a long-tailed subset of multi-label images.
+
+    The classes are ranked by how often they come along with others; their
+    target counts fall from ``max_count`` towards ``min_count`` like a Pareto
+    density. Class by class in that rank, images are added at random until
+    the target is met, or taken away where earlier classes brought too many.
+    Later classes change the counts of earlier ones, so the targets are met
+    only roughly (protocol of VOC-LT and COCO-LT, Wu et al., ECCV 2020).
+
+    Attributes:
+        max_count: Target of the first class.
+        min_count: What the targets fall towards.
+        shape: Shape b of the Pareto distribution: larger is steeper.
+        tail: The quantile at which the last class stands, in [0, 1).
+        seed: Seed of the local generator.
 
     Raises:
         ValueError: One of them is out of range.
+
+    Examples:
+        >>> labels = np.eye(3, dtype=int).repeat(50, axis=0)
+        >>> chosen = ParetoRecipe(max_count=40).split(labels)
+        >>> labels[chosen].sum(axis=0).tolist()
+        [40, 2, 1]
     """
 
     max_count: int
@@ -34,13 +54,90 @@ class ParetoRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        pareto_targets(
-            1, self.max_count, self.min_count, self.shape, self.tail
-        )
+        if not 0 <= self.min_count <= self.max_count or self.max_count < 1:
+            raise ValueError(
+                'max_count must be at least 1 and min_count from 0 to '
+                f'max_count; got max_count={self.max_count!r}, '
+                f'min_count={self.min_count!r}'
+            )
+        if not (self.shape > 0 and math.isfinite(self.shape)):
+            raise ValueError(
+                f'shape must be a positive number, got {self.shape!r}'
+            )
+        if not 0 <= self.tail < 1:
+            raise ValueError(f'tail must lie in [0, 1), got {self.tail!r}')
+
+    def targets(self, num_classes: int) -> list[int]:
+        """Returns the target counts of the classes, largest first.
+
+        The i-th of K is ``int(pdf(t_i) / b * (max - min) + min)`` with the
+        density b / t^(b + 1) of a Pareto distribution of shape b, at K
+        points evenly from its quantile 0 to its quantile ``tail``.
+
+        Args:
+            num_classes: K.
+
+        Returns:
+            list[int]: K targets.
+        """
+        last = (1 - self.tail) ** (-1 / self.shape)
+        points = np.linspace(1.0, last, num_classes).tolist()
+        spread = self.max_count - self.min_count
+        # b cancels out; so the first target is max_count, without rounding.
+        return [
+            int(t ** -(self.shape + 1) * spread + self.min_count)
+            for t in points
+        ]
 
     def split(self, labels: np.ndarray) -> np.ndarray:
-        """Returns the chosen indices, see :func:`pareto_split`."""
-        return pareto_split(labels, **asdict(self))
+        """Draws the subset.
+
+        Args:
+            labels: 0/1 array of shape (N, K), any numeric or bool dtype.
+
+        Returns:
+            np.ndarray: The chosen indices, ascending, int64 of shape (M,).
+
+        Warns:
+            UserWarning: Classes have fewer images than their target; they
+                give what they have.
+
+        Raises:
+            ValueError: ``labels`` is not a 2-d array of 0 and 1.
+        """
+        positives = _as_matrix(labels)
+        targets = self.targets(positives.shape[1])
+        rng = random.Random(int(self.seed))
+        # The draws depend on the order in which a set of ints iterates,
+        # hence on how it was built: all images of a class are inserted by
+        # index, the chosen ones as they come and go.
+        chosen: list[set[int]] = [set() for _ in targets]
+        short = []
+        ranked = rank_classes(positives)
+        for label, target in zip(ranked, targets, strict=True):
+            inside = chosen[label]
+            new = target - len(inside)
+            if new > 0:
+                members = np.flatnonzero(positives[:, label]).tolist()
+                pool = set(members) - inside
+                if new > len(pool):
+                    short.append(f'{label} ({len(members)}/{target})')
+                picked = rng.sample(tuple(pool), min(new, len(pool)))
+                change = set.add
+            else:
+                picked = rng.sample(tuple(inside), -new)
+                change = set.discard
+            for image in picked:
+                for other in np.flatnonzero(positives[image]):
+                    change(chosen[other], image)
+        if short:
+            warnings.warn(
+                'pareto_split: classes with fewer images than their target '
+                'give what they have: class (images/target) '
+                f'{", ".join(short)}',
+                stacklevel=2,
+            )
+        return np.array(sorted(set().union(*chosen)), np.int64)
 
 
 @dataclass(frozen=True)
@@ -75,127 +172,6 @@ def ids_checksum(ids: Iterable[str | int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pareto_split(
-    labels: np.ndarray,
-    max_count: int,
-    min_count: int = 1,
-    shape: float = 6.0,
-    tail: float = 0.99,
-    seed: int = 0,
-) -> np.ndarray:
-    """Draws a long-tailed subset of multi-label images.
-
-    The classes are ranked by how often they come along with others; their
-    target counts fall from ``max_count`` towards ``min_count`` like a Pareto
-    density. Class by class in that rank, images are added at random until
-    the target is met, or taken away where earlier classes brought too many.
-    Later classes change the counts of earlier ones, so the targets are met
-    only roughly (protocol of VOC-LT and COCO-LT, Wu et al., ECCV 2020).
-
-    Args:
-        labels: 0/1 array of shape (N, K), any numeric or bool dtype.
-        max_count: Target of the first class.
-        min_count: What the targets fall towards.
-        shape: Shape b of the Pareto distribution: larger is steeper.
-        tail: The quantile at which the last class stands, in [0, 1).
-        seed: Seed of the local generator.
-
-    Returns:
-        np.ndarray: The chosen indices, ascending, int64 of shape (M,).
-
-    Warns:
-        UserWarning: Classes have fewer images than their target; they give
-            what they have.
-
-    Raises:
-        ValueError: ``labels`` is not a 2-d array of 0 and 1, or an argument
-            is out of range.
-
-    Examples:
-        >>> labels = np.eye(3, dtype=int).repeat(50, axis=0)
-        >>> chosen = pareto_split(labels, max_count=40)
-        >>> labels[chosen].sum(axis=0).tolist()
-        [40, 2, 1]
-    """
-    positives = _as_matrix(labels)
-    targets = pareto_targets(
-        positives.shape[1], max_count, min_count, shape, tail
-    )
-    rng = random.Random(int(seed))
-    # The draws depend on the order in which a set of ints iterates, hence
-    # on how it was built: all images of a class are inserted by index, the
-    # chosen ones as they come and go.
-    chosen: list[set[int]] = [set() for _ in targets]
-    short = []
-    for label, target in zip(rank_classes(positives), targets, strict=True):
-        inside = chosen[label]
-        new = target - len(inside)
-        if new > 0:
-            members = np.flatnonzero(positives[:, label]).tolist()
-            pool = set(members) - inside
-            if new > len(pool):
-                short.append(f'{label} ({len(members)}/{target})')
-            picked = rng.sample(tuple(pool), min(new, len(pool)))
-            change = set.add
-        else:
-            picked = rng.sample(tuple(inside), -new)
-            change = set.discard
-        for image in picked:
-            for other in np.flatnonzero(positives[image]):
-                change(chosen[other], image)
-    if short:
-        warnings.warn(
-            'pareto_split: classes with fewer images than their target give '
-            f'what they have: class (images/target) {", ".join(short)}',
-            stacklevel=2,
-        )
-    return np.array(sorted(set().union(*chosen)), np.int64)
-
-
-def pareto_targets(
-    num_classes: int,
-    max_count: int,
-    min_count: int = 1,
-    shape: float = 6.0,
-    tail: float = 0.99,
-) -> list[int]:
-    """Returns the target counts of the classes, largest first.
-
-    The i-th of K is ``int(pdf(t_i) / b * (max - min) + min)`` with the
-    density b / t^(b + 1) of a Pareto distribution of shape b, at K points
-    evenly from its quantile 0 to its quantile ``tail``.
-
-    Args:
-        num_classes: K.
-        max_count: The first target.
-        min_count: What the targets fall towards.
-        shape: b.
-        tail: The last point's quantile, in [0, 1).
-
-    Returns:
-        list[int]: K targets.
-
-    Raises:
-        ValueError: An argument is out of range.
-    """
-    if not 0 <= min_count <= max_count or max_count < 1:
-        raise ValueError(
-            'max_count must be at least 1 and min_count from 0 to max_count; '
-            f'got max_count={max_count!r}, min_count={min_count!r}'
-        )
-    if not (shape > 0 and math.isfinite(shape)):
-        raise ValueError(f'shape must be a positive number, got {shape!r}')
-    if not 0 <= tail < 1:
-        raise ValueError(f'tail must lie in [0, 1), got {tail!r}')
-    last = (1 - tail) ** (-1 / shape)
-    points = np.linspace(1.0, last, num_classes).tolist()
-    # b cancels out; so the first target is max_count, without rounding.
-    return [
-        int(t ** -(shape + 1) * (max_count - min_count) + min_count)
-        for t in points
-    ]
-
-
 def rank_classes(labels: np.ndarray) -> list[int]:
     """Ranks the classes by how much they co-occur with all classes.
 
@@ -207,9 +183,7 @@ def rank_classes(labels: np.ndarray) -> list[int]:
         share of the images of class j that show class k; classes without an
         image last, ties by index.
     """
-    positives = np.asarray(labels, np.float32)
-    # Exact in float32 up to 2^24 images; BLAS makes it quick.
-    together = positives.T @ positives
+    together = cooccurrence(labels)
     counts = np.diagonal(together)
     shares = np.divide(
         together,
@@ -220,6 +194,21 @@ def rank_classes(labels: np.ndarray) -> list[int]:
     # fsum rounds once: the rank does not depend on the order of summation.
     sums = [math.fsum(column) for column in shares.T.tolist()]
     return sorted(range(len(sums)), key=lambda k: -sums[k])
+
+
+def cooccurrence(labels: np.ndarray) -> np.ndarray:
+    """Counts the images that show both of two classes.
+
+    Args:
+        labels: 0/1 array of shape (N, K).
+
+    Returns:
+        np.ndarray: int64 of shape (K, K), symmetric; the diagonal holds the
+        images of each class.
+    """
+    # Exact in float32 up to 2^24 images; BLAS makes it quick.
+    positives = np.asarray(labels, np.float32)
+    return np.rint(positives.T @ positives).astype(np.int64)
 
 
 def _as_matrix(labels: Any) -> np.ndarray:
@@ -300,6 +289,7 @@ def stratified_holdout(
             lacks_images[part] -= 1
             lacks_class[part] -= rows[image]
 
+    # The rarest class first: a frequent one is balanced with what is left.
     while (left := rows[waiting].sum(0)).any():
         label = int(np.where(left > 0, left, len(rows) + 1).argmin())
         deal(np.flatnonzero(waiting & rows[:, label]), label)

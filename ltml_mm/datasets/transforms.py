@@ -94,6 +94,7 @@ class PhotoMetricDistortion(BaseTransform):
         img = self._colour(img)
         if not contrast_first:
             self._contrast(img)
+        # Rounded once: the steps before work on float32.
         results['img'] = np.rint(img).clip(0, 255).astype(np.uint8)
         return results
 

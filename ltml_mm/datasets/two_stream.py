@@ -115,8 +115,11 @@ class TwoStreamDataset:
         for name, index in draw.items():
             if name == DRAW:
                 continue
+            # Each stream from states of its own: a stream is augmented alike
+            # with and without the other.
             with seeded_draw(number, name):
                 samples[name] = self.dataset[index]
+        # A stock classifier knows no streams.
         if len(samples) == 1:
             return next(iter(samples.values()))
         keys = next(iter(samples.values()))
@@ -128,6 +131,26 @@ class TwoStreamDataset:
     def __repr__(self) -> str:
         """Shows the wrapped dataset."""
         return f'{type(self).__name__} of {self.dataset!r}'
+
+
+def innermost_dataset(holder: Any) -> Any:
+    """Finds the dataset within a dataloader or within any wrappers.
+
+    Args:
+        holder: A dataloader, a wrapper such as :class:`TwoStreamDataset`, a
+            dataset, or the config of one of them.
+
+    Returns:
+        Any: The dataset that wraps no other, or its config; no copy.
+    """
+    inner = holder
+    while inner is not None:
+        holder = inner
+        if isinstance(holder, Mapping):
+            inner = holder.get('dataset')
+        else:
+            inner = getattr(holder, 'dataset', None)
+    return holder
 
 
 @contextmanager

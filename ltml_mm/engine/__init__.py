@@ -1,18 +1,20 @@
 """Hooks and helpers around the stock Runner."""
 
-from ltml_mm.engine.hooks.class_hooks import (
-    ClassReportHook,
-    ClassStatisticsHook,
-    NumericsHook,
+from ltml_mm.engine.hooks.checkpoint_hooks import (
+    ResumeCheckHook,
+    SafeCheckpointHook,
 )
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,
 )
-from ltml_mm.engine.hooks.resume_check_hook import ResumeCheckHook
-from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from ltml_mm.engine.hooks.schedule_check_hook import ScheduleCheckHook
+from ltml_mm.engine.hooks.training_hooks import (
+    ClassReportHook,
+    ClassStatisticsHook,
+    NumericsHook,
+    ScheduleCheckHook,
+)
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
     GuardedAmpOptimWrapper,
     GuardedOptimWrapper,

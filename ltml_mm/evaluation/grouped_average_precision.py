@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,7 @@ class GroupedAveragePrecision(BaseMetric):
         }
         names = meta.get('classes') or range(statistics.num_classes)
         names = [str(name) for name in names]
+        # Before the report is replaced: its absence tells the first time.
         self._name_absent(names, test_counts)
         self.report = class_report(
             names, statistics, ap, test_counts.tolist(), self.head, self.tail
@@ -165,6 +166,39 @@ class GroupedAveragePrecision(BaseMetric):
                 'Without a positive in the test set, and therefore left out '
                 f'of the means: {", ".join(absent)}.'
             )
+
+
+def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
+    """Reads the bounds of the groups from the evaluators of a config.
+
+    Args:
+        cfg: A config. An evaluator is a metric, a list of metrics, or an
+            ``Evaluator`` that holds them as ``metrics``.
+
+    Returns:
+        dict: ``head`` and ``tail``, where a
+        :class:`GroupedAveragePrecision` of the test evaluator sets them, or,
+        where that has none, of the validation's.
+    """
+    # A figure is told by the test evaluator; training knows the other alone.
+    for name in ('test_evaluator', 'val_evaluator'):
+        for metric in _metrics(cfg.get(name)):
+            kind = metric.get('type')
+            kind = METRICS.get(kind) if isinstance(kind, str) else kind
+            if isinstance(kind, type) and issubclass(
+                kind, GroupedAveragePrecision
+            ):
+                return {k: metric[k] for k in ('head', 'tail') if k in metric}
+    return {}
+
+
+def _metrics(evaluator: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(evaluator, Mapping):
+        yield evaluator
+        yield from _metrics(evaluator.get('metrics'))
+    elif isinstance(evaluator, (list, tuple)):
+        for metric in evaluator:
+            yield from _metrics(metric)
 
 
 def _place(sample: Mapping[str, Any]) -> str:

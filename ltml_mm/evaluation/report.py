@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ltml_mm.class_statistics import HEAD_COUNT, TAIL_COUNT, ClassStatistics
-
-_GROUPS = ('head', 'medium', 'tail')
+from ltml_mm.class_statistics import (
+    GROUPS,
+    HEAD_COUNT,
+    TAIL_COUNT,
+    ClassStatistics,
+)
 
 
 def mean_by_group(
@@ -66,10 +69,11 @@ def class_report(
         None.
     """
     groups = statistics.groups(head, tail)
-    group_of = {k: name for name, index in groups.items() for k in index}
+    group_of = statistics.group_of(head, tail)
+    prefixes = {name: f'{name}/' if name else '' for name in ap}
     summary = {
-        _join(prediction, key): value
-        for prediction, values in ap.items()
+        f'{prefixes[name]}{key}': value
+        for name, values in ap.items()
         for key, value in mean_by_group(values, groups).items()
     }
     classes = [
@@ -78,7 +82,10 @@ def class_report(
             'group': group_of[k],
             'train_images': statistics.counts[k],
             'test_images': int(test_counts[k]),
-            **{_join(p, 'AP'): _or_none(v[k]) for p, v in ap.items()},
+            **{
+                f'{prefixes[p]}AP': None if np.isnan(v[k]) else float(v[k])
+                for p, v in ap.items()
+            },
         }
         for k, name in enumerate(names)
     ]
@@ -104,15 +111,18 @@ def class_table(report: Mapping[str, Any]) -> str:
     keys = [k for k in classes[0] if k == 'AP' or k.endswith('/AP')]
     header = ['Class', 'Group', 'Train images', 'Test images']
     rows: list[list[Any]] = []
-    for group in ('', *_GROUPS):
+    for group in ('', *GROUPS):
         members = [c for c in classes if group in ('', c['group'])]
         if not members:
             continue
         suffix = f'_{group}' if group else ''
-        means = [report['summary'].get(f'{_mean(k)}{suffix}') for k in keys]
+        means = [
+            report['summary'].get(f'{key[:-2]}mAP{suffix}') for key in keys
+        ]
         # An image has several labels: image counts of classes do not add up.
         name = f'{group or "total"} ({len(members)} classes)'
         rows.append([name, '', '', '', *map(_percent, means)])
+    # Sorting is stable: equal counts stay in the order of the labels.
     for row in sorted(classes, key=lambda c: -c['train_images']):
         cells = [row[k] for k in ('name', 'group')]
         counts = [row[k] for k in ('train_images', 'test_images')]
@@ -160,20 +170,8 @@ def _are_numbers(cells: Sequence[str]) -> bool:
     )
 
 
-def _join(prediction: str, key: str) -> str:
-    return f'{prediction}/{key}' if prediction else key
-
-
-def _mean(key: str) -> str:
-    return f'{key[:-2]}mAP'
-
-
 def _title(key: str) -> str:
     return key if key == 'AP' else f'AP {key[:-3]}'
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _percent(value: float | None) -> str:

@@ -1,128 +1,234 @@
-"""Writes the report of a comparison: every run, the table, the pictures."""
+"""Writes the report of a comparison: every run, the tables, the picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
-from ltml_mm.experiments import comparison_figures
-from ltml_mm.experiments.results import Spec, parse_spec, read_runs
-from ltml_mm.experiments.tables import render_runs, render_tables
+import numpy as np
+
+from ltml_mm.evaluation.report import table
+from ltml_mm.experiments.comparison_figures import draw_groups
+from ltml_mm.experiments.results import (
+    GROUPS,
+    RESAMPLES,
+    Results,
+    mean_and_std,
+    paired_difference,
+    read_results,
+)
+from ltml_mm.experiments.rows import VARIANTS, Line
 from ltml_mm.files import write_bytes, write_text
 
-RUNS, TABLE = 'runs.csv', 'table.md'
-GROUPS, CLASSES = 'groups.png', 'classes.png'
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a report is about.
-
-    Attributes:
-        specs: The lines of the table.
-        reference: The line that all are compared with.
-        pictured: The lines of ``classes.png``, first the one that stands
-            out.
-    """
-
-    specs: tuple[Spec, ...]
-    reference: Spec
-    pictured: tuple[Spec, ...]
-
-
-def parse_table(
-    specs: Sequence[str], reference: str, pictured: Sequence[str] = ()
-) -> Table:
-    """Reads what a report is to be about.
-
-    Args:
-        specs: The lines of the table, ``ROW`` or ``ROW+VARIANT``.
-        reference: The line that all are compared with; one of ``specs``.
-        pictured: Up to three of ``specs`` for ``classes.png``, the method
-            that is to stand out first. By default the last line, the
-            reference and the first other lines.
-
-    Returns:
-        Table: The same, read.
-
-    Raises:
-        ValueError: A line has another form, or is not among ``specs``.
-    """
-    lines = dict.fromkeys(map(parse_spec, specs))
-    middle = parse_spec(reference)
-    shown = dict.fromkeys(map(parse_spec, pictured))
-    for spec in (middle, *shown):
-        if spec not in lines:
-            raise ValueError(
-                f'{spec} is not among the rows of the table: '
-                f'{", ".join(map(str, lines))}'
-            )
-    if len(shown) > comparison_figures.MOST_METHODS:
-        raise ValueError(
-            f'classes.png shows up to {comparison_figures.MOST_METHODS} rows, '
-            f'not {len(shown)}: {", ".join(map(str, shown))}'
-        )
-    if not shown:
-        every = dict.fromkeys([[*lines][-1], middle, *lines])
-        shown = dict.fromkeys([*every][: comparison_figures.MOST_METHODS])
-    return Table(tuple(lines), middle, tuple(shown))
+RUNS, TABLE, PICTURE = 'runs.csv', 'table.md', 'groups.png'
+FACTS = ('steps', 'images_per_step', 'seconds', 'device', 'drift')
+EXPLANATION = (
+    'mAP in percent: mean ± sample standard deviation over the seeds. A '
+    'difference is that of the row minus the reference, paired by seed; in '
+    'brackets its 95 % percentile bootstrap interval '
+    f'({RESAMPLES:,} resamples of the seeds, from three seeds on), which is '
+    'too narrow with few seeds, so that the seeds in which the row is ahead '
+    'stand beside it.'
+)
 
 
 def write_report(
     out: Path,
-    specs: Sequence[str],
+    lines: Sequence[Line],
     seeds: Sequence[int],
-    reference: str,
+    reference: Line,
     title: str = 'Comparison',
-    labels: Mapping[str, str] | None = None,
-    pictured: Sequence[str] = (),
 ) -> str:
     """Writes what the finished runs of a comparison reached.
 
-    ``runs.csv`` has a line for each run and prediction, ``table.md`` the
-    tables, ``groups.png`` every line of the table by group of classes,
-    ``classes.png`` the AP of every class against its training images.
-    Without a finished run there are no pictures, and those of an earlier
-    report are removed.
+    ``runs.csv`` has a line for each run and test, ``table.md`` the tables,
+    ``groups.png`` every line of the table by group of classes. Without a
+    finished run there is no picture, and that of an earlier report is
+    removed.
 
     Args:
-        out: Folder of the comparison, with ``<row>/seed_<k>/result.json``.
-        specs: As for :func:`parse_table`.
+        out: Folder of the comparison.
+        lines: The lines of the tables.
         seeds: The seeds that were asked for.
-        reference: As for :func:`parse_table`.
-        title: Heading of the table and the pictures.
-        labels: What to call a line, by its text (``ltml+flip``); the text
-            itself where there is none.
-        pictured: As for :func:`parse_table`.
+        reference: The line that all are compared with; one of ``lines``.
+        title: Heading of the tables and the picture.
 
     Returns:
         str: The text of ``table.md``.
 
     Raises:
-        ValueError: A line is refused by :func:`parse_table`, or a result by
-            :func:`~ltml_mm.experiments.results.read_runs`.
+        ValueError: A result is refused by
+            :func:`~ltml_mm.experiments.results.read_results`.
     """
-    table = parse_table(specs, reference, pictured)
-    names = {str(spec): str(spec) for spec in table.specs} | dict(labels or {})
-    runs = read_runs(out, [spec.row for spec in table.specs], seeds)
-    text = render_tables(runs, table.specs, table.reference, title, names)
-    write_text(out / RUNS, render_runs(runs))
+    results = read_results(out, [line.row for line in lines], seeds)
+    text = render_tables(results, lines, reference, title)
+    write_text(out / RUNS, render_runs(results))
     write_text(out / TABLE, text)
-    shown = [spec for spec in table.specs if runs.values(spec)]
-    compared = [spec for spec in table.pictured if spec in shown]
-    for name in (GROUPS, CLASSES):
-        (out / name).unlink(missing_ok=True)
+    (out / PICTURE).unlink(missing_ok=True)
+    shown = [line for line in lines if results.values(line)]
     if shown:
-        write_bytes(
-            out / GROUPS,
-            comparison_figures.groups(
-                runs, shown, table.reference, title, names
-            ),
-        )
-    if compared:
-        write_bytes(
-            out / CLASSES,
-            comparison_figures.classes(runs, compared, title, names),
-        )
+        content = draw_groups(results, shown, reference, title)
+        write_bytes(out / PICTURE, content)
     return text
+
+
+def render_runs(results: Results) -> str:
+    """Lists every finished run and each of its tests, as CSV.
+
+    Args:
+        results: The results.
+
+    Returns:
+        str: Percent in full precision; an empty cell for a group without a
+        class.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(['row', 'variant', 'seed', *GROUPS, *FACTS])
+    for result in results.found:
+        for variant in filter(result['metrics'].__contains__, VARIANTS):
+            metrics = result['metrics'][variant]
+            writer.writerow(
+                [result['row'], variant, result['seed']]
+                + [metrics.get(key) for key in GROUPS.values()]
+                + [result[key] for key in FACTS]
+            )
+    return file.getvalue()
+
+
+def render_tables(
+    results: Results, lines: Sequence[Line], reference: Line, title: str
+) -> str:
+    """Renders the tables of a comparison.
+
+    Args:
+        results: The results, and which runs are missing.
+        lines: The lines of the tables.
+        reference: The line that all are compared with.
+        title: Heading.
+
+    Returns:
+        str: Markdown: the means by group with the difference of the total,
+        the differences within each group, and what is missing.
+    """
+    means, differences = [], []
+    for line in lines:
+        cells = [_cells(results, line, reference, group) for group in GROUPS]
+        averages = [mean for mean, *_ in cells]
+        total, *others = (pair for _, *pair in cells)
+        means.append([line.label, len(results.of(line)), *averages, *total])
+        differences.append([line.label, *chain(*others)])
+    versus = f'difference to {reference.label}'
+    titles = chain(*((group, 'ahead in') for group in [*GROUPS][1:]))
+    parts = [
+        f'# {title}',
+        *_protocol(results),
+        table(['row', 'seeds', *GROUPS, versus, 'ahead in'], means),
+        f'The {versus} within the groups:',
+        table(['row', *titles], differences),
+        EXPLANATION,
+        *_drifts(results),
+        *_gaps(results, lines),
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _cells(
+    results: Results, line: Line, reference: Line, group: str
+) -> tuple[str, str, str]:
+    """Mean, difference, and in how many seeds the difference is above 0."""
+    values, mean = results.values(line, group), '-'
+    if values:
+        average, std = mean_and_std([*values.values()])
+        mean = f'{average:.2f}' + ('' if std is None else f' ± {std:.2f}')
+    if line == reference:
+        return mean, 'reference', '-'
+    found = paired_difference(values, results.values(reference, group))
+    if found is None:
+        return mean, '-', '-'
+    difference = f'{found.mean:+.2f}'
+    if found.interval is not None:
+        low, high = found.interval
+        difference += f' [{low:+.2f}, {high:+.2f}]'
+    return mean, difference, f'{found.ahead} of {found.seeds}'
+
+
+def _protocol(results: Results) -> Iterator[str]:
+    """States set, steps and devices, and rows that saw other images."""
+    if not results.found:
+        return
+    first = results.found[0]
+    sizes: dict[str, dict[str, None]] = {}
+    for result in results.found:
+        size = (
+            f'{result["steps"]:,} steps of {result["images_per_step"]:,} '
+            'images'
+        )
+        sizes.setdefault(size, {})[result['row']] = None
+    counts = [c['count'] for c in first['classes']]
+    text = (
+        f'Measured on {first["set"]}: {len(counts)} classes with '
+        f'{max(counts):,} to {min(counts):,} training images. '
+    )
+    if len(sizes) == 1:
+        text += f'Every run made {next(iter(sizes))}, on '
+    else:
+        rows = (f'{", ".join(r)}: {size}' for size, r in sizes.items())
+        text += (
+            'The runs did not all see the same number of images: '
+            f'{"; ".join(rows)}. They ran on '
+        )
+    devices = dict.fromkeys(result['device'] for result in results.found)
+    yield f'{text}{", ".join(devices)}.'
+
+
+def _drifts(results: Results) -> Iterator[str]:
+    """States how far the branches lie apart: where merging is safe."""
+    drifts: dict[str, list[float]] = {}
+    for result in results.found:
+        if result['drift'] is not None:
+            drifts.setdefault(result['row'], []).append(result['drift'])
+    if drifts:
+        yield (
+            'Drift of the branches (norm of the difference of their weights '
+            'over the norm of the mean), mean over the seeds: '
+            + ', '.join(f'{r} {np.mean(d):.3f}' for r, d in drifts.items())
+            + '.'
+        )
+
+
+def _gaps(results: Results, lines: Sequence[Line]) -> Iterator[str]:
+    """States which of the asked runs and tests are not in the table."""
+    asked = len(results.found) + len(results.missing)
+    if results.missing:
+        yield (
+            f'{len(results.missing)} of {asked} runs are missing (unfinished '
+            f'or failed) and not counted: {_by_row(results.missing)}.'
+        )
+    else:
+        yield f'All {asked} runs are finished and counted.'
+    for line in lines:
+        lacking = [
+            (result['row'], result['seed'])
+            for result in results.found
+            if result['row'] == line.row
+            and line.variant not in result['metrics']
+        ]
+        if lacking:
+            yield (
+                f'No prediction {line.variant!r}, and so not counted for '
+                f'{line}: {_by_row(lacking)}.'
+            )
+
+
+def _by_row(runs: Sequence[tuple[str, int]]) -> str:
+    seeds: dict[str, list[str]] = {}
+    for row, seed in runs:
+        seeds.setdefault(row, []).append(str(seed))
+    return '; '.join(
+        f'{row} {"seed" if len(s) == 1 else "seeds"} {", ".join(s)}'
+        for row, s in seeds.items()
+    )

@@ -5,18 +5,33 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.experiments import dataset_figures
-from ltml_mm.experiments.dataset_markdown import markdown, summary
-from ltml_mm.experiments.dataset_summary import DatasetFacts, read_facts
-from ltml_mm.experiments.stream_draws import StreamDraws
+from ltml_mm.class_statistics import GROUPS
+from ltml_mm.datasets.splits import cooccurrence
+from ltml_mm.evaluation.report import table
+from ltml_mm.experiments.dataset_figures import draw_classes
+from ltml_mm.experiments.dataset_summary import (
+    DatasetSummary,
+    StreamDraws,
+    read_summary,
+)
 from ltml_mm.files import write_bytes, write_json, write_text
+
+PICTURE = 'classes.png'
+EXPLANATION = (
+    'Classes are seen in % of the draws: an image shows all its classes, '
+    'whichever it was drawn for. "Exposure" is the ratio of the most and the '
+    'least seen class. The effective sample size is 1 / sum of p_i^2 over the '
+    'probabilities p_i that a draw is image i. "Draws an epoch" are expected '
+    'values, "first epoch" is what that one draws; images.csv lists every '
+    'image, report.json how often any two classes share one.'
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,7 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out',
         required=True,
         metavar='DIR',
-        help='where report.md, report.json, images.csv and the pictures go; '
+        help='where report.md, report.json, images.csv and the picture go; '
         'those of an earlier report are replaced',
     )
     add_cfg_options(parser)
@@ -43,95 +58,92 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the report and prints its figures."""
+    """Writes the report and prints its totals."""
     args = parse_args(argv)
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f'--out {out} is not a folder')
-    facts = read_facts(args.source, args.cfg_options)
-    report = build_report(facts)
-    pictures = draw_pictures(facts)
-    for name, picture in pictures.items():
-        write_bytes(out / name, picture)
-    write_text(out / 'images.csv', image_table(facts))
+    summary = read_summary(args.source, args.cfg_options)
+    report = build_report(summary)
+    write_bytes(out / PICTURE, draw_classes(report))
+    write_text(out / 'images.csv', image_table(summary))
     write_json(out / 'report.json', report)
-    write_text(out / 'report.md', markdown(report, list(pictures)))
-    print(summary(report))
+    write_text(out / 'report.md', markdown(report))
+    print(totals(report))
     print(f'The report is in {out / "report.md"}')
 
 
-def build_report(facts: DatasetFacts) -> dict[str, Any]:
+def build_report(summary: DatasetSummary) -> dict[str, Any]:
     """Gathers the figures of a dataset, ready for JSON.
 
     Args:
-        facts: What :func:`read_facts` returned.
+        summary: The labels of the dataset and the draws of its samplers.
 
     Returns:
-        dict: The totals of the dataset; ``samplers``, the figures of every
-        stream; ``classes``, those of every class, under ``draws`` by stream:
-        ``share`` (of the draws that show the class), ``expected`` and
-        ``counted`` (draws of an epoch); ``labels_per_image``, the images
-        with 0, 1, ... labels; ``cooccurrence``, the images that show both
-        classes, (K, K). Shares lie between 0 and 1.
+        dict: The totals of the dataset; ``groups``, their number of classes;
+        ``streams``, the figures of every stream; ``classes``, those of every
+        class, under ``draws`` by stream: ``share`` (of the draws that show
+        the class), ``expected`` and ``counted`` (draws of an epoch);
+        ``labels_per_image``, the images with 0, 1, ... labels;
+        ``cooccurrence``, the images that show both classes, (K, K). Shares
+        lie between 0 and 1.
     """
-    counts = facts.counts
-    num_labels = facts.labels_per_image
+    counts, groups = summary.counts, summary.groups
+    num_labels = summary.labels_per_image
+    train_counts = summary.statistics.counts
+    classes: list[dict] = [
+        {
+            'name': name,
+            'group': groups[k],
+            'images': int(counts[k]),
+            'train_images': train_counts[k],
+            'draws': {},
+        }
+        for k, name in enumerate(summary.names)
+    ]
+    streams = {}
+    for stream, draws in summary.draws.items():
+        shares = summary.sum_by_class(draws.probabilities)
+        counted = summary.sum_by_class(draws.counted)
+        for k, entry in enumerate(classes):
+            entry['draws'][stream] = {
+                'share': float(shares[k]),
+                'expected': float(shares[k] * draws.length),
+                'counted': round(counted[k]),
+            }
+        streams[stream] = _stream_entry(draws, shares, summary)
     return {
-        'source': facts.source,
-        'num_images': facts.table.num_images,
-        'num_classes': len(facts.names),
+        'source': summary.source,
+        'images': summary.table.num_images,
+        'head_from': summary.head,
+        'tail_below': summary.tail,
         'labels_of_an_image': float(num_labels.mean()),
         'images_without_label': int((num_labels == 0).sum()),
         'imbalance': _ratio(counts),
-        'head_from': facts.head,
-        'tail_below': facts.tail,
-        'groups': {
-            name: facts.groups.count(name)
-            for name in ('head', 'medium', 'tail')
-        },
-        'groups_from_other_counts': counts.tolist()
-        != list(facts.statistics.counts),
-        'samplers': {
-            name: _sampler_figures(draws, facts)
-            for name, draws in facts.draws.items()
-        },
-        'classes': _class_figures(facts),
+        'groups': {group: groups.count(group) for group in GROUPS},
+        'groups_from_other_counts': counts.tolist() != list(train_counts),
+        'streams': streams,
+        'classes': classes,
         'labels_per_image': np.bincount(num_labels).tolist(),
-        'cooccurrence': facts.cooccurrence().tolist(),
+        'cooccurrence': cooccurrence(
+            summary.table.matrix(len(summary.names))
+        ).tolist(),
     }
 
 
-def draw_pictures(facts: DatasetFacts) -> dict[str, bytes]:
-    """Draws the pictures of a report.
-
-    Args:
-        facts: What :func:`read_facts` returned.
-
-    Returns:
-        dict: PNG files by name.
-    """
-    return {
-        'class_counts.png': dataset_figures.class_counts(facts),
-        'cooccurrence.png': dataset_figures.cooccurrence(facts),
-        'labels_per_image.png': dataset_figures.labels_per_image(facts),
-        'class_draws.png': dataset_figures.class_draws(facts),
-        'image_draws.png': dataset_figures.image_draws(facts),
-    }
-
-
-def image_table(facts: DatasetFacts) -> str:
+def image_table(summary: DatasetSummary) -> str:
     """Lists how often every image is drawn in an epoch, as CSV.
 
     Args:
-        facts: What :func:`read_facts` returned.
+        summary: The labels of the dataset and the draws of its samplers.
 
     Returns:
         str: One row per image: index, path, labels, and for every stream the
         expected draws of an epoch and those of the first.
     """
-    columns: list[list] = []
     header = ['index', 'path', 'labels']
-    for name, draws in facts.draws.items():
+    columns: list[list] = []
+    for name, draws in summary.draws.items():
         header += [f'{name} expected', f'{name} counted']
         columns += [
             [f'{value:.6g}' for value in draws.expected],
@@ -140,68 +152,119 @@ def image_table(facts: DatasetFacts) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(header)
-    offsets = facts.table.offsets
-    for i in range(facts.table.num_images):
-        labels = facts.table.labels[offsets[i] : offsets[i + 1]]
-        names = ';'.join(facts.names[k] for k in labels)
-        path = facts.dataset.get_data_info(i).get('img_path', '')
-        writer.writerow([i, path, names, *(column[i] for column in columns)])
+    rows = np.split(summary.table.labels, summary.table.offsets[1:-1])
+    for i, (labels, *draws) in enumerate(zip(rows, *columns, strict=True)):
+        names = ';'.join(summary.names[k] for k in labels)
+        path = summary.dataset.get_data_info(i).get('img_path', '')
+        writer.writerow([i, path, names, *draws])
     return file.getvalue()
 
 
-def _sampler_figures(draws: StreamDraws, facts: DatasetFacts) -> dict:
-    shares = draws.class_shares(facts.table, len(facts.names))
-    present = np.flatnonzero(facts.counts)
+def markdown(report: Mapping[str, Any]) -> str:
+    """Renders a report.
+
+    Args:
+        report: What :func:`build_report` returned.
+
+    Returns:
+        str: Markdown.
+    """
+    total, names = report['images'], [c['name'] for c in report['classes']]
+    together = np.array(report['cooccurrence'])
+    np.fill_diagonal(together, 0)
+    header = ['class', 'group', 'images', '% of images', 'most often with']
+    for stream in report['streams']:
+        header += [f'{stream}: % of draws', 'draws an epoch', 'first epoch']
+    rows = []
+    for entry, others in zip(report['classes'], together, strict=True):
+        images, most = entry['images'], int(others.argmax())
+        row = [entry['name'], entry['group'], images, _percent(images / total)]
+        row += [f'{names[most]} ({others[most]})' if others[most] else '-']
+        for draws in entry['draws'].values():
+            expected = f'{draws["expected"]:.1f}'
+            row += [_percent(draws['share']), expected, draws['counted']]
+        rows.append(row)
+    rows.sort(key=lambda row: -row[2])
+    labels = [
+        [number, images, _percent(images / total)]
+        for number, images in enumerate(report['labels_per_image'])
+    ]
+    parts = [
+        f'# {report["source"]}',
+        totals(report),
+        EXPLANATION,
+        '## Classes',
+        table(header, rows),
+        '## Labels per image',
+        table(['labels', 'images', '% of images'], labels),
+        f'![Images and draws of the classes]({PICTURE})',
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def totals(report: Mapping[str, Any]) -> str:
+    """Renders the totals of a report and the table of its streams.
+
+    Args:
+        report: What :func:`build_report` returned.
+
+    Returns:
+        str: Markdown, which reads well in a terminal too.
+    """
+    groups = ', '.join(f'{n} {name}' for name, n in report['groups'].items())
+    text = (
+        f'{report["images"]} images, {len(report["classes"])} classes '
+        f'({groups}; head from {report["head_from"]} training images, tail '
+        f'below {report["tail_below"]}), {report["labels_of_an_image"]:.2f} '
+        f'labels an image, {report["images_without_label"]} images without a '
+        f'label, largest over smallest class {report["imbalance"]:.1f}.'
+    )
+    if report['groups_from_other_counts']:
+        text += (
+            ' The groups follow the training counts that the annotations '
+            'declare, which are not those of these images.'
+        )
+    streams = report['streams']
+    header = [key.replace('_', ' ') for key in next(iter(streams.values()))]
+    rows = [
+        [name, *map(_text, entry.values())] for name, entry in streams.items()
+    ]
+    return f'{text}\n\n{table(["stream", *header], rows)}'
+
+
+def _stream_entry(
+    draws: StreamDraws, shares: np.ndarray, summary: DatasetSummary
+) -> dict[str, Any]:
+    """Gathers a stream's line of the table, from the classes' shares (K,)."""
+    present = np.flatnonzero(summary.counts)
     most = int(shares.argmax())
     least = int(present[shares[present].argmin()])
     return {
-        'type': draws.sampler,
-        'seed': None if draws.seed is None else int(draws.seed),
-        'draws': draws.length,
+        'sampler': draws.sampler,
         'closed_form': draws.exact,
+        'draws_an_epoch': draws.length,
+        'most_seen': [float(shares[most]), summary.names[most]],
+        'least_seen': [float(shares[least]), summary.names[least]],
+        'exposure': _ratio(shares),
         'effective_sample_size': draws.effective_sample_size,
-        'exposure_ratio': _ratio(shares[present]),
-        'most_seen': [facts.names[most], float(shares[most])],
-        'least_seen': [facts.names[least], float(shares[least])],
         'labels_of_a_draw': float(shares.sum()),
-        'image_draws': {
-            'expected': [float(v) for v in _range(draws.expected)],
-            'counted': [int(v) for v in _range(draws.counted)],
-        },
-        'distinct_images': int(np.count_nonzero(draws.counted)),
+        'images_in_the_first_epoch': int(np.count_nonzero(draws.counted)),
+        'most_draws_of_one_image': int(draws.counted.max()),
     }
 
 
-def _class_figures(facts: DatasetFacts) -> list[dict]:
-    counts, groups = facts.counts, facts.groups
-    size = len(facts.names)
-    classes: list[dict] = [
-        {
-            'name': name,
-            'group': groups[k],
-            'images': int(counts[k]),
-            'train_images': facts.statistics.counts[k],
-            'draws': {},
-        }
-        for k, name in enumerate(facts.names)
-    ]
-    for stream, draws in facts.draws.items():
-        shares = draws.class_shares(facts.table, size)
-        counted = draws.class_counted(facts.table, size)
-        for k, entry in enumerate(classes):
-            entry['draws'][stream] = {
-                'share': float(shares[k]),
-                'expected': float(shares[k] * draws.length),
-                'counted': int(counted[k]),
-            }
-    return classes
-
-
-def _ratio(values: np.ndarray) -> float | None:
-    # Over what is there: a class without an image has no exposure.
+def _ratio(values: np.ndarray) -> float:
+    # A class without an image has no exposure.
     values = values[values > 0]
-    return float(values.max() / values.min()) if values.size else None
+    return float(values.max() / values.min())
 
 
-def _range(values: np.ndarray) -> tuple[Any, Any]:
-    return values.min(), values.max()
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f'{percent:.1f}' if percent >= 0.1 else f'{percent:.2g}'
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f'{_percent(value[0])} {value[1]}'
+    return f'{value:.1f}' if isinstance(value, float) else str(value)

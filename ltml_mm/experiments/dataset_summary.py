@@ -1,15 +1,16 @@
-"""Gathers what is to be known of a training set, without an image read."""
+"""Labels of a training set and draws of its samplers; no image is read."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 from mmpretrain.datasets import BaseDataset, MultiLabelDataset
 
@@ -21,10 +22,16 @@ from ltml_mm.class_statistics import (
     ClassStatistics,
 )
 from ltml_mm.datasets.annotations import LabelTable, read_labels
-from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
-from ltml_mm.experiments.stream_draws import StreamDraws, stream_draws
+from ltml_mm.datasets.samplers import (
+    ClassAwareMultiLabelSampler,
+    ImageStreamSampler,
+    TwoStreamSampler,
+    UniformSampler,
+)
+from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
-# What the configs of the package draw with; an annotation file has no own.
+#: The streams of the package's configs, for an annotation file by itself.
 DEFAULT_SAMPLER = {
     'type': 'TwoStreamSampler',
     'streams': {
@@ -36,11 +43,42 @@ DEFAULT_SAMPLER = {
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class StreamDraws:
+    """The draws of one stream in an epoch.
+
+    Attributes:
+        sampler: Class name of the sampler.
+        length: Draws of one epoch, over all ranks.
+        probabilities: Probability that a draw is image i, float64 (N,),
+            summing to 1.
+        exact: Whether ``probabilities`` are known in closed form; otherwise
+            they are the shares of ``counted``.
+        counted: How often image i is drawn in the first epoch, int64 (N,).
+    """
+
+    sampler: str
+    length: int
+    probabilities: np.ndarray
+    exact: bool
+    counted: np.ndarray
+
+    @property
+    def expected(self) -> np.ndarray:
+        """Expected draws of every image in an epoch, float64 (N,)."""
+        return self.probabilities * self.length
+
+    @property
+    def effective_sample_size(self) -> float:
+        """Kish's (sum p)^2 / sum p^2: N where all images are alike."""
+        return float(1 / np.square(self.probabilities).sum())
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
     """The labels of a dataset and the draws of its samplers.
 
     Attributes:
-        source: What the report is about, for titles.
+        source: Name of the config or annotation file, for titles.
         dataset: The dataset, its annotations read.
         names: The K class names.
         table: The labels of the N images.
@@ -60,14 +98,6 @@ class DatasetFacts:
     draws: dict[str, StreamDraws]
 
     @property
-    def about(self) -> str:
-        """One line for pictures: the source and its size."""
-        return (
-            f'{self.source}: {self.table.num_images:,} images, '
-            f'{len(self.names)} classes'
-        )
-
-    @property
     def counts(self) -> np.ndarray:
         """Images of every class in this dataset, int64 (K,)."""
         return self.table.counts(len(self.names))
@@ -75,32 +105,34 @@ class DatasetFacts:
     @property
     def groups(self) -> list[str]:
         """``head``, ``medium`` or ``tail`` for each of the K classes."""
-        groups = self.statistics.groups(self.head, self.tail)
-        name_of = {k: name for name, index in groups.items() for k in index}
-        return [name_of[k] for k in range(len(self.names))]
+        return self.statistics.group_of(self.head, self.tail)
 
     @property
     def labels_per_image(self) -> np.ndarray:
         """Number of labels of every image, int64 (N,)."""
         return np.diff(self.table.offsets)
 
-    def cooccurrence(self) -> np.ndarray:
-        """Images that show both classes, int64 (K, K), symmetric.
+    def sum_by_class(self, values: np.ndarray) -> np.ndarray:
+        """Sums values of images over the images of every class.
 
-        The diagonal holds the images of each class.
+        An image counts for each of its classes: the sums of probabilities
+        add up to the expected number of labels of a draw, not to 1.
+
+        Args:
+            values: One value per image, (N,).
+
+        Returns:
+            np.ndarray: float64 of shape (K,).
         """
-        # Exact in float32 up to 2^24 images; BLAS makes it quick.
-        positives = np.zeros((self.table.num_images, len(self.names)), 'f4')
-        images = np.arange(self.table.num_images)
-        positives[
-            np.repeat(images, self.labels_per_image), self.table.labels
-        ] = 1
-        return np.rint(positives.T @ positives).astype(np.int64)
+        weights = np.repeat(values, self.labels_per_image)
+        return np.bincount(
+            self.table.labels, weights, minlength=len(self.names)
+        )
 
 
-def read_facts(
+def read_summary(
     path: str | Path, cfg_options: Mapping[str, Any] | None = None
-) -> DatasetFacts:
+) -> DatasetSummary:
     """Reads the training set of a config, or an annotation file.
 
     Args:
@@ -109,7 +141,7 @@ def read_facts(
         cfg_options: Overrides of the config.
 
     Returns:
-        DatasetFacts: The labels and the draws.
+        DatasetSummary: The labels and the draws.
 
     Raises:
         FileNotFoundError: The file, or one that it names, does not exist.
@@ -121,115 +153,129 @@ def read_facts(
         raise FileNotFoundError(f'config or annotation file not found: {path}')
     # 'data/voc_lt/train.json' says more in a title than 'train.json'.
     source = '/'.join(path.resolve().parts[-2:])
-    if path.suffix == '.json':
-        if cfg_options:
-            raise ValueError(
-                f'{path}: --cfg-options overrides a config, not an '
-                'annotation file'
-            )
-        # As a test set: a file's counts may be those of another training
-        # set, which make the groups. No image is opened, wherever it is.
-        dataset = LongTailMultiLabelDataset(
-            str(path), test_mode=True, allow_outside=True
+    is_config = path.suffix != '.json'
+    if cfg_options and not is_config:
+        raise ValueError(
+            f'{path}: --cfg-options overrides a config, not an annotation file'
         )
-        return _gather(source, dataset, DEFAULT_SAMPLER, 0, {})
     try:
-        cfg = load_config(path, cfg_options)
-        return _from_config(source, cfg)
+        cfg = load_config(path, cfg_options) if is_config else _config_of(path)
+        return _summarise(source, cfg)
     except (OSError, ValueError):
         raise
     except Exception as error:
-        # A config is a program, and MMEngine passes on whatever goes wrong.
+        # MMEngine passes on whatever goes wrong in a constructor.
         reason = f'{type(error).__name__}: {error}'
         raise ValueError(
             f'{path}: cannot build the training data of this config ({reason})'
         ) from error
 
 
-def _from_config(source: str, cfg: Config) -> DatasetFacts:
-    loader = cfg.get('train_dataloader')
-    if not loader or 'dataset' not in loader or 'sampler' not in loader:
+def class_aware_probabilities(table: LabelTable) -> np.ndarray:
+    """Returns the probability of every image in a class-aware draw.
+
+    A class is drawn uniformly from the K' that have an image, then one of
+    its n_k images: p_i = 1 / K' * sum over the labels k of i of 1 / n_k.
+
+    Args:
+        table: The labels of the N images; at least one has a label.
+
+    Returns:
+        np.ndarray: float64 of shape (N,); an image without a label has 0.
+    """
+    counts = table.counts(0)
+    weights = 1 / counts[table.labels] / np.count_nonzero(counts)
+    images = np.repeat(np.arange(table.num_images), np.diff(table.offsets))
+    return np.bincount(images, weights, minlength=table.num_images)
+
+
+def _config_of(annotations: Path) -> Config:
+    # As a test set: a file's counts may be those of another training set,
+    # which make the groups. No image is opened, wherever it is.
+    dataset = {
+        'type': 'LongTailMultiLabelDataset',
+        'ann_file': str(annotations),
+        'test_mode': True,
+        'allow_outside': True,
+    }
+    loader = {'dataset': dataset, 'sampler': DEFAULT_SAMPLER}
+    return Config({'train_dataloader': loader})
+
+
+def _summarise(source: str, cfg: Config) -> DatasetSummary:
+    loader = cfg.get('train_dataloader') or {}
+    if 'dataset' not in loader or 'sampler' not in loader:
         raise ValueError(
             f'{source}: the config has no train_dataloader with a dataset '
             'and a sampler'
         )
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    dataset = DATASETS.build(_without_pipeline(loader['dataset']))
+    dataset = DATASETS.build(loader['dataset'])
     dataset.full_init()
-    seed = cfg.get('randomness', {}).get('seed')
-    groups = {
-        key: evaluator[key]
-        for evaluator in _evaluators(cfg)
-        if evaluator.get('type') == 'GroupedAveragePrecision'
-        for key in ('head', 'tail')
-        if key in evaluator
-    }
-    return _gather(
-        source, dataset, loader['sampler'], 0 if seed is None else seed, groups
-    )
-
-
-def _gather(
-    source: str,
-    dataset: Any,
-    sampler: Mapping[str, Any],
-    seed: int,
-    groups: Mapping[str, int],
-) -> DatasetFacts:
-    innermost = dataset
-    while hasattr(innermost, 'dataset'):
-        innermost = innermost.dataset
-    if isinstance(innermost, BaseDataset) and not isinstance(
-        innermost, MultiLabelDataset
-    ):
-        raise ValueError(
-            f'{source}: {type(innermost).__name__} is not a multi-label '
-            'dataset'
-        )
     table = read_labels(dataset)
-    metainfo = dataset.metainfo
-    known = len(table.counts(0))
-    names = [str(name) for name in metainfo.get('classes') or range(known)]
-    if not len(table.labels) or len(names) < known:
-        raise ValueError(
-            f'{source}: its {table.num_images} images have '
-            + (f'labels up to {known - 1}' if known else 'no label')
-            + f' for {len(names)} classes'
-        )
-    if metainfo.get(COUNTS_KEY) is None:
+    names = _class_names(source, dataset, table)
+    if dataset.metainfo.get(COUNTS_KEY) is None:
         counts = table.counts(len(names)).tolist()
         statistics = ClassStatistics(tuple(counts), table.num_images)
     else:
-        statistics = ClassStatistics.from_metainfo(metainfo)
-    built = DATA_SAMPLERS.build(
-        copy.deepcopy(dict(sampler)),
-        default_args={'dataset': dataset, 'seed': seed},
+        statistics = ClassStatistics.from_metainfo(dataset.metainfo)
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    sampler: Any = DATA_SAMPLERS.build(
+        loader['sampler'], default_args={'dataset': dataset, 'seed': seed}
     )
-    return DatasetFacts(
+    # A sampler of one stream goes by the name of its class.
+    streams = {type(sampler).__name__: sampler}
+    if isinstance(sampler, TwoStreamSampler):
+        streams = sampler.streams
+    length = getattr(sampler, 'epoch_length', None) or len(sampler)
+    return DatasetSummary(
         source,
         dataset,
         names,
         table,
         statistics,
-        groups.get('head', HEAD_COUNT),
-        groups.get('tail', TAIL_COUNT),
-        stream_draws(built, table),
+        **{'head': HEAD_COUNT, 'tail': TAIL_COUNT, **group_bounds(cfg)},
+        draws={k: _describe(s, length, table) for k, s in streams.items()},
     )
 
 
-def _without_pipeline(node: Any) -> Any:
-    """Copies a dataset's config, wrappers too, without its transforms."""
-    if isinstance(node, Mapping):
-        return {
-            key: [] if key == 'pipeline' else _without_pipeline(value)
-            for key, value in node.items()
-        }
-    if isinstance(node, list):
-        return [_without_pipeline(value) for value in node]
-    return copy.deepcopy(node)
+def _class_names(source: str, dataset: Any, table: LabelTable) -> list[str]:
+    inner = innermost_dataset(dataset)
+    if isinstance(inner, BaseDataset) and not isinstance(
+        inner, MultiLabelDataset
+    ):
+        raise ValueError(
+            f'{source}: {type(inner).__name__} is not a multi-label dataset'
+        )
+    known = len(table.counts(0))
+    classes = dataset.metainfo.get('classes') or range(known)
+    if not len(table.labels) or len(classes) < known:
+        raise ValueError(
+            f'{source}: its {table.num_images} images have '
+            + (f'labels up to {known - 1}' if known else 'no label')
+            + f' for {len(classes)} classes'
+        )
+    return [str(name) for name in classes]
 
 
-def _evaluators(cfg: Config) -> Iterator[Mapping[str, Any]]:
-    for name in ('val_evaluator', 'test_evaluator'):
-        evaluator = cfg.get(name) or ()
-        yield from [evaluator] if isinstance(evaluator, Mapping) else evaluator
+def _describe(sampler: Any, length: int, table: LabelTable) -> StreamDraws:
+    name, size = type(sampler).__name__, table.num_images
+    if isinstance(sampler, ImageStreamSampler):
+        order = sampler.order(0, length)
+    else:
+        # Some samplers never end: their length is that of a pass.
+        order = np.asarray(list(islice(iter(sampler), length)))
+    if order.dtype.kind != 'i' or order.min() < 0 or order.max() >= size:
+        raise ValueError(
+            f'{name} must draw indices of the {size} images, its first draws '
+            f'are {order[:3].tolist()}'
+        )
+    counted = np.bincount(order, minlength=size)
+    exact = True
+    if isinstance(sampler, ClassAwareMultiLabelSampler):
+        probabilities = class_aware_probabilities(table)
+    elif isinstance(sampler, (UniformSampler, DefaultSampler)):
+        probabilities = np.full(size, 1 / size)
+    else:
+        exact, probabilities = False, counted / length
+    return StreamDraws(name, length, probabilities, exact, counted)

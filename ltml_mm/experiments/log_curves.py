@@ -6,13 +6,14 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, picture
 from ltml_mm.experiments.run_log import Curve, RunLog, read_run
 from ltml_mm.files import write_bytes
@@ -36,18 +37,8 @@ GROUPS = {'': ('all classes', '#000000')} | {
 }
 METRIC = re.compile(r'(.*/)?mAP(_head|_medium|_tail)?')
 BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
-
-
-class Panel(NamedTuple):
-    """What one pair of axes shows.
-
-    Attributes:
-        title: Stands above.
-        colours: The label and colour of each logged name.
-    """
-
-    title: str
-    colours: dict[str, tuple[str, str]]
+#: By the title of each pair of axes, label and colour of each logged name.
+Panels = dict[str, dict[str, tuple[str, str]]]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,41 +58,49 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def training_panels(runs: Sequence[RunLog]) -> list[Panel]:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the picture and prints the last value of every curve."""
+    args = parse_args(argv)
+    runs = [read_run(text) for text in args.runs]
+    write_bytes(args.out, picture(draw)(runs))
+    rows = []
+    for styles in (training_panels(runs) | metric_panels(runs)).values():
+        for name in styles:
+            curves = [(run.train | run.val).get(name) for run in runs]
+            last = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
+            rows.append([name, *last])
+    print(table(['last value', *(run.name for run in runs)], rows))
+
+
+def training_panels(runs: Sequence[RunLog]) -> Panels:
     """Chooses what is drawn of the training steps."""
     names = _names(run.train for run in runs)
+    terms = {name: style for name, style in TERMS.items() if name in names}
     further = [n for n in names if 'loss' in n and n not in TERMS]
-    terms = {n: style for n, style in TERMS.items() if n in names}
-    for place, name in enumerate(further):
-        terms[name] = (name, OTHER_TERMS[place % len(OTHER_TERMS)])
-    panels = [Panel('terms of the loss (log scale)', terms)] if terms else []
+    for name, colour in zip(further, cycle(OTHER_TERMS), strict=False):
+        terms[name] = (name, colour)
+    panels = {'terms of the loss (log scale)': terms} if terms else {}
     for name, title in AGREEMENT.items():
         if name in names:
-            panels.append(Panel(title, {name: ('', '#333333')}))
+            panels[title] = {name: ('', '#333333')}
     return panels
 
 
-def metric_panels(runs: Sequence[RunLog]) -> list[Panel]:
-    """Chooses what is drawn of the evaluations."""
-    found = [
-        match
-        for name in _names(run.val for run in runs)
-        if (match := METRIC.fullmatch(name))
-    ]
+def metric_panels(runs: Sequence[RunLog]) -> Panels:
+    """Chooses what is drawn of the evaluations: a panel for each branch."""
+    names = _names(run.val for run in runs)
+    found = [match for name in names if (match := METRIC.fullmatch(name))]
     found.sort(key=lambda match: [*GROUPS].index(match[2] or ''))
-    panels: dict[str, Panel] = {}
+    prefixes = {match[1] or '' for match in found}
+    panels: Panels = {}
     for match in found:
-        prefix = match[1] or ''
+        prefix = match[1] or ''  # 'multi-label/uniform/', say
         branch = prefix.rstrip('/').rpartition('/')[2]
-        panel = panels.setdefault(
-            prefix, Panel(f'mAP in %, {BRANCHES.get(branch, prefix)}', {})
-        )
-        panel.colours[match[0]] = GROUPS[match[2] or '']
-    whole = 'mAP in %, branches fused' if len(panels) > 1 else 'mAP in %'
-    return [
-        panel._replace(title=whole) if prefix == 'multi-label/' else panel
-        for prefix, panel in panels.items()
-    ]
+        title = f'mAP in %, {BRANCHES.get(branch, prefix)}'
+        if prefix == 'multi-label/':
+            title = 'mAP in %' + ', branches fused' * (len(prefixes) > 1)
+        panels.setdefault(title, {})[match[0]] = GROUPS[match[2] or '']
+    return panels
 
 
 def draw(runs: Sequence[RunLog]) -> Figure:
@@ -129,10 +128,9 @@ def draw(runs: Sequence[RunLog]) -> Figure:
         (max(3.6 * width, 5), 3.1 * len(rows) + 0.3), layout='constrained'
     )
     if len(runs) > 1:
-        styles = zip(runs, RUN_STYLES, strict=False)
         handles = [
             Line2D([], [], color='black', ls=style, label=run.name)
-            for run, style in styles
+            for run, style in zip(runs, RUN_STYLES, strict=False)
         ]
         figure.legend(
             handles=handles,
@@ -140,18 +138,17 @@ def draw(runs: Sequence[RunLog]) -> Figure:
             ncols=4,
             handlelength=3.5,
         )
-    for part, row in zip(
-        figure.subfigures(len(rows), squeeze=False).flat, rows, strict=True
-    ):
-        shared = 'mAP' in row[0].title
-        all_axes = part.subplots(
+    parts = figure.subfigures(len(rows), squeeze=False).flat
+    for part, row in zip(parts, rows, strict=True):
+        shared = 'mAP' in next(iter(row))
+        grid = part.subplots(
             1, width, sharex=True, sharey=shared, squeeze=False
         )[0]
-        for axes, panel in zip(all_axes, row, strict=False):
-            _draw_panel(axes, panel, runs)
-        for axes in all_axes[len(row) :]:
+        for axes, (title, styles) in zip(grid, row.items(), strict=False):
+            _draw_panel(axes, title, styles, runs)
+        for axes in grid[len(row) :]:
             axes.remove()
-        labels = dict(style for p in row for style in p.colours.values())
+        labels = dict(style for p in row.values() for style in p.values())
         handles = [
             Line2D([], [], color=colour, lw=2, label=label)
             for label, colour in labels.items()
@@ -159,20 +156,6 @@ def draw(runs: Sequence[RunLog]) -> Figure:
         ]
         part.legend(handles=handles, loc='outside lower left', ncols=4)
     return figure
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the picture and prints the last value of every curve."""
-    args = parse_args(argv)
-    runs = [read_run(text) for text in args.runs]
-    write_bytes(args.out, picture(draw)(runs))
-    print('| last value | ' + ' | '.join(run.name for run in runs) + ' |')
-    print('|---|' + '---|' * len(runs))
-    for panel in training_panels(runs) + metric_panels(runs):
-        for name in panel.colours:
-            curves = [{**run.train, **run.val}.get(name) for run in runs]
-            cells = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
-            print(f'| {name} | ' + ' | '.join(cells) + ' |')
 
 
 def _names(curves: Iterable[dict[str, Curve]]) -> list[str]:
@@ -201,9 +184,14 @@ def _check(runs: Sequence[RunLog]) -> None:
         raise ValueError(f'runs are logged over different units: {units}')
 
 
-def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
+def _draw_panel(
+    axes: Axes,
+    title: str,
+    styles: dict[str, tuple[str, str]],
+    runs: Sequence[RunLog],
+) -> None:
     for run, style in zip(runs, RUN_STYLES, strict=False):
-        for name, (_, colour) in panel.colours.items():
+        for name, (_, colour) in styles.items():
             curve = run.train.get(name) or run.val.get(name) or {}
             # A log axis has no place for the 0 of a term that is off.
             if 'loss' in name and not any(y > 0 for y in curve.values()):
@@ -218,19 +206,15 @@ def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
                 ms=3,
                 gid=f'{run.name}:{name}',
             )
-    if 'loss' in panel.title:
-        _log_scale(axes)
-    elif 'correlation' not in panel.title:
+    if 'loss' in title:
+        axes.set_yscale('log')
+        log_ticks(axes.yaxis)
+        low, high = axes.get_ylim()
+        if high > 2000 * low:  # no room for 2 and 5 between 1 and 10
+            axes.yaxis.set_major_locator(LogLocator())
+    elif 'correlation' not in title:
         axes.set_ylim(bottom=0)
-    axes.set_title(panel.title, loc='left')
+    axes.set_title(title, loc='left')
     axes.set_xlim(left=0)
     axes.set_xlabel(runs[0].unit)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-
-
-def _log_scale(axes: Axes) -> None:
-    axes.set_yscale('log')
-    log_ticks(axes.yaxis)
-    low, high = axes.get_ylim()
-    if high > 2000 * low:  # no room for 2 and 5 between 1 and 10
-        axes.yaxis.set_major_locator(LogLocator())

@@ -1,16 +1,19 @@
-"""The rows of a comparison: which config, with what changed."""
+"""The rows of a comparison: their configs, and the lines of the tables."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from ltml_mm.files import write_text
+from ltml_mm.apis.cli import parse_cfg_options
+from ltml_mm.apis.config import read_config
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 #: The paper's rows, in the order of its tables, by the name of their config.
 ROWS = {
     'erm': 'baselines/{data}_uniform_bce.py',
@@ -43,7 +46,11 @@ LABELS = {
     'consistency': '+ consistency',
     'ltml': 'LTML (+ compensation)',
 }
-VARIANT_LABELS = {
+TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
+PLAIN = 'fused'
+#: The tests of a row, and what they are called in tables.
+VARIANTS = {
+    PLAIN: '',
     'flip': 'flip test',
     'probs': 'probabilities fused',
     'uniform': 'its uniform branch',
@@ -51,131 +58,182 @@ VARIANT_LABELS = {
     'merged': 'merged',
     'merged_bn': 'merged, BatchNorm anew',
 }
-TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
-#: The tests that a row of one branch has.
-ONE_BRANCH_VARIANTS = ('', 'flip')
-DATA_SETS = ('voc', 'coco', 'demo', 'custom')
-#: The channels of the last feature, where a set has LTML's config alone.
-CHANNELS = {'demo': 256, 'custom': 2048}
+#: The tests that a row of one branch has, too.
+ONE_BRANCH_VARIANTS = (PLAIN, 'flip')
+#: The data sets that have a config of every row; the others have LTML's alone.
+PUBLISHED = ('voc', 'coco')
+DATA_SETS = (*PUBLISHED, 'demo', 'custom')
+#: Features of the demo's backbone.
+DEMO_CHANNELS = 256
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row to train.
+    """A method that is trained.
 
     Attributes:
         name: What the row is called, and its folder.
-        config: The config file.
-        overrides: Its own overrides, ``KEY=VALUE``.
-        two_branches: Whether it has two.
+        base: The name in :data:`ROWS`.
+        overrides: What this row changes in the config of its base.
     """
 
     name: str
-    config: Path
-    overrides: tuple[str, ...] = ()
-    two_branches: bool = False
+    base: str
+    overrides: Mapping[str, Any]
 
 
-def parse_row(text: str, data: str, configs: Path) -> Row:
-    """Reads one of ``--rows``.
+@dataclass(frozen=True)
+class Line:
+    """A line of the tables: a row, and one of its tests.
+
+    Attributes:
+        row: Name of the row.
+        variant: One of :data:`VARIANTS`.
+    """
+
+    row: str
+    variant: str = PLAIN
+
+    def __str__(self) -> str:
+        plain = self.variant == PLAIN
+        return self.row if plain else f'{self.row}+{self.variant}'
+
+    @property
+    def label(self) -> str:
+        """What the line is called; rows of one's own keep their name."""
+        name = LABELS.get(self.row, self.row)
+        if self.variant == PLAIN:
+            return name
+        return f'{name.partition(" (")[0]}, {VARIANTS[self.variant]}'
+
+
+def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
+    """Reads ``--rows``.
 
     Args:
-        text: ``ROW``, a name of :data:`ROWS`, or a changed row:
-            ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``.
-        data: One of :data:`DATA_SETS`.
-        configs: The folder of the configs.
+        texts: ``ROW``, a name of :data:`ROWS`; a changed row,
+            ``NAME=ROW,KEY=VALUE[,KEY=VALUE...]``; or either's name with
+            ``+VARIANT``.
 
     Returns:
-        Row: The row.
+        tuple: The lines of the table, and the rows to train.
 
     Raises:
-        ValueError: The row is unknown or its name cannot be a folder's.
+        ValueError: A row is unknown, broken or given twice, or has no such
+            variant.
 
     Examples:
-        >>> row = parse_row('sum=ltml,model.fuse=probs', 'voc', Path('c'))
-        >>> row.name, row.config.as_posix(), row.overrides
-        ('sum', 'c/ltml_voc.py', ('model.fuse=probs',))
+        >>> parse_rows(['sum=ltml,model.fuse=probs'])[1]
+        [Row(name='sum', base='ltml', overrides={'model.fuse': 'probs'})]
     """
+    lines: list[Line] = []
+    rows: dict[str, Row] = {}
+    for text in texts:
+        name, changed, _ = text.partition('=')
+        line = parse_line(name)
+        if line in lines:
+            raise ValueError(f'--rows names {line} twice')
+        lines.append(line)
+        if changed or line.row not in rows:
+            rows[line.row] = _parse_row(text if changed else line.row)
+        two_branches = rows[line.row].base in TWO_BRANCH_ROWS
+        if not two_branches and line.variant not in ONE_BRANCH_VARIANTS:
+            raise ValueError(
+                f'--rows {text}: {line.row} has one branch, and no '
+                f'{line.variant}'
+            )
+    return lines, [*rows.values()]
+
+
+def parse_line(text: str) -> Line:
+    """Reads the name of a line, ``ROW`` or ``ROW+VARIANT``.
+
+    Raises:
+        ValueError: The row's name cannot be a folder's, or there is no such
+            variant.
+
+    Examples:
+        >>> parse_line('ltml+flip'), parse_line('focal+flip').label
+        (Line(row='ltml', variant='flip'), 'Focal, flip test')
+    """
+    row, plus, variant = text.partition('+')
+    if not re.fullmatch(r'\w[\w-]*', row):
+        raise ValueError(
+            f'--rows {text}: the name of a row has letters, digits, _ and -; '
+            f'got {row!r}'
+        )
+    if plus and variant not in VARIANTS:
+        raise ValueError(
+            f'--rows {text}: no variant {variant!r}; there are '
+            f'{", ".join(VARIANTS)}'
+        )
+    return Line(row, variant or PLAIN)
+
+
+def _parse_row(text: str) -> Row:
     name, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
     base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
+    names = ', '.join(ROWS)
+    form = 'a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
     if base not in ROWS:
-        raise ValueError(
-            f'--rows {text}: {base!r} is none of {", ".join(ROWS)}; a '
-            'changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
-        )
+        raise ValueError(f'--rows {text}: {base!r} is none of {names}; {form}')
     if changed and not overrides:
-        raise ValueError(
-            f'--rows {text}: a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE]'
-        )
-    if not re.fullmatch(r'\w[\w-]*', name) or (changed and name in ROWS):
-        raise ValueError(
-            f'--rows {text}: the name of a changed row has letters, digits, _ '
-            f'and -, and is none of {", ".join(ROWS)}; got {name!r}'
-        )
-    config = configs / ROWS[base].format(data=data)
-    return Row(name, config, tuple(overrides), base in TWO_BRANCH_ROWS)
+        raise ValueError(f'--rows {text}: {form}')
+    if changed and name in ROWS:
+        raise ValueError(f'--rows {text}: {form}, NAME none of {names}')
+    return Row(name, base, parse_cfg_options(overrides))
 
 
-def write_config(row: Row, data: str, out: Path) -> Row:
-    """Writes the config of a row, where the set has no file of it.
-
-    The demo set and custom ones have LTML's config alone. Another row takes
-    data, schedule and backbone from there, and model, loss and samples from
-    its config for VOC-LT.
+def row_files(base: str, data: str) -> list[Path]:
+    """Names the config files that a row is made of.
 
     Args:
-        row: The row.
+        base: One of :data:`ROWS`.
         data: One of :data:`DATA_SETS`.
-        out: The comparison's folder; the config goes into ``ROW`` in it.
 
     Returns:
-        Row: The same one, with a config file that exists.
+        list[Path]: The row's own file, or LTML's file for the data set and
+        the row's file for VOC-LT.
     """
-    if row.config.is_file():
-        return row
-    path = (out / row.name / row.config.name).resolve()
-    published = row.config.with_name(path.name.replace(data, 'voc', 1))
-    found = Config.fromfile(published)
-    cfg = Config.fromfile(row.config.parents[1] / f'ltml_{data}.py')
-    model = found.model
-    model.backbone = cfg.model.backbone
-    _set_everywhere(model, 'num_classes', cfg.model.num_classes)
-    _set_everywhere(model, 'in_channels', CHANNELS[data])
-    for key in ('model', 'tta_model', 'auto_scale_lr'):
-        cfg[key] = found[key]
-    for key in ('batch_size', 'sampler'):
-        cfg.train_dataloader[key] = found.train_dataloader[key]
-    about = f'# {published.name} on the data of ltml_{data}.py, by compare.py.'
-    write_text(path, f'{about}\n{cfg.pretty_text}')
-    return replace(row, config=path)
+    if base == 'ltml' or data in PUBLISHED:
+        sources = [(base, data)]
+    else:
+        sources = [('ltml', data), (base, 'voc')]
+    return [CONFIGS / ROWS[row].format(data=name) for row, name in sources]
 
 
-def _set_everywhere(node: Any, key: str, value: Any) -> None:
-    """Replaces the values that a config and those within it have of a key."""
-    if isinstance(node, dict):
-        if key in node:
-            node[key] = value
-        for child in node.values():
-            _set_everywhere(child, key, value)
+def row_config(base: str, data: str) -> Config:
+    """Reads the config of a row.
 
-
-def label_of(spec: str) -> str:
-    """Names a line of a table.
+    Only the published sets have a file for every row. Elsewhere data,
+    schedule and backbone are those of the set's LTML config, and all that
+    makes the row is that of its VOC-LT config.
 
     Args:
-        spec: ``ROW`` or ``ROW+VARIANT``; rows of one's own keep their name.
+        base: One of :data:`ROWS`.
+        data: One of :data:`DATA_SETS`.
 
     Returns:
-        str: Its name.
-
-    Examples:
-        >>> label_of('focal+flip'), label_of('mine')
-        ('Focal, flip test', 'mine')
+        Config: The config as it stands, not yet completed from the data.
     """
-    row, plus, variant = spec.partition('+')
-    name = LABELS.get(row, row)
-    if not plus:
-        return name
-    short = name.partition(' (')[0]
-    return f'{short}, {VARIANT_LABELS.get(variant, variant)}'
+    cfg, *published = map(read_config, row_files(base, data))
+    for row in published:
+        own, cfg.model = cfg.model, row.model
+        cfg.model.backbone = own.backbone
+        _set_num_classes(cfg.model, own.num_classes)
+        if data == 'demo' and 'head' in cfg.model:
+            cfg.model.head.in_channels = DEMO_CHANNELS
+        for key in ('tta_model', 'auto_scale_lr'):
+            cfg[key] = row[key]
+        for key in ('batch_size', 'sampler'):
+            cfg.train_dataloader[key] = row.train_dataloader[key]
+    return cfg
+
+
+def _set_num_classes(node: Any, num_classes: int | None) -> None:
+    if 'num_classes' in node:
+        node['num_classes'] = num_classes
+    for value in node.values():
+        if isinstance(value, Mapping):
+            _set_num_classes(value, num_classes)

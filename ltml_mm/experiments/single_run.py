@@ -1,8 +1,8 @@
 """One run of a comparison, in a process of its own: train, test, result.
 
-``python -m ltml_mm.experiments.single_run FOLDER`` does what
-``FOLDER/run.json`` says and writes ``FOLDER/result.json`` at its very end.
-Killed and started again, it resumes from its last checkpoint.
+``python -m ltml_mm.experiments.single_run FOLDER`` trains and tests
+``FOLDER/config.py`` and writes ``FOLDER/result.json`` at its very end. Killed
+and started again, it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import run_tool
+from ltml_mm.apis.config import read_config
 from ltml_mm.apis.merge import training_batches
-from ltml_mm.apis.model import load_weights
 from ltml_mm.apis.stock_config import stock_config
-from ltml_mm.experiments.cached_trunk import add_cached_flip, use_cache
-from ltml_mm.experiments.results import RESULT
+from ltml_mm.apis.test import add_flip_tta, set_checkpoint
+from ltml_mm.experiments.rows import PLAIN
 from ltml_mm.experiments.run_config import (
-    Plan,
-    planned_digest,
-    read_plan,
-    set_steps,
+    CONFIG,
+    RESULT,
+    Run,
+    config_hash,
+    read_run,
 )
-from ltml_mm.experiments.run_lock import alone
+from ltml_mm.experiments.runs import run_lock
 from ltml_mm.files import write_json
 from ltml_mm.models.weight_averaging import (
     branch_drift,
@@ -44,63 +46,68 @@ from ltml_mm.models.weight_averaging import (
 )
 
 
-def run(folder: Path) -> None:
-    """Makes one run, where it is not finished already.
+def make_run(folder: Path) -> None:
+    """Trains and tests one run, where it is not finished already.
 
     Args:
-        folder: Of the run, with its ``run.json``.
+        folder: The run's folder, with its ``run.json`` and ``config.py``.
 
     Raises:
-        ValueError: What the run depends on has changed since it was planned.
+        ValueError: A file that the run depends on has changed since the
+            comparison started.
     """
-    plan = read_plan(folder)
-    with alone(folder):
+    run = read_run(folder)
+    # Waits for another process that makes this run.
+    with run_lock(folder):
         if (folder / RESULT).exists():
             return
-        _check_unchanged(folder, plan)
-        work = folder / 'work'
-        steps, images = _train(plan, work)
+        cfg = read_config(folder / CONFIG)
+        _check_unchanged(cfg, run)
+        work = Path(cfg.work_dir)
+        steps = train(deepcopy(cfg))
+        loader = cfg.train_dataloader
         result = dict(
-            row=plan.row,
-            seed=plan.seed,
-            set=plan.set,
-            **_test(plan, work, steps),
+            row=run.row,
+            seed=run.seed,
+            set=run.set,
+            **test(cfg, run.seed, steps),
             steps=steps,
-            images_per_step=images,
+            images_per_step=loader.batch_size * len(loader.sampler.streams),
             seconds=_seconds(work),
             device=_device_name(),
-            config_digest=plan.config_digest,
+            config_hash=run.config_hash,
         )
-        _check_unchanged(folder, plan)
+        _check_unchanged(cfg, run)
         write_json(folder / RESULT, result)
-        if not plan.keep_checkpoints:
+        if not run.keep_checkpoints:
             for path in [*work.glob('*.pth*'), work / 'last_checkpoint']:
                 path.unlink(missing_ok=True)
 
 
-def _check_unchanged(folder: Path, plan: Plan) -> None:
+def _check_unchanged(cfg: Config, run: Run) -> None:
     """Refuses a result that would stand for other files than were used."""
-    if planned_digest(plan) != plan.config_digest:
+    if config_hash(cfg) != run.config_hash:
         raise ValueError(
-            f'{plan.config}, the annotations, the initial weights or the '
-            f'software changed after {folder} was planned: undo the change or '
-            'remove that folder, then start the comparison again'
+            f'{run.folder / CONFIG}, the annotations, the initial weights or '
+            'the software changed after the run was planned: undo the change '
+            f'or remove {run.folder}, then start the comparison again'
         )
 
 
-def _train(plan: Plan, work: Path) -> tuple[int, int]:
-    """Trains, or resumes; returns steps and images per step."""
-    options = [*plan.options, *plan.overrides, f'randomness.seed={plan.seed}']
-    args = [plan.config, '--work-dir', str(work), '--no-validate']
-    if find_whole_checkpoint(work) is not None:
-        args.append('--resume')
-    cfg = train.training_config(
-        train.parse_args([*args, '--cfg-options', *options])
-    )
-    set_steps(cfg, plan)
-    _use_cache(cfg, plan)
-    cfg.experiment_name = f'{plan.row} {plan.seed}'
-    runner = Runner.from_cfg(cfg)
+def train(cfg: Config) -> int:
+    """Trains, or resumes from the last checkpoint.
+
+    Args:
+        cfg: The config of the training; it is changed.
+
+    Returns:
+        int: Steps of the training.
+    """
+    work = Path(cfg.work_dir)
+    checkpoint = find_whole_checkpoint(work)
+    if checkpoint is not None:
+        cfg.resume, cfg.load_from = True, checkpoint
+    runner = RUNNERS.build(cfg)
     before, start = _seconds(work), time.perf_counter()
     try:
         runner.train()
@@ -108,8 +115,7 @@ def _train(plan: Plan, work: Path) -> tuple[int, int]:
         # Over all starts of this run, but for those that were killed.
         spent = before + time.perf_counter() - start
         write_json(work / 'seconds.json', spent)
-    loader = cfg.train_dataloader
-    return runner.iter, loader.batch_size * len(loader.sampler.streams)
+    return runner.iter
 
 
 def _seconds(work: Path) -> float:
@@ -117,170 +123,130 @@ def _seconds(work: Path) -> float:
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 
-def _test(plan: Plan, work: Path, steps: int) -> dict[str, Any]:
-    """Tests all variants; returns metrics, classes and drift."""
-    path = find_whole_checkpoint(work)
+def test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
+    """Tests the last checkpoint of a training in all ways.
+
+    Args:
+        cfg: The config of the training.
+        seed: Orders the images that BatchNorm is measured on.
+        steps: Steps of the training.
+
+    Returns:
+        dict[str, Any]: ``metrics`` by variant, ``classes``, and ``drift`` and
+        ``compensation`` of a two-branch network.
+
+    Raises:
+        ValueError: There is no checkpoint of the last step.
+    """
+    path = find_whole_checkpoint(cfg.work_dir)
     checkpoint = None if path is None else read_checkpoint(path)
     if checkpoint is None or checkpoint['meta']['iter'] != steps:
-        raise ValueError(f'{work} holds no checkpoint of the last step')
+        raise ValueError(
+            f'{cfg.work_dir} holds no checkpoint of the last step'
+        )
+    weights = checkpoint['state_dict']
+    flip, probs = (_test_config(cfg, path, name) for name in ('flip', 'probs'))
+    add_flip_tta(flip)
     reports = {
-        variant: _report(plan, work, str(path), variant)
-        for variant in ('fused', 'flip')
+        PLAIN: _report(_build(_test_config(cfg, path, PLAIN))),
+        'flip': _report(_build(flip)),
     }
     drift = learned = None
-    state_dict = checkpoint['state_dict']
-    if any(key.startswith('heads.') for key in state_dict):
-        learned, drift = compensation(state_dict), branch_drift(state_dict)
-        reports['probs'] = _report(plan, work, str(path), 'probs')
-        reports |= _test_merged(plan, work, checkpoint)
-    return {**collect(reports), 'drift': drift, 'compensation': learned}
+    if any(key.startswith('heads.') for key in weights):
+        drift, learned = branch_drift(weights), _compensation(weights)
+        probs.model.fuse = 'probs'
+        reports['probs'] = _report(_build(probs))
+        reports |= _test_merged(cfg, checkpoint, seed)
+    return {**_collect(reports), 'drift': drift, 'compensation': learned}
+
+
+def _test_config(cfg: Config, checkpoint: Any, variant: str) -> Config:
+    cfg = deepcopy(cfg)
+    cfg.work_dir = str(Path(cfg.work_dir) / variant)
+    cfg.experiment_name += f' {variant}'
+    set_checkpoint(cfg, str(checkpoint))
+    cfg.test_dataloader.persistent_workers = False
+    return cfg
+
+
+def _build(cfg: Config) -> Runner:
+    # The Runner before holds the card, and itself.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return RUNNERS.build(cfg)
+
+
+def _report(runner: Runner) -> dict[str, Any]:
+    """Runs a test and returns its class report."""
+    runner.test()
+    report = Path(runner.work_dir) / 'test_class_report.json'
+    return json.loads(report.read_text())
 
 
 def _test_merged(
-    plan: Plan, work: Path, checkpoint: Mapping[str, Any]
-) -> dict[str, dict]:
+    cfg: Config, checkpoint: Mapping[str, Any], seed: int
+) -> dict[str, dict[str, Any]]:
     """Tests the average of the branches, as it is and with new statistics."""
-    path = work / 'merged.pth'
+    weights = checkpoint['state_dict']
+    path = Path(cfg.work_dir) / 'merged.pth'
     meta = {'dataset_meta': checkpoint['meta']['dataset_meta']}
-    merged = merge_branches(checkpoint['state_dict'])
-    torch.save({'state_dict': merged, 'meta': meta}, path)
-    reports = {'merged': _report(plan, work, str(path), 'merged')}
-    modules = merged_modules(checkpoint['state_dict'])
-    if _reestimate(plan, work, path, modules):
-        reports['merged_bn'] = _report(plan, work, str(path), 'merged_bn')
+    torch.save({'state_dict': merge_branches(weights), 'meta': meta}, path)
+    cfg = _test_config(cfg, path, 'merged')
+    stock = stock_config(cfg)
+    cfg.model, cfg.data_preprocessor = stock.model, stock.data_preprocessor
+    runner = _build(cfg)
+    reports = {'merged': _report(runner)}
+    modules = merged_modules(weights)
+    if has_norms(runner.model, modules):
+        # As merge_branches.py does with all images.
+        batches = training_batches(cfg, sys.maxsize, seed)
+        reestimate_norms(runner.model, batches, modules)
+        reports['merged_bn'] = _report(runner)
     return reports
 
 
-def compensation(state_dict: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Returns the scales and biases that the logits of each class have.
-
-    Args:
-        state_dict: Of a two-branch network.
-
-    Returns:
-        dict[str, list[float]]: By branch and name, such as
-        ``uniform.pos_scale``; empty without compensation.
-    """
+def _compensation(weights: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Returns scales and biases of the logits by class: uniform.pos_scale."""
     names = ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
     return {
         key.removeprefix('loss_cls.'): value.tolist()
-        for key, value in state_dict.items()
+        for key, value in weights.items()
         if key.startswith('loss_cls.') and key.endswith(names)
     }
 
 
-def _report(plan: Plan, work: Path, checkpoint: str, variant: str) -> dict:
-    """Tests one variant; returns the class report."""
-    folder = work / variant
-    runner = Runner.from_cfg(_test_config(plan, folder, checkpoint, variant))
-    runner.test()
-    # The next one needs the card, and the Runner holds itself.
-    del runner
-    gc.collect()
-    torch.cuda.empty_cache()
-    return json.loads((folder / 'test_class_report.json').read_text())
+def _collect(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Sorts class reports into ``metrics`` by variant, and ``classes``.
 
-
-def _test_config(
-    plan: Plan, folder: Path, checkpoint: str, variant: str
-) -> Config:
-    options = [*plan.options, *plan.overrides]
-    if variant == 'probs':
-        options.append('model.fuse=probs')
-    args = [plan.config, checkpoint, '--work-dir', str(folder)]
-    if variant == 'flip' and plan.cache is None:
-        args.append('--tta')
-    if options:
-        args += ['--cfg-options', *options]
-    cfg = test.test_config(test.parse_args(args))
-    cfg.test_dataloader.persistent_workers = False
-    stock = stock_config(cfg) if variant.startswith('merged') else None
-    _use_cache(cfg, plan)
-    if stock is not None:
-        _use_stock_model(cfg, stock, plan)
-    if variant == 'flip' and plan.cache is not None:
-        add_cached_flip(cfg, plan.cache)
-    cfg.experiment_name = f'{plan.row} {plan.seed} {variant}'
-    return cfg
-
-
-def _use_stock_model(cfg: Config, stock: Config, plan: Plan) -> None:
-    """Lets a test evaluate the network that merge_branches.py writes."""
-    stock.model.backbone.type = cfg.model.backbone.type
-    cfg.model = stock.model
-    if plan.cache is None:
-        cfg.data_preprocessor = stock.data_preprocessor
-
-
-def _reestimate(
-    plan: Plan, work: Path, merged: Path, modules: list[str]
-) -> bool:
-    """Measures BatchNorm anew, as merge_branches.py does with all images.
-
-    Returns False where there is none.
-    """
-    cfg = _test_config(plan, work / 'merged_bn', str(merged), 'merged_bn')
-    cfg.experiment_name += ' statistics'
-    cfg.load_from = None
-    model = Runner.from_cfg(cfg).model
-    checkpoint = read_checkpoint(merged)
-    load_weights(model, checkpoint['state_dict'], merged)
-    if not has_norms(model, modules):
-        return False
-    batches = training_batches(cfg, sys.maxsize, plan.seed)
-    reestimate_norms(model, batches, modules)
-    checkpoint['state_dict'] = {
-        key: value.cpu() for key, value in model.state_dict().items()
-    }
-    torch.save(checkpoint, merged)
-    return True
-
-
-def _use_cache(cfg: Config, plan: Plan) -> None:
-    if plan.cache is not None:
-        use_cache(cfg, plan.cache, plan.views)
-
-
-def collect(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Sorts class reports into the metrics of every variant.
-
-    Args:
-        reports: Class reports of tests by variant. Figures by branch in the
-            first become variants of their own.
-
-    Returns:
-        dict[str, Any]: ``metrics`` by variant, and ``classes``.
+    Figures by branch in the plain test become variants of their own.
     """
     metrics: dict[str, dict[str, float]] = {}
     classes: dict[str, dict[str, Any]] = {}
     for variant, report in reports.items():
-        for key, value in report['summary'].items():
-            name, figure = _variant_of(key, variant)
-            if name is not None:
-                metrics.setdefault(name, {})[figure] = value
+        for name, figure, value in _by_variant(report['summary'], variant):
+            metrics.setdefault(name, {})[figure] = value
         for entry in report['classes']:
-            found = classes.setdefault(
-                entry['name'],
-                dict(
-                    name=entry['name'],
-                    count=entry['train_images'],
-                    group=entry['group'],
-                    AP={},
-                ),
+            facts = dict(
+                name=entry['name'],
+                count=entry['train_images'],
+                group=entry['group'],
+                AP={},
             )
-            for key in entry:
-                name, figure = _variant_of(key, variant)
-                if name is not None and figure == 'AP':
-                    found['AP'][name] = entry[key]
+            found = classes.setdefault(entry['name'], facts)
+            for name, figure, value in _by_variant(entry, variant):
+                if figure == 'AP':
+                    found['AP'][name] = value
     return {'metrics': metrics, 'classes': [*classes.values()]}
 
 
-def _variant_of(key: str, variant: str) -> tuple[str | None, str]:
-    branch, separator, figure = key.rpartition('/')
-    if not separator:
-        return variant, figure
-    # By branch the plain test alone counts.
-    return (branch if variant == 'fused' else None), figure
+def _by_variant(
+    figures: Mapping[str, Any], variant: str
+) -> Iterator[tuple[str, str, Any]]:
+    for key, value in figures.items():
+        branch, _, figure = key.rpartition('/')
+        # By branch the plain test alone counts.
+        if not branch or variant == PLAIN:
+            yield branch or variant, figure, value
 
 
 def _device_name() -> str:
@@ -291,4 +257,4 @@ def _device_name() -> str:
 
 
 if __name__ == '__main__':
-    run_tool(lambda: run(Path(sys.argv[1])))
+    run_tool(lambda: make_run(Path(sys.argv[1])))

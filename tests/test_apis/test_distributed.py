@@ -74,6 +74,16 @@ def test_a_launcher_that_did_not_start_this(groups):
     assert not groups
 
 
+def test_several_processes_need_a_launcher(groups):
+    """Each of them would train alone, into the same folder."""
+    init_distributed(Config(), 'none')
+    os.environ['WORLD_SIZE'] = '1'  # torchrun with one process
+    init_distributed(Config(), 'none')
+    os.environ['WORLD_SIZE'] = '2'
+    with pytest.raises(ValueError, match=r'E=2: .* --launcher pytorch'):
+        init_distributed(Config(), 'none')
+
+
 def test_the_wrapper_keeps_what_the_config_says(groups):
     os.environ.update(ENVIRONMENTS['pytorch'], MASTER_ADDR='a')
     cfg = Config(dict(find_unused_parameters=True))

@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import subprocess
@@ -7,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from inference_case import CLASSES, GROUPS, META, pixels, save
+from inference_case import CLASSES, GROUPS, META, save
 from inference_case import save_case as make
 from PIL import Image
 
 from ltml_mm.apis import MultiLabelInferencer
-from ltml_mm.apis.drawing import MAX_LINES, MAX_SIDE, annotate, picture_name
-from ltml_mm.apis.predict import main, parse_args
+from ltml_mm.apis.predict import _picture_name, main
 from ltml_mm.datasets.images import FORMATS
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
@@ -63,9 +60,13 @@ def test_folder(case, tmp_path, capsys):
             assert [label[key] for label in record['labels']] == [
                 label[key] for label in reference['labels']
             ]
-        picture = np.asarray(Image.open(out / record['picture']))
-        source = np.asarray(Image.open(record['path']))
-        np.testing.assert_array_equal(picture[:48, :80], source)
+        # Its lower half has no words.
+        picture = Image.open(out / record['picture'])
+        source = Image.open(record['path']).resize(picture.size)
+        half = picture.height // 2
+        np.testing.assert_array_equal(
+            np.asarray(picture)[half:], np.asarray(source)[half:]
+        )
     assert files(out) == [
         'pictures/a/x.png',
         'pictures/b/x.png',
@@ -204,23 +205,6 @@ def test_nothing_to_predict(case, tmp_path, source, error):
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (['--threshold', '1.5'], 'got 1.5'),
-        (['--threshold', 'nan'], 'got nan'),
-        (['--topk', '0'], '--topk must be at least 1, got 0'),
-        (['--batch-size', '-1'], '--batch-size must be at least 1, got -1'),
-        (['--topk', '1', '--threshold', '0.5'], 'not allowed with'),
-    ],
-)
-def test_bad_options(options, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse_args(['c.py', 'c.pth', 'a.jpg', *options])
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_the_tool_itself(case, tmp_path):
     """One process from the shell: statuses, and an ASCII terminal."""
     save(tmp_path / 'in' / 'ü.png')
@@ -234,18 +218,6 @@ def test_the_tool_itself(case, tmp_path):
     assert r't\xfcv [x]' in done.stdout
 
 
-def test_foreign_pickle_is_refused(case, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / 'ran',))
-
-    path = tmp_path / 'bomb.pth'
-    torch.save({'state_dict': {}, 'meta': Bomb()}, path)
-    with pytest.raises(RuntimeError, match='refused'):
-        predict((case[0], path), save(tmp_path / 'a.png'))
-    assert not (tmp_path / 'ran').exists()
-
-
 def test_picture_names_keep_images_apart():
     names = [
         '.png',
@@ -256,22 +228,8 @@ def test_picture_names_keep_images_apart():
         'a/x.JPG',
         'a/x.jpg.png',
     ]
-    assert [picture_name(name) for name in names] == names
-    assert picture_name('photo') == 'photo.png'
-    assert picture_name('photo.xyz') == 'photo.xyz.png'
-
-
-def test_annotated_picture_is_bounded():
-    labels = [dict(name='c', score=0.5, group=None)] * 1000
-    tall = annotate(np.zeros((9000, 3, 3), np.uint8), labels)
-    assert tall.height < MAX_SIDE + 2 * MAX_LINES * 40
-    few = annotate(np.zeros((9000, 3, 3), np.uint8), labels[:MAX_LINES])
-    assert few.height < tall.height  # "and 980 more" has its line
-    tall.save(io.BytesIO(), 'WEBP')
-
-
-def test_picture_has_a_line_per_class():
-    names = ['one', 'two', 'three']
-    labels = [dict(name=n, score=0.5, group='tail') for n in names]
-    heights = [annotate(pixels(0), labels[:n]).height for n in (1, 2, 3)]
-    assert heights[2] - heights[1] == heights[1] - heights[0] > 10
+    assert [_picture_name(name) for name in names] == [
+        f'pictures/{name}' for name in names
+    ]
+    assert _picture_name('photo') == 'pictures/photo.png'
+    assert _picture_name('photo.xyz') == 'pictures/photo.xyz.png'

@@ -158,7 +158,9 @@ def test_the_bomb_would_go_off(saved, monkeypatch):
 
 def test_the_own_checkpoint(saved, tmp_path):
     config = write_case(tmp_path)
-    assert evaluation(config, saved['own'])[0] == 0
+    out = tmp_path / 'out'
+    assert evaluation(config, saved['own'], '--show-dir', out)[0] == 0
+    assert len(list(out.glob('*.png'))) == 10
     image = tmp_path / 'data' / '0.png'
     assert prediction(config, saved['own'], image)[0] == 0
     outcome = resumption(config, saved['own'], 'train_cfg.max_epochs=2')

@@ -136,6 +136,22 @@ UNPARSED = {
         'predict tiny.py some.pth data --threshold 1.5',
         'must be in [0, 1], got 1.5',
     ),
+    'test: pictures of averaged views': (
+        'test tiny.py some.pth --tta --show-dir out',
+        'leave out --tta',
+    ),
+    'predict: a threshold that is no number': (
+        'predict tiny.py some.pth data --threshold nan',
+        'must be in [0, 1], got nan',
+    ),
+    'predict: no classes': (
+        'predict tiny.py some.pth data --topk 0',
+        '--topk must be at least 1, got 0',
+    ),
+    'predict: two choices of classes': (
+        'predict tiny.py some.pth data --topk 1 --threshold 0.5',
+        'not allowed with',
+    ),
     'predict: a batch of none': (
         'predict tiny.py some.pth data --batch-size 0',
         'must be at least 1, got 0',

@@ -32,7 +32,9 @@ def test_images_by_class_against_a_loop():
     matrix = rng.random((40, 9)) < 0.2
     matrix[:, 4] = False
     lists = [rng.permutation(np.flatnonzero(row)).tolist() for row in matrix]
-    images, offsets = LabelTable.from_lists(lists).images_by_class(9)
+    table = LabelTable.from_lists(lists)
+    assert (table.matrix(9) == matrix).all()
+    images, offsets = table.images_by_class(9)
     for label in range(9):
         members = images[offsets[label] : offsets[label + 1]]
         assert members.tolist() == np.flatnonzero(matrix[:, label]).tolist()

@@ -1,7 +1,6 @@
 """Class-aware sampling, held against its definition."""
 
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -66,15 +65,6 @@ def test_lists_are_shuffled_anew_at_each_cycle():
         assert len(cycles) == 5
 
 
-def test_one_index_per_draw():
-    # The datasets' authors draw three images of a class in a row.
-    dataset = single_labels(30, 30, 30)
-    classes = [dataset.lists[i][0] for i in order_of(dataset, 300)]
-    neighbours = [a == b for a, b in pairwise(classes)]
-    # Only across the border of two cycles: 1/3 of 1/3 of the draws.
-    assert sum(neighbours) < 0.2 * len(neighbours)
-
-
 @pytest.mark.parametrize('position', [0, 4])
 def test_each_position_draws_classes_and_images_uniformly(position):
     dataset = single_labels(1, 2, 7, 30, 5)
@@ -104,46 +94,28 @@ def test_every_cycle_can_be_dealt_out_to_the_classes(seed):
         assert np.array(fits)[rows, columns].all()
 
 
-def test_images_without_a_label_are_never_drawn():
-    dataset = LabelLists([[0], [], [1], [], [0, 1]])
-    assert set(order_of(dataset, 200)) == {0, 2, 4}
-
-
 # -- classes without an image ------------------------------------------------
 
 
-def caught_warnings(monkeypatch):
-    said = []
+@pytest.mark.parametrize(
+    ('names', 'said'), [(['cat', 'dog', 'cow', 'hen'], 'dog, hen'), (None, 1)]
+)
+def test_empty_classes_are_skipped_and_named_once(monkeypatch, names, said):
+    warnings = []
     monkeypatch.setattr(
         'ltml_mm.datasets.samplers.class_aware.print_log',
-        lambda message, logger, level: said.append((level, message)),
+        lambda message, logger, level: warnings.append((level, message)),
     )
-    return said
-
-
-def test_empty_classes_are_skipped_and_named_once(monkeypatch):
-    said = caught_warnings(monkeypatch)
-    dataset = LabelLists([[0], [2]], ['cat', 'dog', 'cow', 'hen'])
-    sampler = ClassAwareMultiLabelSampler(dataset, 10, seed=0)
+    ClassAwareMultiLabelSampler(single_labels(1, 2), 10, seed=0)
+    sampler = ClassAwareMultiLabelSampler(
+        LabelLists([[0], [2]], names), 10, seed=0
+    )
     for number in range(3):
         sampler.set_epoch(number)
         assert Counter(sampler) == {0: 5, 1: 5}
-    assert len(said) == 1
-    level, message = said[0]
+    ((level, message),) = warnings
     assert level == 30
-    assert message.endswith(': dog, hen')
-
-
-def test_without_names_their_indices_are_said(monkeypatch):
-    said = caught_warnings(monkeypatch)
-    ClassAwareMultiLabelSampler(LabelLists([[0], [3]]), 10, seed=0)
-    assert said[0][1].endswith(': 1, 2')
-
-
-def test_complete_sets_give_no_warning(monkeypatch):
-    said = caught_warnings(monkeypatch)
-    ClassAwareMultiLabelSampler(single_labels(1, 2), 10, seed=0)
-    assert not said
+    assert message.endswith(f': {said}')
 
 
 def test_a_set_without_any_label_is_refused():

@@ -1,5 +1,6 @@
 """One's own data: five formats that say the same, and the options."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -14,12 +15,15 @@ from own_data import (
     load,
     make_csv,
     make_images,
+    make_mmpretrain,
     many,
 )
+from PIL import Image
 
+from ltml_mm.apis.inferencer import find_images
 from ltml_mm.datasets import LongTailMultiLabelDataset
-from ltml_mm.datasets.converters import ConversionError
-from ltml_mm.datasets.splits import ParetoRecipe, pareto_targets
+from ltml_mm.datasets.images import EXTENSIONS
+from ltml_mm.datasets.splits import ParetoRecipe
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_holdout_and_long_tail(root, tmp_path):
     counts = counts_of(train).tolist()
     assert train['metainfo']['class_counts'] == counts
     # The last class drawn meets its target; it co-occurs least.
-    assert counts[2] == pareto_targets(3, 100, 5, 3.0)[2]
+    assert counts[2] == ParetoRecipe(100, 5, 3.0).targets(3)[2]
     paths = [e['img_path'] for e in train['data_list'] + test['data_list']]
     assert len(set(paths)) == len(paths)
     split = load(tmp_path / 'out' / 'split.json')
@@ -110,7 +114,7 @@ def test_own_test_set(root, tmp_path):
         ('e.jpg,gnu', r"unknown classes: 1\n.*t\.csv:2: 'gnu'"),
     ):
         (root / 't.csv').write_text(f'path,labels\n{row}')
-        with pytest.raises(ConversionError, match=words):
+        with pytest.raises(ValueError, match=words):
             convert(source, tmp_path / 'no', test=str(root / 't.csv'))
 
 
@@ -124,11 +128,11 @@ def test_classes_file_fixes_order_and_names(root, tmp_path):
     assert train['metainfo']['class_counts'] == [2, 0, 3, 3]
     assert train['data_list'][2]['gt_label'] == [0, 3]
     listing.write_text('cat\ndog')
-    with pytest.raises(ConversionError, match=r"l\.csv:4: 'emu'"):
+    with pytest.raises(ValueError, match=r"l\.csv:4: 'emu'"):
         convert(source, tmp_path / 'no', classes=str(listing))
     listing.write_text('cat\ndog\nemu\ncat\n\nx')
     words = r"repeat: 1\n  .*txt:4: 'cat'\nbad .*: 1\n  .*txt:5: '' is empty"
-    with pytest.raises(ConversionError, match=words):
+    with pytest.raises(ValueError, match=words):
         convert(source, tmp_path / 'no', classes=str(listing))
 
 
@@ -138,6 +142,46 @@ def test_columns_of_one_class(root, tmp_path):
     train = load(tmp_path / 'out' / 'train.json')
     assert train['metainfo']['classes'] == ['cat']
     assert [e['gt_label'] for e in train['data_list']] == [[0], []]
+
+
+def test_classes_as_categories_load_in_the_dataset_and_here(root, tmp_path):
+    source, expected = make_mmpretrain(root)
+    value = load(source)
+    names = value['metainfo'].pop('classes')
+    value['metainfo']['categories'] = [
+        {'id': index, 'category_name': name}
+        for index, name in reversed(list(enumerate(names)))
+    ]
+    source.write_text(json.dumps(value))
+    dataset = LongTailMultiLabelDataset(str(source))
+    convert(source, tmp_path / 'out', 'mmpretrain')
+    train = load(tmp_path / 'out' / 'train.json')
+    assert train['metainfo']['classes'] == list(dataset.CLASSES)
+    found = [tuple(entry['gt_label']) for entry in train['data_list']]
+    assert found == list(expected.values())
+    assert [sorted(i['gt_label']) for i in dataset] == list(map(list, found))
+
+
+def test_an_image_file_is_the_same_in_folders_training_and_prediction(
+    tmp_path,
+):
+    folder = tmp_path / 'src' / 'cat'
+    folder.mkdir(parents=True)
+    for extension in EXTENSIONS:
+        mode = 'L' if extension == '.pgm' else 'RGB'
+        path = folder / f'{extension[1:]}{extension.upper()}'
+        Image.new(mode, (8, 6)).save(path)
+    convert(folder.parent, tmp_path / 'out', 'folders')
+    dataset = LongTailMultiLabelDataset(
+        'train.json',
+        data_root=str(tmp_path / 'out'),
+        data_prefix='../src',
+        pipeline=[dict(type='LoadCheckedImage')],
+    )
+    shapes = [item['img'].shape for item in dataset]
+    assert shapes == [(6, 8, 3)] * len(EXTENSIONS)
+    found, _ = find_images(folder)
+    assert len(found) == len(EXTENSIONS)
 
 
 def test_voc_folder_of_the_usual_layout(root, tmp_path):
@@ -150,7 +194,7 @@ def test_voc_folder_of_the_usual_layout(root, tmp_path):
     )
     convert(root, tmp_path / 'out', 'voc')
     data = load(tmp_path / 'out' / 'train.json')['data_list']
-    assert data == [{'img_path': 'JPEGImages/a.jpg', 'gt_label': [0]}]
+    assert data == [{'img_path': 'a.jpg', 'gt_label': [0]}]
 
 
 def test_the_tool(root, tmp_path, monkeypatch, capsys):
@@ -158,9 +202,11 @@ def test_the_tool(root, tmp_path, monkeypatch, capsys):
 
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['custom.py', *map(str, args)])
-        with pytest.raises(SystemExit) as caught:
+        try:
             runpy.run_path(str(tool), run_name='__main__')
-        return caught.value.code
+        except SystemExit as end:
+            return end.code
+        return 0
 
     source = many(root)
     out = tmp_path / 'out'
@@ -168,7 +214,7 @@ def test_the_tool(root, tmp_path, monkeypatch, capsys):
     assert run(*words, '--max-count', '50', '--shape', '2') == 0
     assert load(out / 'split.json')['recipe']['shape'] == 2.0
     assert run(*words) == 1
-    assert 'nothing was written' in capsys.readouterr().err
+    assert 'error: ' in capsys.readouterr().err
     assert run(*words, '--test', source) == 2
     assert run(*words, '--max-count', '0') == 2
     assert 'max_count=0' in capsys.readouterr().err

@@ -7,15 +7,16 @@ import warnings
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_data import CASES as OWN_DATA
+from own_data import make_images
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.converters import (
-    ConversionError,
     CustomOptions,
     OutputOptions,
     convert_custom,
 )
-from ltml_mm.datasets.converters.split_file import read_ids
+from ltml_mm.datasets.converters.readers import read_ids
 
 FEW = 40
 MANY = 3000
@@ -44,60 +45,38 @@ def mostly(strategy):
     return st.one_of(strategy, strategy, strategy, strategy, values)
 
 
-labels = mostly(st.lists(mostly(st.integers(0, 2)), max_size=3))
-paths = mostly(st.sampled_from(['a.jpg', 'b.jpg', 'c/d.jpg', '../e.jpg']))
+def entries(size=3, **fields):
+    """Usually a list of objects with these fields."""
+    fields = {name: mostly(field) for name, field in fields.items()}
+    return mostly(
+        st.lists(mostly(st.fixed_dictionaries(fields)), max_size=size)
+    )
+
+
+ids = st.integers(0, 2) | st.sampled_from(['0', '1', 'n'])
+labels = st.lists(mostly(st.integers(0, 2)), max_size=3)
+paths = st.sampled_from(['a.jpg', 'b.jpg', 'c/d.jpg', '../e.jpg'])
+metainfo = st.fixed_dictionaries(
+    {},
+    optional={
+        'classes': mostly(st.just(['cat', 'dog', 'emu'])),
+        'categories': entries(id=ids, category_name=st.text(max_size=3)),
+        'class_counts': mostly(st.just([1, 1, 1])),
+        'num_train_images': mostly(st.integers(0, 4)),
+    },
+)
 mmpretrain = st.fixed_dictionaries(
     {
-        'metainfo': mostly(
-            st.fixed_dictionaries(
-                {'classes': mostly(st.just(['cat', 'dog', 'emu']))},
-                optional={
-                    'class_counts': mostly(st.just([1, 1, 1])),
-                    'num_train_images': mostly(st.integers(0, 4)),
-                },
-            )
-        ),
-        'data_list': mostly(
-            st.lists(
-                mostly(
-                    st.fixed_dictionaries(
-                        {'img_path': paths, 'gt_label': labels}
-                    )
-                ),
-                max_size=4,
-            )
-        ),
+        'metainfo': mostly(metainfo),
+        'data_list': entries(4, img_path=paths, gt_label=labels),
     }
 )
-ids = mostly(st.integers(0, 3))
 coco = st.fixed_dictionaries(
     {
-        'images': mostly(
-            st.lists(
-                st.fixed_dictionaries({'id': ids, 'file_name': paths}),
-                max_size=3,
-            )
-        ),
-        'annotations': mostly(
-            st.lists(
-                mostly(
-                    st.fixed_dictionaries(
-                        {'id': ids, 'image_id': ids, 'category_id': ids}
-                    )
-                ),
-                max_size=3,
-            )
-        ),
-        'categories': mostly(
-            st.lists(
-                mostly(
-                    st.fixed_dictionaries(
-                        {'id': ids, 'name': mostly(st.text(max_size=3))}
-                    )
-                ),
-                max_size=3,
-            )
-        ),
+        'images': entries(id=ids, file_name=paths, coco_url=paths)
+        | entries(id=ids, coco_url=paths),
+        'annotations': entries(id=ids, image_id=ids, category_id=ids),
+        'categories': entries(id=ids, name=st.text(max_size=3)),
     }
 )
 
@@ -185,7 +164,7 @@ def outcome(folder, form, source):
         warnings.simplefilter('ignore')
         try:
             convert_custom(form, str(source), output, CustomOptions())
-        except ConversionError as error:
+        except ValueError as error:
             refused = str(error)
         else:
             refused = None
@@ -200,11 +179,15 @@ def outcome(folder, form, source):
     return 'dataset'
 
 
-def check_reader(folder, form, name, data):
-    path = folder / 'src' / name
-    path.write_bytes(data)
-    source = path.parent if form == 'voc' else path
-    outcome(folder, form, source)
+def reader(form, name):
+    """The check of a reader on the bytes of its file."""
+
+    def check(folder, data):
+        path = folder / 'src' / name
+        path.write_bytes(data)
+        outcome(folder, form, path.parent if form == 'voc' else path)
+
+    return check
 
 
 def check_split_file(folder, data):
@@ -213,7 +196,7 @@ def check_split_file(folder, data):
     refused, found = None, []
     try:
         found = read_ids(str(path), known=['1', '2', '3'])
-    except ConversionError as error:
+    except ValueError as error:
         refused = str(error)
     assert str(path) in refused if refused else found
     assert set(found) <= {'1', '2', '3'}
@@ -237,13 +220,10 @@ def check_dataset(folder, data):
 
 
 CASES = {
-    'mmpretrain': (
-        as_json(mmpretrain),
-        lambda f, d: check_reader(f, 'mmpretrain', 'x.json', d),
-    ),
-    'coco': (as_json(coco), lambda f, d: check_reader(f, 'coco', 'y.json', d)),
-    'csv': (csv_texts, lambda f, d: check_reader(f, 'csv', 'x.csv', d)),
-    'voc': (xml_texts, lambda f, d: check_reader(f, 'voc', 'x.xml', d)),
+    'mmpretrain': (as_json(mmpretrain), reader('mmpretrain', 'x.json')),
+    'coco': (as_json(coco), reader('coco', 'y.json')),
+    'csv': (csv_texts, reader('csv', 'x.csv')),
+    'voc': (xml_texts, reader('voc', 'x.xml')),
     'split_file': (id_lists, check_split_file),
     'dataset': (as_json(mmpretrain), check_dataset),
 }
@@ -276,35 +256,11 @@ def test_a_dataset_or_a_named_error_many(name, folder):
 
 
 @pytest.mark.parametrize(
-    ('form', 'name', 'data'),
-    [
-        ('csv', 'x.csv', b'path,labels\na.jpg,cat\n'),
-        (
-            'voc',
-            'x.xml',
-            b'<annotation><filename>a.jpg</filename><object><name>cat</name>'
-            b'</object></annotation>',
-        ),
-        (
-            'mmpretrain',
-            'x.json',
-            b'{"metainfo": {"classes": ["cat"]}, "data_list": '
-            b'[{"img_path": "a.jpg", "gt_label": [0]}]}',
-        ),
-        (
-            'coco',
-            'x.json',
-            b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": '
-            b'[{"id": 1, "image_id": 1, "category_id": 1}], "categories": '
-            b'[{"id": 1, "name": "cat"}]}',
-        ),
-    ],
+    ('form', 'make'), [case for case in OWN_DATA if case[0] != 'folders']
 )
-def test_the_checks_see_both_outcomes(folder, form, name, data):
+def test_the_checks_see_both_outcomes(tmp_path, form, make):
     """The fuzzing itself could pass by refusing everything."""
-    path = folder / 'src' / name
-    path.write_bytes(data)
-    source = path.parent if form == 'voc' else path
-    assert outcome(folder, form, source) == 'dataset'
-    path.write_bytes(data[:-9])
-    assert outcome(folder, form, source) == 'error'
+    source, _ = make(make_images(tmp_path / 'src'))
+    assert outcome(tmp_path, form, source) == 'dataset'
+    (source / '0.xml' if form == 'voc' else source).write_bytes(b'\xff')
+    assert outcome(tmp_path, form, source) == 'error'

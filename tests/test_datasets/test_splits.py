@@ -14,9 +14,9 @@ from scipy import stats
 from ltml_mm.datasets.splits import (
     COCO_LT,
     VOC_LT,
+    ParetoRecipe,
+    cooccurrence,
     ids_checksum,
-    pareto_split,
-    pareto_targets,
     rank_classes,
 )
 
@@ -81,12 +81,12 @@ def test_voc_lt_comes_out_as_published():
     labels = np.zeros((len(rows), 20), int)
     for row, line in zip(labels, rows, strict=True):
         row[[int(k) for k in line.split()[1:]]] = 1
-    chosen = pareto_split(labels, max_count=800)
+    chosen = VOC_LT.recipe.split(labels)
     published = (DATA / 'voc_lt_official_ids.txt').read_text().split()
     assert sorted(ids[i] for i in chosen) == sorted(published)
     assert len(chosen) == VOC_LT.num_images == 1142
     assert VOC_LT.matches(ids[i] for i in chosen)
-    other = pareto_split(labels, max_count=800, seed=1)
+    other = ParetoRecipe(800, seed=1).split(labels)
     assert not VOC_LT.matches(ids[i] for i in other)
 
 
@@ -102,7 +102,7 @@ def test_published_lists_have_the_checksums_of_the_project(name):
 
 def test_same_on_every_python():
     # Pinned from CPython 3.10, 3.11, 3.12 and 3.13.
-    chosen = pareto_split(made_labels(), max_count=200)
+    chosen = ParetoRecipe(200).split(made_labels())
     assert ids_checksum(chosen.tolist()) == (
         '1fa78230ee83673f3bf1b35dbbb91432a8d041178d6e1708968a35ce8293560f'
     )
@@ -119,12 +119,11 @@ def test_follows_the_recipe(seed, max_count, num_classes, shape):
     rng = np.random.default_rng(seed)
     shares = rng.uniform(0.02, 0.6, num_classes)
     labels = (rng.random((150, num_classes)) < shares).astype(int)
+    recipe = (max_count, 1, shape, 0.99, seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        chosen = pareto_split(labels, max_count, 1, shape, 0.99, seed)
-    assert chosen.tolist() == reference_split(
-        labels, max_count, 1, shape, 0.99, seed
-    )
+        chosen = ParetoRecipe(*recipe).split(labels)
+    assert chosen.tolist() == reference_split(labels, *recipe)
 
 
 @pytest.mark.parametrize('shape', [1.0, 6.0, 12.5])
@@ -132,7 +131,7 @@ def test_targets_are_scipys_pareto(shape):
     pareto = stats.pareto(b=shape)
     points = np.linspace(1, pareto.ppf(0.9), 40)
     expected = pareto.pdf(points) * (700 - 5) / shape + 5
-    targets = pareto_targets(40, 700, 5, shape, 0.9)
+    targets = ParetoRecipe(700, 5, shape, 0.9).targets(40)
     # int() truncates; a rounding error may stand just below an integer.
     assert np.all(np.asarray(targets) <= expected + 1e-6)
     assert np.all(np.asarray(targets) > expected - 1 - 1e-6)
@@ -147,27 +146,35 @@ def test_rank_is_by_sum_of_conditional_shares():
     assert rank_classes(np.zeros((3, 2), int)) == [0, 1]
 
 
+def test_cooccurrence_equals_a_loop():
+    labels = made_labels(200, 5).astype(bool)
+    together = cooccurrence(labels)
+    for a in range(5):
+        for b in range(5):
+            assert together[a, b] == sum(labels[:, a] & labels[:, b])
+
+
 def test_short_class_gives_all_and_warns():
     labels = np.zeros((100, 2), int)
     labels[:30, 0] = 1
     labels[30:, 1] = 1
     with pytest.warns(UserWarning, match=r'0 \(30/50\)'):
-        chosen = pareto_split(labels, max_count=50, tail=0.0)
+        chosen = ParetoRecipe(50, tail=0.0).split(labels)
     assert labels[chosen].sum(0).tolist() == [30, 50]
 
 
 def test_enough_images_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        chosen = pareto_split(np.eye(2).repeat(9, 0), 9, 2)
+        chosen = ParetoRecipe(9, 2).split(np.eye(2).repeat(9, 0))
     assert np.all(np.diff(chosen) > 0)
 
 
 def test_leaves_the_global_generator_alone():
     state = random.getstate()
-    first = pareto_split(made_labels(300, 4), 30)
+    first = ParetoRecipe(30).split(made_labels(300, 4))
     random.seed(5)
-    again = pareto_split(made_labels(300, 4), 30)
+    again = ParetoRecipe(30).split(made_labels(300, 4))
     random.setstate(state)
     assert first.tolist() == again.tolist()
 
@@ -175,8 +182,8 @@ def test_leaves_the_global_generator_alone():
 @pytest.mark.parametrize('dtype', [bool, np.int64, np.float32])
 def test_dtype_of_the_labels_does_not_matter(dtype):
     labels = made_labels(400, 5)
-    expected = pareto_split(labels, 40)
-    assert pareto_split(labels.astype(dtype), 40).tolist() == expected.tolist()
+    chosen = ParetoRecipe(40).split(labels.astype(dtype))
+    assert chosen.tolist() == ParetoRecipe(40).split(labels).tolist()
 
 
 @pytest.mark.parametrize(
@@ -195,4 +202,4 @@ def test_dtype_of_the_labels_does_not_matter(dtype):
 )
 def test_bad_arguments_are_named(labels, kwargs, words):
     with pytest.raises(ValueError, match=words):
-        pareto_split(labels, **kwargs)
+        ParetoRecipe(**kwargs).split(labels)

@@ -13,7 +13,6 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
 from ltml_mm.datasets import (
-    LongTailMultiLabelDataset,
     TwoStreamDataset,
     TwoStreamSampler,
 )
@@ -236,11 +235,6 @@ def test_one_stream_gives_a_flat_sample(folder):
     assert flat[0]['inputs'].shape == (6, 3, 24, 20)
 
 
-def test_a_plain_index_passes_through(folder):
-    dataset = build(folder, PLAIN)
-    assert dataset[1]['data_samples'].gt_label.tolist() == [1]
-
-
 # -- what it forwards --------------------------------------------------------
 
 
@@ -270,13 +264,6 @@ def test_lazy_init_waits(folder):
     dataset.full_init()
     assert dataset.label_table.num_images == 12
     assert TwoStreamDataset(inner).label_table.num_images == 12
-
-
-def test_it_takes_a_dataset_as_well_as_a_config(folder):
-    inner = LongTailMultiLabelDataset(
-        ann_file=str(folder / 'train.json'), pipeline=PLAIN
-    )
-    assert TwoStreamDataset(inner).dataset is inner
 
 
 def test_stock_wrappers_fit_inside(folder):

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from label_lists import LabelLists, multi_labels, single_labels
+from label_lists import multi_labels, single_labels
 from mmengine.registry import DATA_SAMPLERS
 
-from ltml_mm.datasets import TwoStreamSampler
 from ltml_mm.datasets.samplers.two_stream_sampler import stream_seed
 
 UNIFORM = dict(type='UniformSampler')
@@ -40,24 +39,6 @@ def test_draws_name_both_streams_and_their_number():
     assert all(type(d['uniform']) is int for d in draws)
 
 
-def test_numbers_are_global_positions(monkeypatch):
-    numbers = []
-    for rank in range(3):
-        monkeypatch.setattr(
-            'ltml_mm.datasets.samplers.stream.get_dist_info',
-            lambda rank=rank: (rank, 3),
-        )
-        numbers.append([draw['draw'][2] for draw in build()])
-    # 40 over 3 ranks: 14 each, the last two wrap around.
-    assert numbers == [[p % 40 for p in range(r, 42, 3)] for r in range(3)]
-
-
-def test_numbers_go_on_after_skip():
-    sampler = build()
-    sampler.skip(83)
-    assert [d['draw'] for d in sampler] == [(3, 2, p) for p in range(3, 40)]
-
-
 def test_each_stream_is_what_its_sampler_draws():
     sampler = build(dict(uniform=UNIFORM, rebalanced=REBALANCED), 60)
     # Whole permutations of 60 images.
@@ -88,16 +69,6 @@ def test_a_stream_does_not_depend_on_the_others():
         build(dict(rebalanced=REBALANCED, u=UNIFORM)), 'rebalanced'
     )
     assert both == alone == turned
-
-
-def test_a_single_stream_draws_singles():
-    sampler = build(dict(uniform=UNIFORM))
-    assert next(iter(sampler)).keys() == {'uniform', 'draw'}
-
-
-def test_the_same_index_in_both_streams_is_possible():
-    sampler = build(dataset=LabelLists([[0, 1, 2, 3]]), epoch_length=2)
-    assert [(d['uniform'], d['rebalanced']) for d in sampler] == [(0, 0)] * 2
 
 
 def test_epoch_length_of_a_stream():
@@ -137,7 +108,3 @@ def test_streams_of_one_seed_are_apart():
 def test_bad_arguments_are_named(streams, length, message):
     with pytest.raises(ValueError, match=message):
         build(streams, length)
-
-
-def test_example_of_the_docstring_is_a_config():
-    assert len(TwoStreamSampler(DATASET, STREAMS, 'rebalanced', seed=0)) > 0

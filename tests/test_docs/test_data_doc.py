@@ -13,7 +13,7 @@ from PIL import Image
 
 REPO = Path(__file__).parents[2]
 DOC = (REPO / 'docs' / 'data.md').read_text(encoding='utf-8')
-SHARED = REPO / 'ltml_mm' / 'datasets' / 'converters' / 'cli.py'
+SHARED = REPO / 'ltml_mm' / 'datasets' / 'converters' / 'convert.py'
 # A small network without downloaded weights, and one step an epoch.
 SHORTER = (
     'model.backbone.depth=18 model.backbone.init_cfg=None '

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from torch.utils.data import DataLoader
 
-from ltml_mm.engine.hooks.data_workers import end_workers, shield_workers
+from ltml_mm.engine.hooks.preemption_hook import end_workers, shield_workers
 
 STARTED = []
 

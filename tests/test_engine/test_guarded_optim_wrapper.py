@@ -6,7 +6,6 @@ import pytest
 import torch
 from engine_runner import Model, make_runner
 from forked import train_ranks
-from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from poisoned_batch import Poison
@@ -366,7 +365,3 @@ def test_processes_skip_together(data, tmp_path):
         assert value.isfinite().all(), name
         if 'running' not in name:
             assert torch.equal(value, second[name]), name
-
-
-def test_is_an_optim_wrapper():
-    assert issubclass(GuardedOptimWrapper, OptimWrapper)

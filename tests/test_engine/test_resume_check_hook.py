@@ -6,7 +6,7 @@ from engine_runner import Model, make_runner
 from mmengine.model import BaseModel
 
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.engine.hooks.resume_check_hook import compare_state_dicts
+from ltml_mm.engine.hooks.checkpoint_hooks import compare_state_dicts
 
 HOOKS = ['ClassStatisticsHook', 'ResumeCheckHook']
 

@@ -6,23 +6,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
-from tiny_comparison import (
-    SMALL_HEAD,
-    arguments,
-    options,
-    planned,
-    write_set,
-)
+from tiny_comparison import SMALL_HEAD, arguments, planned, write_set
 
 from ltml_mm.apis import test
 from ltml_mm.experiments import compare, single_run
-from ltml_mm.experiments.rows import parse_row
-from ltml_mm.experiments.run_config import planned_config, write_plan
+from ltml_mm.experiments.rows import parse_rows
+from ltml_mm.experiments.run_config import write_run
 
 ROWS = ['ltml', 'ltml+merged', f'plain=erm,{SMALL_HEAD}']
 BROKEN = 'broken=ltml,model.fuse=nonsense'
@@ -36,7 +30,7 @@ def die(self, runner):
     if runner.epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 LoggerHook.before_train_epoch = die
-single_run.run(Path(sys.argv[1]))
+single_run.make_run(Path(sys.argv[1]))
 """
 
 
@@ -77,15 +71,12 @@ def test_the_result_is_that_of_the_last_checkpoint(compared, data, tmp_path):
     # What test.py predicts, judged by scikit-learn.
     test.main(
         [
-            json.loads((run / 'run.json').read_text())['config'],
+            str(run / 'config.py'),
             str(run / 'work/epoch_2.pth'),
             '--out',
             str(tmp_path / 'x.json'),
             '--work-dir',
             str(tmp_path),
-            '--cfg-options',
-            *options(data),
-            SMALL_HEAD,
         ]
     )
     predictions = json.loads((tmp_path / 'x.json').read_text())['predictions']
@@ -122,12 +113,13 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     compared, data, quick, quiet
 ):
     folder = compared / 'killed'
-    write_plan(folder, planned(data, 'ltml'))
+    run, cfg = planned(data, 'ltml')
+    write_run(replace(run, folder=folder), cfg)
     killed = subprocess.run([sys.executable, '-c', KILL, str(folder)])
     assert killed.returncode == -signal.SIGKILL
     assert (folder / 'work/epoch_1.pth').exists()
     assert not (folder / 'result.json').exists()
-    single_run.run(folder)
+    single_run.make_run(folder)
     found, expected = (
         json.loads(path.read_text())
         for path in (
@@ -143,33 +135,36 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
 
 def test_a_row_may_keep_its_own_epoch_length(data):
     row = 'own=ltml,train_dataloader.sampler.epoch_length=10'
-    plan = planned(data, row)
-    cfg = planned_config(plan)
+    _, cfg = planned(data, row)
     assert cfg.train_dataloader.sampler.epoch_length == 10
     assert cfg.train_dataloader.batch_size == 2
 
 
-def test_the_digest_is_of_what_makes_the_result(data, tmp_path):
-    expected = planned(data, 'ltml').config_digest
+def hash_of(*args):
+    return planned(*args)[0].config_hash
+
+
+def test_the_hash_is_of_what_makes_the_result(data, tmp_path):
+    expected = hash_of(data, 'ltml')
     moved = shutil.copytree(data, tmp_path / 'moved')
-    assert planned(moved, 'ltml').config_digest == expected
+    assert hash_of(moved, 'ltml') == expected
     workers = 'train_dataloader.num_workers=2'
-    assert planned(data, 'ltml', workers).config_digest == expected
+    assert hash_of(data, 'ltml', workers) == expected
     # Another network, schedule or annotation.
     others = [
-        planned(data, 'ltml', 'model.fuse=probs').config_digest,
-        planned(data, 'ltml', 'train_cfg.max_epochs=3').config_digest,
-        planned(data, 'consistency').config_digest,
+        hash_of(data, 'ltml', 'model.fuse=probs'),
+        hash_of(data, 'ltml', 'train_cfg.max_epochs=3'),
+        hash_of(data, 'consistency'),
     ]
     labels = (moved / 'train.json').read_text()
     (moved / 'train.json').write_text(labels.replace('[0, 2]', '[1, 2]'))
-    others.append(planned(moved, 'ltml').config_digest)
+    others.append(hash_of(moved, 'ltml'))
     assert len({expected, *others}) == 5
 
 
 def test_commas_within_brackets_belong_to_the_value():
-    row = parse_row('a=ltml,x.y=[1,2],model.fuse=probs', 'voc', Path())
-    assert row.overrides == ('x.y=[1,2]', 'model.fuse=probs')
+    _, (row,) = parse_rows(['a=ltml,x.y=[1,2],model.fuse=probs'])
+    assert row.overrides == {'x.y': [1, 2], 'model.fuse': 'probs'}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +175,7 @@ def test_commas_within_brackets_belong_to_the_value():
         (['a=ltml'], 'a changed row is'),
         (['a=ltml,b'], 'a changed row is'),
         (['../a=ltml,b=c'], 'has letters'),
-        (['erm=ltml,b=c'], 'is none of erm'),
+        (['erm=ltml,b=c'], 'NAME none of erm'),
         (['ltml', 'ltml'], 'ltml twice'),
         (['a=ltml,b=c', 'a=ltml,b=d'], 'a twice'),
         (['ltml+nothing'], 'no variant'),
@@ -220,7 +215,9 @@ def test_a_broken_result_is_named(compared, data):
     content = path.read_text()
     path.write_text(content[:100])
     try:
-        with pytest.raises(ValueError, match=r'seed_0.result\.json is broken'):
+        with pytest.raises(
+            ValueError, match=r'seed_0.result\.json: no result .* delete'
+        ):
             compare.main(arguments(data, compared, ['ltml']))
     finally:
         path.write_text(content)

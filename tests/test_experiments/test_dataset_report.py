@@ -10,22 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import style
+from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS
 from PIL import Image
 
 from ltml_mm.apis.cli import run_tool
+from ltml_mm.apis.model import class_info
 from ltml_mm.datasets import ClassAwareMultiLabelSampler, LabelTable
-from ltml_mm.experiments import dataset_figures
-from ltml_mm.experiments.dataset_report import build_report, image_table, main
-from ltml_mm.experiments.dataset_summary import read_facts
+from ltml_mm.experiments.dataset_figures import draw_classes
+from ltml_mm.experiments.dataset_report import (
+    build_report,
+    image_table,
+    main,
+    markdown,
+)
+from ltml_mm.experiments.dataset_summary import (
+    class_aware_probabilities,
+    read_summary,
+)
 from ltml_mm.experiments.drawing import STYLE
-from ltml_mm.experiments.stream_draws import class_aware_probabilities
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
-FILES = {
-    'report.md', 'report.json', 'images.csv', 'class_counts.png',
-    'class_draws.png', 'cooccurrence.png', 'image_draws.png',
-    'labels_per_image.png',
-}  # fmt: skip
+FILES = {'report.md', 'report.json', 'images.csv', 'classes.png'}
 CONFIG = """
 train_dataloader = dict(
     batch_size=2,
@@ -43,7 +49,7 @@ train_dataloader = dict(
             type='LongTailMultiLabelDataset',
             ann_file='train.json',
             data_root={root!r},
-            pipeline=[dict(type='NoSuchTransform')],
+            pipeline=[dict(type='LoadImageFromFile')],
         ),
     ),
 )
@@ -96,18 +102,19 @@ def test_published_figures_of_voc_lt(tmp_path):
     rows = published(SHARED / 'voc_lt_train.txt')
     names = json.loads((SHARED / 'class_names.json').read_text())['voc']
     path = write_annotations(tmp_path / 'train.json', rows, names)
-    report = build_report(read_facts(path))
-    uniform = report['samplers']['uniform']
-    aware = report['samplers']['class-aware']
+    report = build_report(read_summary(path))
+    uniform = report['streams']['uniform']
+    aware = report['streams']['class-aware']
     assert report['groups'] == {'head': 6, 'medium': 6, 'tail': 8}
-    assert uniform['draws'] == aware['draws'] == 3875
+    assert uniform['draws_an_epoch'] == aware['draws_an_epoch'] == 3875
     for figures_of, share, exposure, size in [
         (uniform, 67.9, 193.8, 1142),
         (aware, 76.8, 15.3, 274),
     ]:
-        assert figures_of['most_seen'][0] == 'person'
-        assert round(100 * figures_of['most_seen'][1], 1) == share
-        assert round(figures_of['exposure_ratio'] + 1e-9, 1) == exposure
+        seen, name = figures_of['most_seen']
+        assert name == 'person'
+        assert round(100 * seen, 1) == share
+        assert round(figures_of['exposure'] + 1e-9, 1) == exposure
         assert round(figures_of['effective_sample_size']) == size
 
 
@@ -125,12 +132,31 @@ def test_class_aware_probabilities_equal_exact_fractions():
     np.testing.assert_allclose(actual, list(map(float, expected)), rtol=1e-12)
 
 
+BOUNDED = "dict(type='GroupedAveragePrecision', head=9, tail=5)"
+
+
+@pytest.mark.parametrize(
+    'evaluators',
+    [
+        f'val_evaluator = {BOUNDED}',
+        f'test_evaluator = [dict(type="AveragePrecision"), {BOUNDED}]',
+        f'test_evaluator = dict(type="Evaluator", metrics=[{BOUNDED}])',
+    ],
+)
+def test_groups_are_those_of_predictions(config, evaluators):
+    config.write_text(f'{config.read_text()}\n{evaluators}\n')
+    summary = read_summary(config)
+    assert (summary.head, summary.tail) == (9, 5)
+    classes = class_info(Config.fromfile(config), summary.dataset.metainfo)
+    assert [row['group'] for row in classes] == summary.groups
+
+
 def test_expectation_is_what_the_sampler_draws_on_average(annotations):
-    facts = read_facts(annotations)
-    sampler = ClassAwareMultiLabelSampler(facts.dataset, 40, seed=1)
+    summary = read_summary(annotations)
+    sampler = ClassAwareMultiLabelSampler(summary.dataset, 40, seed=1)
     draws = [sampler.order(epoch, 40) for epoch in range(2000)]
     counted = np.bincount(np.concatenate(draws), minlength=60) / 80000
-    expected = facts.draws['class-aware'].probabilities
+    expected = summary.draws['class-aware'].probabilities
     # Whole cycles vary less than independent draws: five sigma is wide.
     sigma = np.sqrt(expected * (1 - expected) / 80000)
     assert (np.abs(counted - expected) <= 5 * sigma).all()
@@ -138,7 +164,7 @@ def test_expectation_is_what_the_sampler_draws_on_average(annotations):
 
 def test_report_equals_loops_over_the_labels(annotations):
     rows = make_rows()
-    report = build_report(read_facts(annotations))
+    report = build_report(read_summary(annotations))
     for a in range(7):
         entry = report['classes'][a]
         assert entry['images'] == sum(a in row for row in rows)
@@ -146,7 +172,7 @@ def test_report_equals_loops_over_the_labels(annotations):
             both = sum(a in row and b in row for row in rows)
             assert report['cooccurrence'][a][b] == both
         for stream, draws in entry['draws'].items():
-            length = report['samplers'][stream]['draws']
+            length = report['streams'][stream]['draws_an_epoch']
             assert draws['expected'] == pytest.approx(draws['share'] * length)
     lengths = [len(row) for row in rows]
     assert report['labels_per_image'] == [
@@ -154,34 +180,41 @@ def test_report_equals_loops_over_the_labels(annotations):
     ]
     assert report['images_without_label'] == lengths.count(0) > 0
     assert not report['groups_from_other_counts']
+    both = [sum(0 in row and b in row for row in rows) for b in range(1, 7)]
+    partner = report['classes'][1 + both.index(max(both))]['name']
+    assert f'| {partner} ({max(both)}) ' in markdown(report)
 
 
 def test_image_table_adds_up_to_the_classes_and_the_epoch(annotations):
-    facts = read_facts(annotations)
-    report = build_report(facts)
-    rows = list(csv.DictReader(io.StringIO(image_table(facts))))
+    summary = read_summary(annotations)
+    report = build_report(summary)
+    rows = list(csv.DictReader(io.StringIO(image_table(summary))))
     assert [r['path'] for r in rows] == [f'no_such_{i}.jpg' for i in range(60)]
-    for stream, sampler in report['samplers'].items():
+    for stream, entry in report['streams'].items():
         for kind in ('expected', 'counted'):
             draws = [float(r[f'{stream} {kind}']) for r in rows]
-            assert sum(draws) == pytest.approx(sampler['draws'], rel=1e-4)
-            for entry in report['classes']:
+            assert sum(draws) == pytest.approx(
+                entry['draws_an_epoch'], rel=1e-4
+            )
+            for of_class in report['classes']:
                 seen = sum(
                     n
                     for n, r in zip(draws, rows, strict=True)
-                    if entry['name'] in r['labels'].split(';')
+                    if of_class['name'] in r['labels'].split(';')
                 )
                 assert seen == pytest.approx(
-                    entry['draws'][stream][kind], rel=1e-4
+                    of_class['draws'][stream][kind], rel=1e-4
                 )
 
 
 def test_config_gives_streams_and_groups_without_images(config):
-    facts = read_facts(config)
-    assert list(facts.draws) == ['plain', 'rebalanced']
-    assert (facts.head, facts.tail) == (10, 3)
-    assert facts.draws['plain'].length == facts.draws['rebalanced'].length
-    longer = read_facts(config, {'train_dataloader.sampler.epoch_length': 500})
+    summary = read_summary(config)
+    assert list(summary.draws) == ['plain', 'rebalanced']
+    assert (summary.head, summary.tail) == (10, 3)
+    assert summary.draws['plain'].length == summary.draws['rebalanced'].length
+    longer = read_summary(
+        config, {'train_dataloader.sampler.epoch_length': 500}
+    )
     assert longer.draws['plain'].counted.sum() == 500
 
 
@@ -189,16 +222,26 @@ def test_samplers_of_one_stream(config):
     key = 'train_dataloader.sampler'
     delete = {'_delete_': True}
     default = {'type': 'DefaultSampler', 'shuffle': True}
-    draws = read_facts(config, {key: default | delete}).draws
+    draws = read_summary(config, {key: default | delete}).draws
     assert list(draws) == ['DefaultSampler']
     assert draws['DefaultSampler'].exact
     assert (draws['DefaultSampler'].counted == 1).all()
     # One that never ends, and of which no closed form is known.
     endless = {'type': 'InfiniteSampler', 'shuffle': True}
-    draws = read_facts(config, {key: endless | delete}).draws
+    draws = read_summary(config, {key: endless | delete}).draws
     assert not draws['InfiniteSampler'].exact
     assert draws['InfiniteSampler'].counted.sum() == 60
     assert draws['InfiniteSampler'].probabilities.sum() == pytest.approx(1)
+
+
+def test_a_sampler_must_draw_indices_of_images(config, monkeypatch):
+    options = {'train_dataloader.sampler': {'type': 'Odd', '_delete_': True}}
+    for drawn in ([{'uniform': 1}], [60], []):
+        monkeypatch.setitem(
+            DATA_SAMPLERS.module_dict, 'Odd', lambda drawn=drawn, **_: drawn
+        )
+        with pytest.raises(ValueError, match='indices of the 60 images'):
+            read_summary(config, options)
 
 
 def test_declared_training_counts_make_the_groups(tmp_path):
@@ -209,7 +252,7 @@ def test_declared_training_counts_make_the_groups(tmp_path):
         class_counts=[19, 100],
         num_train_images=119,
     )
-    report = build_report(read_facts(path))
+    report = build_report(read_summary(path))
     assert [c['group'] for c in report['classes']] == ['tail', 'head']
     assert [c['images'] for c in report['classes']] == [2, 2]
     assert report['groups_from_other_counts']
@@ -228,59 +271,43 @@ def test_writes_the_same_bytes_twice(annotations, tmp_path, capsys):
             Image.open(io.BytesIO(content)).verify()
     text = written['report.md'].decode()
     assert text.splitlines()[2] in capsys.readouterr().out
-    rows = [r for r in text.splitlines() if r.startswith('|')]
-    # A bar in a class name must not open another column.
-    assert len({r.replace(r'\|', '').count('|') for r in rows}) == 2
-    for name in FILES:
-        assert not name.endswith('.png') or f']({name})' in text
+    for block in text.split('\n\n'):
+        rows = [r for r in block.splitlines() if r.startswith('|')]
+        # A bar in a class name must not open another column.
+        assert len({r.replace(r'\|', '').count('|') for r in rows}) <= 1
+    assert '](classes.png)' in text
 
 
-@pytest.mark.parametrize(
-    ('num_classes', 'name'),
-    [
-        (20, 'class_counts'),
-        (80, 'class_counts'),
-        (400, 'class_counts'),
-        (80, 'class_draws'),
-        (20, 'cooccurrence'),
-        (80, 'cooccurrence'),
-    ],
-)
-def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes, name):
+@pytest.mark.parametrize('num_classes', [20, 80, 400])
+def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes):
     rows = [list(range(i % num_classes + 1)) for i in range(2 * num_classes)]
     names = [f'a class called {k}' for k in range(num_classes)]
     path = write_annotations(tmp_path / 'train.json', rows, names)
+    report = build_report(read_summary(path))
     with style.context(['default', STYLE]):
-        figure = getattr(dataset_figures, name).__wrapped__(read_facts(path))
+        figure = draw_classes.__wrapped__(report)
         figure.draw_without_rendering()
-        axes = figure.axes[0]
+        labels = [t.label1 for t in figure.axes[0].yaxis.get_major_ticks()]
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) >= min(num_classes, 200)
+        for one, other in pairwise(boxes):
+            assert not one.overlaps(other)
         canvas = figure.bbox
-        sides = [[t.label1 for t in axes.yaxis.get_major_ticks()]]
-        if name == 'cooccurrence':
-            sides.append([t.label1 for t in axes.xaxis.get_major_ticks()])
-        for labels in sides:
-            boxes = [label.get_window_extent() for label in labels]
-            assert len(boxes) >= min(num_classes, 200)
-            for one, other in pairwise(boxes):
-                assert not one.overlaps(other)
-            for box in boxes:
-                assert canvas.x0 <= box.x0
-                assert box.x1 <= canvas.x1
-                assert canvas.y0 <= box.y0
-                assert box.y1 <= canvas.y1
+        for box in boxes:
+            assert canvas.x0 <= box.x0
+            assert box.x1 <= canvas.x1
+            assert canvas.y0 <= box.y0
+            assert box.y1 <= canvas.y1
 
 
 BROKEN = {
     'missing.py': (None, 'config or annotation file not found'),
-    'missing.json': (None, 'config or annotation file not found'),
-    'broken.json': ('{"metainfo": ', 'not valid JSON, line 1'),
     'other.json': ('{"images": []}', 'not an annotation file'),
     'empty.json': (
         '{"metainfo": {"classes": ["x"]}, "data_list":'
         ' [{"img_path": "a.jpg", "gt_label": []}]}',
         'have no label for 1 classes',
     ),
-    'syntax.py': ('model = (', 'never closed'),
     'raises.py': ('model = 1 / 0', 'ZeroDivisionError'),
     'bare.py': ('model = dict()', 'no train_dataloader'),
     'unknown.py': (
@@ -320,4 +347,4 @@ def test_refuses_what_it_cannot_use(annotations, tmp_path):
     with pytest.raises(ValueError, match='is not a folder'):
         main([str(annotations), '--out', str(annotations)])
     with pytest.raises(ValueError, match='overrides a config'):
-        read_facts(annotations, {'a': 1})
+        read_summary(annotations, {'a': 1})

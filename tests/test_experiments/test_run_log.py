@@ -101,7 +101,7 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path, capsys):
         ('{"lr": 0.1, "lo\n', 'line 3 is no JSON'),
         ('[1, 2]\n', 'line 3 is no record'),
         ('{"loss": 1.0}\n', 'line 3 is no record'),
-        ('{"loss": 1.0, "iter": "a", "step": "a"}\n', 'line 3: step is no nu'),
+        ('{"loss": 1.0, "iter": "a", "step": "a"}\n', 'line 3 is no record'),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, message):

@@ -1,9 +1,7 @@
 """The launch scripts, with programs in place of Python and Slurm."""
 
-import importlib.util
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -62,15 +60,6 @@ def run_script(script, *args, cwd, **variables):
     )
 
 
-@pytest.fixture
-def check_launch():
-    path = TOOLS / 'check_launch.py'
-    spec = importlib.util.spec_from_file_location('check_launch', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def options_of(argv, end):
     """The options before a program's name, as a dict."""
     options = argv[: argv.index(end)]
@@ -83,11 +72,10 @@ ODD = ['--cfg-options', 'data_root=my data/"a"', 'x=$HOME *', '']
 @pytest.mark.parametrize('name', ['train', 'test'])
 def test_dist_scripts_pass_everything_on(record, name):
     files = ['my config.py', 'a b.pth'][: 1 + (name == 'test')]
-    check, launched = record(
+    (launched,) = record(
         f'dist_{name}.sh', *files, 3, *ODD, OMP_NUM_THREADS='', PORT=''
     )
     tool = str(TOOLS / f'{name}.py')
-    assert check['argv'][1:] == ['3', '1', '0', '29500', *files]
     argv = launched['argv']
     assert argv[:2] == ['-m', 'torch.distributed.run']
     assert argv[argv.index(tool) :] == [
@@ -111,7 +99,7 @@ def test_dist_scripts_pass_everything_on(record, name):
 @pytest.mark.parametrize('name', ['train', 'test'])
 def test_dist_scripts_read_the_environment(record, name):
     files = ['c.py', 'x.pth'][: 1 + (name == 'test')]
-    check, launched = record(
+    (launched,) = record(
         f'dist_{name}.sh',
         *files,
         8,
@@ -121,7 +109,6 @@ def test_dist_scripts_read_the_environment(record, name):
         MASTER_ADDR='node-a',
         OMP_NUM_THREADS=5,
     )
-    assert check['argv'][1:] == ['8', '4', '2', '1234', *files]
     assert options_of(launched['argv'], str(TOOLS / f'{name}.py')) == {
         '--nnodes': '4',
         '--node-rank': '2',
@@ -213,71 +200,10 @@ def test_too_few_arguments(tmp_path, script, args):
     assert done.stderr.count('\n') == 1
 
 
-@pytest.mark.parametrize(
-    'address', [('0.0.0.0', 4), ('127.0.0.1', 4), ('::', 6)]
-)
-def test_port_in_use_is_one_line(tmp_path, address):
-    host, version = address
-    if version == 6 and not socket.has_dualstack_ipv6():
-        pytest.skip('this machine has no IPv6')
-    (tmp_path / 'c.py').touch()
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    dual = dict(dualstack_ipv6=True) if version == 6 else {}
-    with socket.create_server((host, 0), family=family, **dual) as server:
+def test_a_port_in_use_ends_with_torchruns_own_error(tmp_path):
+    with socket.create_server(('', 0)) as server:
         port = server.getsockname()[1]
         done = run_script('dist_train.sh', 'c.py', 2, cwd=tmp_path, PORT=port)
-    assert done.returncode == 1
-    assert done.stdout == ''
-    assert done.stderr.count('\n') == 1
-    assert f'port {port} ' in done.stderr
-    assert 'PORT=' in done.stderr
-
-
-def test_port_matters_to_the_first_machine_alone(check_launch):
-    with socket.create_server(('', 0)) as server:
-        port = str(server.getsockname()[1])
-        assert check_launch.find_problem('1', '2', '0', port) is not None
-        assert check_launch.find_problem('1', '2', '1', port) is None
-    # Closed just now: no one listens any more.
-    assert check_launch.find_problem('1', '2', '0', port) is None
-
-
-def test_too_few_gpus_is_one_line(check_launch, monkeypatch):
-    monkeypatch.setattr(check_launch, 'count_gpus', lambda: 2)
-    monkeypatch.setattr(check_launch, 'torch_uses_gpus', lambda: True)
-    problem = check_launch.find_gpu_problem(3)
-    assert '3 processes need 3 GPUs, but 2 ' in problem
-    assert '\n' not in problem
-    assert check_launch.find_gpu_problem(2) is None
-
-
-@pytest.mark.parametrize(('gpus', 'usable'), [(0, True), (2, False)])
-def test_processes_on_cpus_are_not_counted(
-    check_launch, monkeypatch, gpus, usable
-):
-    monkeypatch.setattr(check_launch, 'count_gpus', lambda: gpus)
-    monkeypatch.setattr(check_launch, 'torch_uses_gpus', lambda: usable)
-    assert check_launch.find_gpu_problem(3) is None
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (('two', '1', '0', '29500'), 'number of processes .* got .two.'),
-        (('0', '1', '0', '29500'), 'number of processes .* 1 or more'),
-        (('2', '1', '1', '29500'), 'NODE_RANK=1 .* NNODES=1'),
-        (('2', '1', '0', '65536'), 'PORT .* 1 to 65535'),
-        (('2', '1', '0', '-1'), 'PORT .* got .-1.'),
-    ],
-)
-def test_bad_numbers(check_launch, arguments, message):
-    assert re.search(message, check_launch.find_problem(*arguments))
-
-
-def test_missing_files(check_launch, tmp_path):
-    config = tmp_path / 'c.py'
-    config.touch()
-    files = [str(config), str(tmp_path / 'x.pth')]
-    problem = check_launch.find_problem('1', '2', '1', '29500', files)
-    assert problem == f'file not found: {files[1]}'
-    assert not check_launch.find_problem('1', '2', '1', '29500', files[:1])
+    assert done.returncode != 0
+    assert f'{port}' in done.stderr
+    assert 'EADDRINUSE' in done.stderr

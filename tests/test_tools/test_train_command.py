@@ -8,7 +8,6 @@ import torch
 from mmengine.runner import Runner
 from tiny_run import BATCH, TOOLS, write_run
 
-from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.train import main, parse_args, training_config
 
@@ -121,18 +120,6 @@ def test_resume_from_a_checkpoint(folder):
     assert cfg.load_from == 'a b.pth'
 
 
-def test_resume_reads_the_checkpoint_first(folder):
-    words = ('--resume', 'x.pth')
-    with pytest.raises(CheckpointError, match=r'not found: x\.pth'):
-        config_of(*words)
-    save_checkpoint('x.pth')
-    config_of(*words)
-    whole = (folder / 'x.pth').read_bytes()
-    (folder / 'x.pth').write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=r'x\.pth is truncated'):
-        config_of(*words)
-
-
 def test_a_missing_file_is_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', str(TOOLS / 'train.py'), 'no.py'],
@@ -143,21 +130,6 @@ def test_a_missing_file_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == 'error: config not found: no.py'
     assert 'Traceback' not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ('override', 'message'),
-    [
-        ('foo', "'foo' is not of the form KEY=VALUE"),
-        ('=3', "'=3' is not of the form KEY=VALUE"),
-        ('foo=[1,(2]', 'brackets that do not match'),
-    ],
-)
-def test_an_override_that_is_none(folder, capsys, override, message):
-    with pytest.raises(SystemExit) as error:
-        config_of('--cfg-options', 'a=1', override)
-    assert error.value.code == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_overrides(folder):
@@ -176,25 +148,6 @@ def test_overrides(folder):
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.001)
     assert cfg.load_from is None
     assert cfg.name == 'a b'
-
-
-@pytest.mark.parametrize(
-    ('override', 'message'),
-    [
-        ('optim_wrapper.optimizer.lr.x=3', r'optimizer\.lr\.x=3 does not fit'),
-        ('hooks.7.end=3', r'hooks\.7\.end=3 does not fit'),
-    ],
-)
-def test_an_override_that_does_not_fit(folder, override, message):
-    (folder / 'toy.py').write_text(CONFIG + 'hooks = [dict(end=1)]\n')
-    with pytest.raises(ValueError, match=message):
-        config_of('--cfg-options', override)
-
-
-def test_a_config_that_is_none(folder):
-    (folder / 'toy.py').write_text('model = dict(')
-    with pytest.raises(ValueError, match=r'toy\.py is not a config'):
-        config_of()
 
 
 def test_expected_errors_become_one_line(capsys, monkeypatch):

@@ -36,7 +36,6 @@ from timing import report
 REPO = Path(__file__).resolve().parents[2]
 SHARED = Path('/dev/shm')
 PAGE = os.sysconf('SC_PAGE_SIZE') / 2**20  # MiB
-EPOCH = 50  # steps; each ends with a validation and a checkpoint
 PATIENCE = 30  # seconds for what ends to be gone
 SIDE = 64  # pixels
 MEASURES = (
@@ -73,7 +72,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 param_scheduler = []
 train_cfg = dict(max_epochs={epochs})
-default_hooks = dict(logger=dict(interval=10))
+default_hooks = dict(logger=dict(interval={interval}))
 log_level = 'WARNING'
 """
 
@@ -82,12 +81,25 @@ def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--steps', type=int, default=2000)
+    parser.add_argument(
+        '--epoch',
+        type=int,
+        default=50,
+        help='steps up to a validation and a checkpoint',
+    )
     parser.add_argument('--workers', type=int, default=4)
     parser.add_argument('--pairs', type=int, default=4, help='per step')
     parser.add_argument('--out', type=Path, help='JSON file')
     args = parser.parse_args()
-    if args.steps < 4 * EPOCH or args.steps % EPOCH:
-        parser.error(f'--steps must be a multiple of {EPOCH}, at least 200')
+    if (
+        args.epoch < 1
+        or args.steps < 4 * args.epoch
+        or (args.steps % args.epoch)
+    ):
+        parser.error(
+            f'--steps must be a multiple of --epoch {args.epoch}, at least '
+            'four times as many'
+        )
     return args
 
 
@@ -129,8 +141,9 @@ def write_run(folder: Path, args: argparse.Namespace) -> Path:
         side=SIDE,
         pairs=args.pairs,
         workers=args.workers,
-        epoch=EPOCH * args.pairs,
-        epochs=args.steps // EPOCH,
+        epoch=args.epoch * args.pairs,
+        epochs=args.steps // args.epoch,
+        interval=min(args.epoch, 10),
     )
     config.write_text(text)
     return config

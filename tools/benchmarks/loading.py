@@ -89,18 +89,19 @@ def main() -> None:
                 type='LongTailMultiLabelDataset',
                 data_root=name,
                 ann_file='train.json',
-                pipeline=cfg.train_pipeline,
+                pipeline=cfg.train_dataloader.dataset.dataset.pipeline,
             )
         )
+        reproducible = TwoStreamDataset(plain)
         sampler = TwoStreamSampler(
-            plain,
+            reproducible,
             streams=dict(uniform=dict(type='UniformSampler')),
             epoch_length=args.pictures,
             seed=0,
         )
         cases = {
             'plain': (plain, Indices(sampler)),
-            'reproducible': (TwoStreamDataset(plain), sampler),
+            'reproducible': (reproducible, sampler),
         }
         times: dict[str, list[float]] = {case: [] for case in cases}
         for epoch in range(args.epochs):

@@ -31,6 +31,7 @@ from ltml_mm.models.parts import last_shape, probe_features
 from timing import medians, report, time_in_turns
 
 KINDS = ('stock', 'two_branch')
+TASKS = ('training', 'prediction')
 NUM_CLASSES = 20
 STATISTICS = ClassStatistics((50,) * NUM_CLASSES, num_images=1000)
 
@@ -41,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=64, help='per step')
     parser.add_argument('--side', type=int, default=224, help='in pixels')
     parser.add_argument('--repeats', type=int, default=10)
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=TASKS)
     parser.add_argument(
         '--backbone',
         nargs='+',
@@ -87,9 +89,9 @@ def _feature_width(backbone: dict) -> int:
 
 
 def make_batch(kind: str, images: torch.Tensor) -> dict[str, Any]:
-    """Makes a training batch of the network's kind from the same images."""
+    """Makes a training batch of the network's kind, on the images' device."""
     samples = [
-        DataSample().set_gt_label([i % NUM_CLASSES])
+        DataSample().set_gt_label([i % NUM_CLASSES]).to(images.device)
         for i in range(len(images))
     ]
     if kind == 'stock':
@@ -206,7 +208,7 @@ def main() -> None:
     }
     wait = torch.cuda.synchronize if device != 'cpu' else lambda: None
     result = {**options, 'threads': torch.get_num_threads()}
-    for task in ('training', 'prediction'):
+    for task in args.tasks:
         memory = {}
         for kind in KINDS:
             with ProcessPoolExecutor(1, get_context('spawn')) as pool:

@@ -1,17 +1,12 @@
 """Makes COCO-LT from the folder of COCO: train2017, val2017, annotations."""
 
 import argparse
-import sys
 
-from ltml_mm.datasets.converters import convert_coco_lt
-from ltml_mm.datasets.converters.cli import (
-    add_output_options,
-    output_options,
-    run,
-)
+from ltml_mm.apis.cli import run_tool
+from ltml_mm.datasets.converters import convert_published, run_converter
 
 
-def main() -> int:
+def main() -> None:
     """Reads the command line and converts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -21,14 +16,14 @@ def main() -> int:
         '--split-file',
         help='list of training ids, one a line, instead of the recipe',
     )
-    add_output_options(parser, out='data/coco_lt')
-    args = parser.parse_args()
-    return run(
-        lambda: convert_coco_lt(
-            args.coco, output_options(args), args.split_file
-        )
+    run_converter(
+        parser,
+        lambda args, output: convert_published(
+            'coco', args.coco, output, args.split_file
+        ),
+        out='data/coco_lt',
     )
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

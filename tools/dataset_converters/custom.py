@@ -6,17 +6,14 @@ JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
 """
 
 import argparse
-import sys
 
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.datasets.converters import (
     READERS,
     CustomOptions,
+    OutputOptions,
     convert_custom,
-)
-from ltml_mm.datasets.converters.cli import (
-    add_output_options,
-    output_options,
-    run,
+    run_converter,
 )
 from ltml_mm.datasets.splits import ParetoRecipe
 
@@ -35,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--classes', help='file that fixes the classes, one name a line'
+    )
+    parser.add_argument(
+        '--separator',
+        help='what separates the labels in a CSV file (default: ;)',
     )
     test = parser.add_mutually_exclusive_group()
     test.add_argument('--test', help='source of the test set')
@@ -55,7 +56,6 @@ def build_parser() -> argparse.ArgumentParser:
         '--shape', type=float, help='larger is steeper (default: 6)'
     )
     parser.add_argument('--seed', type=int, default=0)
-    add_output_options(parser)
     return parser
 
 
@@ -72,27 +72,27 @@ def _recipe(args: argparse.Namespace) -> ParetoRecipe | None:
     return None
 
 
-def main() -> int:
+def main() -> None:
     """Reads the command line and converts."""
     parser = build_parser()
-    args = parser.parse_args()
-    try:
-        options = CustomOptions(
-            args.images,
-            args.classes,
-            args.test,
-            args.test_fraction,
-            _recipe(args),
-            args.seed,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    return run(
-        lambda: convert_custom(
-            args.format, args.source, output_options(args), options
-        )
-    )
+
+    def convert(args: argparse.Namespace, output: OutputOptions) -> str:
+        try:
+            options = CustomOptions(
+                args.images,
+                args.classes,
+                args.test,
+                args.test_fraction,
+                _recipe(args),
+                args.seed,
+                args.separator,
+            )
+        except ValueError as error:
+            parser.error(str(error))
+        return convert_custom(args.format, args.source, output, options)
+
+    run_converter(parser, convert)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -1,17 +1,12 @@
 """Makes VOC-LT from the folder VOCdevkit: VOC2012 trainval, VOC2007 test."""
 
 import argparse
-import sys
 
-from ltml_mm.datasets.converters import convert_voc_lt
-from ltml_mm.datasets.converters.cli import (
-    add_output_options,
-    output_options,
-    run,
-)
+from ltml_mm.apis.cli import run_tool
+from ltml_mm.datasets.converters import convert_published, run_converter
 
 
-def main() -> int:
+def main() -> None:
     """Reads the command line and converts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('devkit', help='folder with VOC2007 and VOC2012')
@@ -19,14 +14,14 @@ def main() -> int:
         '--split-file',
         help='list of training ids, one a line, instead of the recipe',
     )
-    add_output_options(parser, out='data/voc_lt')
-    args = parser.parse_args()
-    return run(
-        lambda: convert_voc_lt(
-            args.devkit, output_options(args), args.split_file
-        )
+    run_converter(
+        parser,
+        lambda args, output: convert_published(
+            'voc', args.devkit, output, args.split_file
+        ),
+        out='data/voc_lt',
     )
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

@@ -1,23 +1,19 @@
 """Converts annotations of several formats to MMPretrain's JSON."""
 
-from ltml_mm.datasets.converters.custom import (
+from ltml_mm.datasets.converters.convert import (
     READERS,
     CustomOptions,
+    OutputOptions,
     convert_custom,
-)
-from ltml_mm.datasets.converters.errors import ConversionError
-from ltml_mm.datasets.converters.pipeline import OutputOptions
-from ltml_mm.datasets.converters.published import (
-    convert_coco_lt,
-    convert_voc_lt,
+    convert_published,
+    run_converter,
 )
 
 __all__ = [
     'READERS',
-    'ConversionError',
     'CustomOptions',
     'OutputOptions',
-    'convert_coco_lt',
     'convert_custom',
-    'convert_voc_lt',
+    'convert_published',
+    'run_converter',
 ]

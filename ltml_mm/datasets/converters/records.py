@@ -1,211 +1,236 @@
-"""What the readers return and the writer takes."""
+"""Images with their labels, between the readers and the written files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.converters.errors import Problems
-from ltml_mm.datasets.converters.text import EntryLines
+from ltml_mm.datasets.images import UnreadableImageError, check_image
+
+MAX_SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Example:
-    """An image and its classes as a source names them.
+class Problems(dict[str, list[str]]):
+    """Messages by kind, collected so that one run tells about all of them."""
+
+    def add(self, kind: str, message: str) -> None:
+        """Adds a message."""
+        self.setdefault(kind, []).append(message)
+
+    def check(self) -> None:
+        """Raises a ValueError with the first ten of each kind, if any."""
+        lines = []
+        for kind, messages in self.items():
+            more = len(messages) > MAX_SHOWN
+            first = f', the first {MAX_SHOWN}' if more else ''
+            lines.append(f'{kind}: {len(messages)}{first}')
+            lines.extend(f'  {message}' for message in messages[:MAX_SHOWN])
+        if lines:
+            raise ValueError('\n'.join(lines))
+
+
+class Example(NamedTuple):
+    """An image and its classes.
 
     Attributes:
         path: The image, relative to the root of the images, or absolute.
         names: Names of its classes.
-        file: The file that says so.
-        line: Where it says so, None where ``entry`` tells.
-        entry: For JSON, the lines of the file, the name of a list in it and
-            an index into that.
-        name_lines: The line of each of ``names``, where they differ.
+        place: The file, with line or entry, that says so, for messages.
+        others: File names below the root to try where ``path`` is missing.
     """
 
     path: str
     names: tuple[str, ...]
-    file: str
-    line: int | None = None
-    entry: tuple[EntryLines, str, int] | None = None
-    name_lines: tuple[int, ...] = ()
-
-    @property
-    def place(self) -> str:
-        """The file and line for messages."""
-        if self.entry is not None:
-            lines, key, index = self.entry
-            return lines.place(key, index)
-        return self.file if self.line is None else f'{self.file}:{self.line}'
-
-    def name_place(self, index: int) -> str:
-        """The file and line of one of the names."""
-        if self.name_lines:
-            return f'{self.file}:{self.name_lines[index]}'
-        return self.place
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a reader found.
-
-    Attributes:
-        examples: The images in the order of the source.
-        classes: The classes in the order that the source gives them, None
-            where it gives none.
-        root: The folder to which relative image paths refer.
-        path: The file or folder itself, for messages.
-    """
-
-    examples: list[Example]
-    classes: tuple[str, ...] | None
-    root: str
-    path: str
+    place: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Checked images: paths relative to ``root``, labels as indices."""
+    """Images as a source lists them or, after :func:`resolve`, checked.
 
+    Attributes:
+        examples: The N images in the order of the source.
+        classes: The K classes in the order of their labels; before the
+            check empty where the source gives none.
+        root: The folder to which relative image paths refer.
+        source: The file or folder that was read, for messages.
+    """
+
+    examples: list[Example]
     classes: tuple[str, ...]
-    examples: Sequence[Example]
-    paths: Sequence[str]
-    labels: Sequence[tuple[int, ...]]
     root: str
+    source: str
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def labels(self) -> list[list[int]]:
+        """Returns the class indices of every image, ascending."""
+        index = {name: k for k, name in enumerate(self.classes)}
+        return [sorted(index[n] for n in e.names) for e in self.examples]
 
     def matrix(self) -> np.ndarray:
         """Returns the labels as a 0/1 array, uint8 (N, K)."""
-        matrix = np.zeros((len(self), len(self.classes)), np.uint8)
-        for row, labels in zip(matrix, self.labels, strict=True):
-            row[list(labels)] = 1
+        matrix = np.zeros((len(self.examples), len(self.classes)), np.uint8)
+        for row, labels in zip(matrix, self.labels(), strict=True):
+            row[labels] = 1
         return matrix
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Returns some of the images, in the order of ``indices``."""
-        chosen = [int(i) for i in indices]
-        return ImageSet(
-            self.classes,
-            [self.examples[i] for i in chosen],
-            [self.paths[i] for i in chosen],
-            [self.labels[i] for i in chosen],
-            self.root,
-        )
+        return replace(self, examples=[self.examples[i] for i in indices])
+
+    def below(self, root: str, folder: str) -> ImageSet:
+        """Returns the images as those of a folder in another root."""
+        examples = [
+            Example(f'{folder}/{path}', names, place)
+            for path, names, place, _ in self.examples
+        ]
+        return replace(self, examples=examples, root=root)
 
     def statistics(self) -> ClassStatistics:
         """Counts the images of every class."""
-        return ClassStatistics.from_labels(self.labels, len(self.classes))
+        return ClassStatistics.from_labels(self.labels(), len(self.classes))
 
 
 def resolve(
-    source: Source,
+    images: ImageSet,
     root: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Iterable[str] = (),
     allow_outside: bool = False,
 ) -> ImageSet:
-    """Turns names into indices and checks classes and paths.
+    """Checks classes and paths.
 
     Args:
-        source: What a reader found.
+        images: The images of a reader.
         root: The folder of the images. Defaults to the source's.
-        classes: The classes in the order of their labels, checked. Defaults
-            to the source's, or else to all names, sorted.
+        classes: The classes in the order of their labels. Defaults to the
+            source's, or else to all names, sorted.
         allow_outside: Whether a path may leave the root.
 
     Returns:
-        ImageSet: The images in the order of the source.
+        ImageSet: The images, their paths relative to the root.
+
+    Warns:
+        UserWarning: Images were found under another name.
 
     Raises:
-        ConversionError: No images or classes; a class name is empty,
-            repeats or is not known; a path is empty, unusable, repeats or
-            leaves the root.
+        ValueError: No images or classes; a class name is empty, repeats or
+            is not known; a path is empty, unusable, repeats or leaves the
+            root.
     """
-    root = source.root if root is None else root
+    root = images.root if root is None else root
     problems = Problems()
-    if classes is None:
-        classes = _classes(source, problems)
-    if not source.examples:
-        problems.add('no images', f'{source.path}: holds no image')
-    index_of = {name: index for index, name in enumerate(classes)}
-    paths = []
-    labels = []
-    first: dict[str, Example] = {}
-    for example in source.examples:
-        path, reason = _normalise(example.path, root, allow_outside)
-        if reason:
-            problems.add('bad image paths', f'{example.place}: {reason}')
-        elif path in first:
-            problems.add(
-                'images that repeat',
-                f'{example.place}: {path} stands at {first[path].place}, too',
-            )
-        first.setdefault(path, example)
-        paths.append(path)
-        labels.append(_indices(example, index_of, problems))
+    if not images.examples:
+        problems.add('no images', f'{images.source}: holds no image')
+    classes = tuple(classes) or images.classes
+    places = dict.fromkeys(classes, images.source)
+    if not classes:
+        for example in images.examples:
+            for name in example.names:
+                places.setdefault(name, example.place)
+        classes = tuple(sorted(places))
+    if not classes:
+        problems.add('no classes', f'{images.source}: names no class')
+    check_classes(classes, [places[name] for name in classes], problems)
+    known = set(classes)
+    examples, renamed = [], []
+    first: dict[str, str] = {}
+    for path, names, place, others in images.examples:
+        path, fault = _normalise(path, root, allow_outside)
+        if others and not os.path.isfile(os.path.join(root, path)):
+            for other in others:
+                if os.path.isfile(os.path.join(root, other)):
+                    renamed.append(f'{place}: {other} in place of {path}')
+                    path, fault = other, None
+                    break
+        if fault:
+            problems.add('bad image paths', f'{place}: {fault}')
+        elif first.setdefault(path, place) != place:
+            other = f'{path} stands at {first[path]}, too'
+            problems.add('images that repeat', f'{place}: {other}')
+        for name in names:
+            if name not in known:
+                problems.add('unknown classes', f'{place}: {name!r}')
+        examples.append(Example(path, names, place))
     problems.check()
-    return ImageSet(tuple(classes), source.examples, paths, labels, root)
+    if renamed:
+        warnings.warn(
+            f'{len(renamed)} images are not where the source says and were '
+            f'found under another name, the first: {renamed[0]}',
+            stacklevel=2,
+        )
+    return ImageSet(examples, classes, root, images.source)
 
 
 def check_classes(
-    classes: Sequence[str], places: Sequence[str], problems: Problems
+    classes: Iterable[str], places: Iterable[str], problems: Problems
 ) -> None:
-    """Checks that class names are not empty, plain text and unique.
-
-    Args:
-        classes: The names.
-        places: Where each of them stands.
-        problems: Takes what is wrong.
-    """
+    """Notes class names, each with a place, that are unusable or repeat."""
     seen = set()
     for name, place in zip(classes, places, strict=True):
         if not name.strip() or not _is_plain(name):
-            problems.add(
-                'bad class names',
-                f'{place}: {name!r} is empty or cannot be written',
-            )
+            fault = f'{name!r} is empty or cannot be written'
+            problems.add('bad class names', f'{place}: {fault}')
         if name in seen:
             problems.add('class names that repeat', f'{place}: {name!r}')
         seen.add(name)
 
 
-def _classes(source: Source, problems: Problems) -> Sequence[str]:
-    """Returns the classes that a source gives or uses, checked."""
-    classes: Sequence[str]
-    if source.classes is not None:
-        classes = source.classes
-        places = [source.path] * len(classes)
-    else:
-        first: dict[str, str] = {}
-        for example in source.examples:
-            for index, name in enumerate(example.names):
-                if name not in first:
-                    first[name] = example.name_place(index)
-        classes = sorted(first)
-        places = [first[name] for name in classes]
-    if not classes:
-        problems.add('no classes', f'{source.path}: names no class')
-    check_classes(classes, places, problems)
-    return classes
+def check_files(
+    train: ImageSet, test: ImageSet | None, allow_outside: bool, decode: bool
+) -> None:
+    """Checks the image files.
+
+    Args:
+        train: The images to train on, resolved.
+        test: Those to test on, if any.
+        allow_outside: Whether links may leave the root.
+        decode: Whether to decode every image, in parallel.
+
+    Raises:
+        ValueError: Images are in both sets, are missing, are reached through
+            a link that leaves the root, or do not decode.
+    """
+    root = os.path.join(os.path.realpath(train.root), '')
+    problems = Problems()
+    places: dict[str, str] = {}
+    for path, _, place, _ in train.examples + (test.examples if test else []):
+        file = os.path.join(train.root, path)
+        if file in places:
+            kind = 'test images that are training images'
+            problems.add(kind, f'{place}: {path}')
+        elif not os.path.isfile(file):
+            problems.add('missing images', f'{place}: {file}')
+        elif not (allow_outside or os.path.realpath(file).startswith(root)):
+            fault = _outside(file, train.root)
+            problems.add('images outside the root', f'{place}: {fault}')
+        places.setdefault(file, place)
+    problems.check()
+    if decode:
+        # Threads that silence warnings leave the filters in any state.
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            faults = pool.map(_decode_fault, places)
+            bar = tqdm(faults, 'decode images', len(places))
+            for place, fault in zip(places.values(), bar, strict=True):
+                if fault:
+                    kind = 'images that do not decode'
+                    problems.add(kind, f'{place}: {fault}')
+    problems.check()
 
 
-def _indices(
-    example: Example, index_of: dict[str, int], problems: Problems
-) -> tuple[int, ...]:
-    indices = set()
-    for place, name in enumerate(example.names):
-        if name in index_of:
-            indices.add(index_of[name])
-        else:
-            problems.add(
-                'unknown classes', f'{example.name_place(place)}: {name!r}'
-            )
-    return tuple(sorted(indices))
+def _decode_fault(file: str) -> str | None:
+    try:
+        check_image(file)
+    except UnreadableImageError as error:
+        return str(error)
+    return None
 
 
 def _normalise(
@@ -218,16 +243,15 @@ def _normalise(
         return path, f'{path!r} cannot be a file name'
     full = os.path.normpath(os.path.join(os.path.abspath(root), path))
     relative = os.path.relpath(full, os.path.abspath(root))
-    if relative == os.pardir or relative.startswith(os.pardir + os.sep):
+    if relative.split(os.sep)[0] == os.pardir:
         if not allow_outside:
-            return path, outside(path, root)
+            return path, _outside(path, root)
         if os.path.isabs(path):
             return full, None
     return relative.replace(os.sep, '/'), None
 
 
-def outside(path: str, root: str) -> str:
-    """Words the error of a path that leaves the root."""
+def _outside(path: str, root: str) -> str:
     return (
         f'{path} lies outside {root}; pass --allow-outside if you trust the '
         'source'

@@ -22,21 +22,11 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
     Every epoch starts anew from (seed, epoch).
 
     It can be used alone: ``train_dataloader.sampler`` of a stock
-    ``ImageClassifier``.
-
-    Args:
-        dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
-        num_samples (int | str): Draws per epoch over all ranks: an int,
-            ``'dataset'`` (the number of images) or ``'class_max'`` (the
-            count of the largest class times the number of classes that have
-            an image, over ``reduce``). Defaults to ``'class_max'``.
-        reduce (int): The divisor of ``'class_max'``. Defaults to 4.
-        seed (int, optional): Seed of the order, the same on all ranks.
-            Defaults to None: one that the ranks agree on.
+    ``ImageClassifier``. The arguments are those of
+    :class:`~ltml_mm.datasets.samplers.ImageStreamSampler`.
 
     Raises:
-        ValueError: No image has a label, or ``num_samples`` is none of
-            these.
+        ValueError: No image has a label.
 
     Examples:
         >>> class Three:
@@ -79,20 +69,14 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
             )
 
     def order(self, epoch: int, length: int) -> np.ndarray:
-        """Returns the image indices of an epoch of some length.
-
-        Args:
-            epoch: Index of the epoch.
-            length: How many indices.
-
-        Returns:
-            np.ndarray: int64 of shape (length,).
-        """
+        """Returns the image indices of an epoch, int64 (length,)."""
         rng = self._generator(epoch)
         num_classes = len(self._classes)
         cycles = -(-length // num_classes)
-        # Row c is cycle c's shuffled list of the classes; every class is
-        # drawn once a row, so its c-th image belongs into row c.
+        # The order of the two draws fixes the epoch: first the classes of
+        # all cycles, then class by class its images. Row c is cycle c's
+        # shuffled list of the classes; every class is drawn once a row, so
+        # its c-th image belongs into row c.
         rows = np.tile(np.arange(num_classes), (cycles, 1))
         rng.permuted(rows, axis=1, out=rows)
         images = np.empty((num_classes, cycles), np.int64)

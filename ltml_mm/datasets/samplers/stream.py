@@ -38,17 +38,14 @@ class StreamSampler(Sampler):
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
+        #: Positions of one epoch, over all ranks; subclasses set it.
+        self.epoch_length = 0
         #: Positions that training counts for one pass of this rank; None is
         #: all of them. A dataloader counts whole batches: fewer where it
         #: drops the last one, more where it trains on an incomplete one.
         self.pass_length: int | None = None
         self._first_epoch = 0
         self._start = 0
-
-    @property
-    @abstractmethod
-    def epoch_length(self) -> int:
-        """Positions of one epoch, over all ranks."""
 
     @abstractmethod
     def positions(self, epoch: int) -> np.ndarray:
@@ -60,6 +57,7 @@ class StreamSampler(Sampler):
         Positions before the one that :meth:`start_at` or :meth:`skip` chose
         are missing; the next call has them all.
         """
+        # For one pass alone: the next one starts at its beginning.
         start, self._start = self._start, 0
         own = self.rank + np.arange(start, len(self)) * self.world_size
         return own % self.epoch_length
@@ -111,6 +109,7 @@ class StreamSampler(Sampler):
                 f'num_samples must not be negative, got {num_samples}'
             )
         length = self.pass_length or len(self)
+        # A loop that resumes counts its epochs from 0 again.
         self._first_epoch, self._start = divmod(num_samples, length)
         self.epoch = self._first_epoch
 
@@ -147,14 +146,8 @@ class ImageStreamSampler(StreamSampler):
                 f'{type(self).__name__}: the dataset has no image to draw'
             )
         self.labels = read_labels(dataset)
-        self._num_samples = num_samples
-        self._reduce = reduce
-        self._length = self._resolve_length()
-
-    @property
-    def epoch_length(self) -> int:
-        """Draws of one epoch, over all ranks."""
-        return self._length
+        # After the labels: the length may follow from their counts.
+        self.epoch_length = self._resolve_length(num_samples, reduce)
 
     def positions(self, epoch: int) -> np.ndarray:
         """Returns the image indices of an epoch, int64 (epoch_length,)."""
@@ -168,16 +161,16 @@ class ImageStreamSampler(StreamSampler):
         """
 
     def _generator(self, epoch: int) -> np.random.Generator:
+        # Not seed + epoch: one seed would repeat the epochs of the next.
         return np.random.Generator(np.random.PCG64((self.seed, epoch)))
 
-    def _resolve_length(self) -> int:
-        value = self._num_samples
+    def _resolve_length(self, value: int | str, reduce: int) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             length = value
         elif value == 'dataset':
             length = self.labels.num_images
         elif value == 'class_max':
-            length = self._class_max()
+            length = self._class_max(reduce)
         else:
             raise ValueError(
                 "num_samples must be an int, 'dataset' or 'class_max', got "
@@ -190,20 +183,17 @@ class ImageStreamSampler(StreamSampler):
             )
         return length
 
-    def _class_max(self) -> int:
-        if not isinstance(self._reduce, int) or self._reduce < 1:
-            raise ValueError(
-                f'reduce must be a positive int, got {self._reduce!r}'
-            )
+    def _class_max(self, reduce: int) -> int:
+        if not isinstance(reduce, int) or reduce < 1:
+            raise ValueError(f'reduce must be a positive int, got {reduce!r}')
         counts = self.labels.counts(0)
         if not counts.any():
             raise ValueError(
                 f'{type(self).__name__}: no image of the training set has a '
                 'label; look at its annotation file'
             )
-        largest = int(counts.max())
-        present = int(np.count_nonzero(counts))
-        return largest * present // self._reduce
+        # A class without an image is never drawn and adds nothing.
+        return int(counts.max()) * int(np.count_nonzero(counts)) // reduce
 
 
 @DATA_SAMPLERS.register_module()
@@ -213,26 +203,12 @@ class UniformSampler(ImageStreamSampler):
     The sequence of an epoch is whole permutations of the images after one
     another, cut at the epoch's end (the uniform stream of LTML). It differs
     from MMEngine's ``DefaultSampler`` in that an epoch may be longer or
-    shorter than the dataset.
-
-    Args:
-        dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
-        num_samples (int | str): Draws per epoch over all ranks: an int,
-            ``'dataset'`` or ``'class_max'``. Defaults to ``'class_max'``.
-        reduce (int): The divisor of ``'class_max'``. Defaults to 4.
-        seed (int, optional): Seed of the order. Defaults to None.
+    shorter than the dataset. The arguments are those of
+    :class:`ImageStreamSampler`.
     """
 
     def order(self, epoch: int, length: int) -> np.ndarray:
-        """Returns the image indices of an epoch of some length.
-
-        Args:
-            epoch: Index of the epoch.
-            length: How many indices.
-
-        Returns:
-            np.ndarray: int64 of shape (length,).
-        """
+        """Returns the image indices of an epoch, int64 (length,)."""
         rng = self._generator(epoch)
         num_images = len(self.dataset)
         passes = -(-length // num_images)

@@ -78,12 +78,8 @@ class TwoStreamSampler(StreamSampler):
             name: self._build_stream(name, config)
             for name, config in streams.items()
         }
-        self._length = self._resolve_length(epoch_length)
-
-    @property
-    def epoch_length(self) -> int:
-        """Positions of one epoch, over all ranks."""
-        return self._length
+        # After the streams: the length may be that of one of them.
+        self.epoch_length = self._resolve_length(epoch_length)
 
     def positions(self, epoch: int) -> np.ndarray:
         """Returns one column per stream, int64 (epoch_length, streams)."""
@@ -106,6 +102,7 @@ class TwoStreamSampler(StreamSampler):
                 "dataset=dict(type='TwoStreamDataset', dataset=dict(type="
                 f"'{type(self.dataset).__name__}', ...))"
             )
+        # Read now: set_epoch may come while an iterator is still in use.
         epoch, own = self.epoch, self.own_positions()
         rows = self.positions(epoch)[own]
         # Row by row: as lists, an epoch takes eight times the memory.

@@ -29,12 +29,12 @@ KEY = 'exact_resume'
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Adds to checkpoints what an exact resume needs, and puts it back.
+    """Saves in checkpoints, and restores, what an exact resume needs.
 
     Stock checkpoints hold weights, optimizer, schedules and logs. This hook
     adds every process's random states and own buffers (the running
     statistics of BatchNorm differ between processes inside an epoch), the
-    seed of the sampler, and the facts that both runs must share. With it, on
+    seed of the sampler, and a signature that both runs must share. With it, on
     a CPU, a run that was stopped and resumed ends bitwise as one that was
     not:
 
@@ -42,8 +42,8 @@ class ExactResumeHook(Hook):
       continue at the very next index, without loading what came before.
     - A validation that was due when the checkpoint was written, but is not
       part of it, is run first.
-    - The training's random states do not notice validations and the making
-      of data iterators.
+    - Validations and new data iterators leave the training's random states
+      alone.
 
     Args:
         on_change (str): ``'error'`` refuses to resume with another number
@@ -64,7 +64,7 @@ class ExactResumeHook(Hook):
                 f"on_change must be 'error' or 'warn', got {on_change!r}"
             )
         self.on_change = on_change
-        self._facts: dict[str, int | str] = {}
+        self._signature: dict[str, int | str] = {}
         self._loaded: dict[str, Any] | None = None
         self._resuming = False
         self._exact = True
@@ -75,7 +75,7 @@ class ExactResumeHook(Hook):
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps what the checkpoint holds until training begins."""
+        """Keeps this hook's part of the checkpoint until training starts."""
         if runner._resume:
             self._resuming = True
             self._loaded = checkpoint.get(KEY)
@@ -91,7 +91,7 @@ class ExactResumeHook(Hook):
                 optimizer, or the run differs from the one it resumes.
         """
         check_accumulation(runner)
-        self._facts = run_signature(runner)
+        self._signature = run_signature(runner)
         loader = runner.train_dataloader
         sampler = stream_sampler(loader)
         if sampler is not None:
@@ -105,7 +105,7 @@ class ExactResumeHook(Hook):
             self._restore_seed(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Puts a resumed run back to where it was."""
+        """Restores the states of a resumed run and continues its epoch."""
         if not self._resuming:
             return
         self._resuming = False
@@ -118,17 +118,9 @@ class ExactResumeHook(Hook):
         """Forgets the states of the last checkpoint."""
         self._gathered = None
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Gathers the states where a checkpoint is about to be saved."""
-        if saves_now(runner, by_epoch=False):
-            self.gather(runner)
-
     def after_train_epoch(self, runner: Runner) -> None:
-        """Gathers the states where a checkpoint is about to be saved."""
-        self._gathered = None
+        """Counts the steps of the next epoch from its start again."""
         vars(runner.train_loop).pop('run_iter', None)
-        if saves_now(runner, by_epoch=True):
-            self.gather(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Validates a run that was stopped in its last validation."""
@@ -137,18 +129,11 @@ class ExactResumeHook(Hook):
             self._validate(runner)
 
     def before_val(self, runner: Runner) -> None:
-        """Remembers the random states of the training."""
-        self._gathered = None
+        """Keeps the random states of the training."""
         self._before_validation = capture_random_states()
 
-    def after_val_epoch(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Gathers the states for a best checkpoint."""
-        hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
-        if any(hook.save_best for hook in hooks):
-            self.gather(runner)
-
     def after_val(self, runner: Runner) -> None:
-        """Gives the training its random states back."""
+        """Restores the random states of the training."""
         if self._before_validation is not None:
             restore_random_states(self._before_validation)
             self._before_validation = None
@@ -156,14 +141,11 @@ class ExactResumeHook(Hook):
     def gather(self, runner: Runner) -> None:
         """Collects the states of all processes; all of them must call it.
 
-        ``SafeCheckpointHook`` does; with the stock hook, call it before
-        saving a checkpoint at a moment of your own.
+        ``SafeCheckpointHook`` does before it saves.
 
         Args:
             runner: The runner.
         """
-        if self._gathered is not None:
-            return
         states = self._before_validation or capture_random_states()
         self._gathered = gather_states(runner, states)
 
@@ -171,18 +153,19 @@ class ExactResumeHook(Hook):
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
         """Adds this hook's part to a checkpoint."""
-        if self._gathered is None:
-            if runner.world_size > 1:
-                runner.logger.warning(
-                    'this checkpoint holds no random states: it was saved '
-                    'without ExactResumeHook.gather() on all processes'
-                )
-                return
+        if runner.world_size == 1:
             self.gather(runner)
+        if self._gathered is None:
+            runner.logger.warning(
+                'this checkpoint holds no random states: on several processes '
+                'that takes SafeCheckpointHook, or ExactResumeHook.gather() '
+                'on all of them before'
+            )
+            return
         checkpoint[KEY] = {
             'ranks': self._gathered,
             'seed': _seed(runner),
-            'facts': self._facts,
+            'facts': self._signature,
             'validated': self._before_validation is not None,
         }
 
@@ -196,7 +179,7 @@ class ExactResumeHook(Hook):
             )
             return
         self._validation_due = not self._loaded['validated']
-        changes = compare_signatures(self._loaded['facts'], self._facts)
+        changes = compare_signatures(self._loaded['facts'], self._signature)
         if not changes:
             return
         message = 'the run differs from the one it resumes: ' + '; '.join(
@@ -301,31 +284,6 @@ def _seed(runner: Runner) -> int | None:
     return getattr(sampler, 'seed', None)
 
 
-def checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
-    """Returns the hooks of a runner that save checkpoints."""
-    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-
-
-def saves_now(runner: Runner, by_epoch: bool) -> bool:
-    """Whether a hook saves after the current step, or epoch."""
-    return any(
-        _saves(hook, runner)
-        for hook in checkpoint_hooks(runner)
-        if hook.by_epoch == by_epoch
-    )
-
-
-def _saves(hook: CheckpointHook, runner: Runner) -> bool:
-    period = hook.interval, hook.save_begin
-    if hook.by_epoch:
-        last = hook.is_last_train_epoch(runner)
-        due = hook.every_n_epochs(runner, *period)
-    else:
-        last = hook.is_last_train_iter(runner)
-        due = hook.every_n_train_iters(runner, *period)
-    return due or (hook.save_last and last)
-
-
 def check_accumulation(runner: Runner) -> None:
     """Refuses checkpoints between two steps of the optimizer.
 
@@ -363,7 +321,9 @@ def _save_moments(runner: Runner) -> Iterator[tuple[str, int, int]]:
     """Yields what is saved, its interval and its beginning, in steps."""
     loop = runner.train_loop
     steps = len(loop.dataloader)
-    for hook in checkpoint_hooks(runner):
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
         unit = steps if hook.by_epoch else 1
         yield 'checkpoints', hook.interval * unit, hook.save_begin * unit
         if hook.save_best and runner.val_loop is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -14,9 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ltml_mm.engine.hooks.data_workers import end_workers, shield_workers
+from ltml_mm.engine.hooks.checkpoint_hooks import SafeCheckpointHook
 from ltml_mm.engine.hooks.resume_state import accumulated_steps
-from ltml_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 
 class TrainingStopped(SystemExit):
@@ -67,9 +68,10 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
-        # Nobody can listen to those two.
+        # Nobody can listen to those two, which Windows does not have.
         known = dict(signal.Signals.__members__)
-        del known['SIGKILL'], known['SIGSTOP']
+        known.pop('SIGKILL', None)
+        known.pop('SIGSTOP', None)
         if isinstance(signals, str) or not known.keys() >= set(signals):
             raise ValueError(
                 'signals must be a list of names such as SIGTERM and SIGUSR1, '
@@ -81,7 +83,7 @@ class PreemptionHook(Hook):
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Begins to listen."""
+        """Installs the signal handlers."""
         hooks = [h for h in runner.hooks if isinstance(h, SafeCheckpointHook)]
         if threading.current_thread() is not threading.main_thread():
             return  # Python gives signals to the main thread alone.
@@ -123,7 +125,7 @@ class PreemptionHook(Hook):
             self._stop(runner, self._received, runner.iter, path)
 
     def after_train(self, runner: Runner) -> None:
-        """Listens no longer, and ends the data workers."""
+        """Restores the signal handlers and ends the data workers."""
         self._checkpoint = None
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
@@ -177,3 +179,54 @@ def _loaders(runner: Runner) -> Iterator[DataLoader]:
         loader = getattr(loop, 'dataloader', None)
         if isinstance(loader, DataLoader):
             yield loader
+
+
+def shield_workers(loader: DataLoader, signals: Sequence[int]) -> None:
+    """Makes future workers ignore signals unless this process sends them.
+
+    A scheduler sends its signal to every process of a job. A worker that
+    died of it would end the training before the checkpoint.
+
+    Args:
+        loader: A dataloader that has no workers yet.
+        signals: The signals.
+    """
+    loader.worker_init_fn = partial(_start, loader.worker_init_fn, signals)
+
+
+def end_workers(loader: DataLoader) -> None:
+    """Shuts down the persistent workers of a dataloader.
+
+    At the end of the process, Python would kill them before they clean up,
+    and torch, with pinned memory, would wait 5 seconds for each.
+
+    Args:
+        loader: A dataloader; its next iterator starts workers of its own.
+    """
+    iterator = getattr(loader, '_iterator', None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
+
+
+def _start(
+    init: Callable[[int], None] | None, signals: Sequence[int], worker_id: int
+) -> None:
+    """Initialises a worker."""
+    if hasattr(signal, 'sigwaitinfo'):  # Not on macOS.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(
+            target=_wait_for_parent, args=(signals,), daemon=True
+        ).start()
+    if init is not None:
+        init(worker_id)
+
+
+def _wait_for_parent(signals: Sequence[int]) -> None:
+    """Ends the worker when a signal comes from the process it works for.
+
+    To ignore them all would let that process wait for ever at its end.
+    """
+    while signal.sigwaitinfo(signals).si_pid != os.getppid():
+        pass
+    os._exit(0)

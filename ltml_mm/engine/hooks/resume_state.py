@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from ltml_mm.datasets.two_stream import TwoStreamDataset
 
-#: What follows where a fact differs between a checkpoint and the run.
+#: What follows where the signature of a run differs from a checkpoint's.
 CONSEQUENCES = {
     'training loop': 'epochs and steps are counted in another way',
     'processes': 'every step sees another number of images, drawn by other '
@@ -84,17 +84,25 @@ def gather_states(
         the model in which it differs from process 0, as the running
         statistics of BatchNorm do.
     """
-    own = {'random': random_states, 'buffers': _saved_buffers(runner)}
-    ranks = all_gather_object(own) if runner.world_size > 1 else [own]
+    own: dict[str, Any] = {'random': random_states, 'buffers': {}}
+    if runner.world_size == 1:
+        return [own]
+    model = unwrap_model(runner.model)
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in saved:
+            own['buffers'][name] = buffer.detach().cpu()
+    ranks = all_gather_object(own)
     first = ranks[0]['buffers']
-    return [
-        {**rank, 'buffers': _differing(rank['buffers'], first)}
-        for rank in ranks
-    ]
+    for rank in reversed(ranks):  # The first one last, which empties it.
+        for name, value in list(rank['buffers'].items()):
+            if torch.equal(value, first[name]):
+                del rank['buffers'][name]
+    return ranks
 
 
 def restore_states(runner: Runner, ranks: Sequence[dict[str, Any]]) -> None:
-    """Gives this process its own states back, where there are any.
+    """Restores the states of this process, where there are any.
 
     Args:
         runner: The runner, its model loaded.
@@ -117,29 +125,6 @@ def unwrap_model(model: Any) -> torch.nn.Module:
     return model
 
 
-def _saved_buffers(runner: Runner) -> dict[str, torch.Tensor]:
-    """Returns the buffers that a checkpoint holds, on the CPU."""
-    if runner.world_size == 1:
-        return {}
-    model = unwrap_model(runner.model)
-    saved = model.state_dict().keys()
-    return {
-        name: buffer.detach().cpu()
-        for name, buffer in model.named_buffers()
-        if name in saved
-    }
-
-
-def _differing(
-    buffers: dict[str, torch.Tensor], others: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    return {
-        name: value
-        for name, value in buffers.items()
-        if not torch.equal(value, others[name])
-    }
-
-
 def accumulated_steps(runner: Runner) -> int:
     """Returns how many steps the optimizer accumulates gradients over."""
     wrapper = runner.optim_wrapper
@@ -149,7 +134,7 @@ def accumulated_steps(runner: Runner) -> int:
 
 
 def run_signature(runner: Runner) -> dict[str, int | str]:
-    """Collects the facts of a run that its exact resume depends on.
+    """Collects the properties that an exact resume depends on.
 
     Args:
         runner: The runner, its train loop built.
@@ -209,12 +194,6 @@ def image_list_digest(dataset: Any) -> str:
     for index in range(len(dataset)):
         info = read(index)
         name = os.path.basename(str(info.get('img_path', '')))
-        labels = [int(label) for label in _as_list(info.get('gt_label', ()))]
+        labels = np.ravel(info.get('gt_label', ())).astype(int).tolist()
         digest.update(f'{name}\0{labels}\0'.encode())
     return digest.hexdigest()[:16]
-
-
-def _as_list(labels: Any) -> list:
-    if hasattr(labels, 'tolist'):
-        labels = labels.tolist()
-    return list(labels) if isinstance(labels, (list, tuple)) else [labels]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -62,34 +62,37 @@ class GuardedOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         self.on_nonfinite = on_nonfinite
         self._in_a_row = 0
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
-        """Forgets the batches, losses and buffers of the last step."""
+    def _clear(self) -> None:
+        """Drops the records of the last step."""
         self._module: nn.Module | None = None
         self._buffers: list[Tensor] = []
-        self._batches: list[tuple[Any, Any]] = []
-        self._losses: list[Tensor] = []
+        # Inputs and outputs of forward passes, then the loss made of them.
+        self._passes: list[tuple[Any, Any]] = []
+        self._batches: list[tuple[Tensor, list[tuple[Any, Any]]]] = []
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Notes the batch and its loss terms; otherwise as the parent's."""
+        """Records the forward passes within; otherwise as the parent's."""
         module = unwrap_model(model)
         if self._module is None and self.on_nonfinite == 'skip':
-            # Before the first forward pass, which changes them.
+            # The first forward pass changes them.
             self._buffers = [b.detach().clone() for b in module.buffers()]
         self._module = module
         # For this pass only: a hook that stays would be saved with the model.
-        handle = module.register_forward_hook(self._note, with_kwargs=True)
+        handle = module.register_forward_hook(self._record, with_kwargs=True)
         try:
             with super().optim_context(model):
                 yield
         finally:
             handle.remove()
 
-    def _note(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def _record(
+        self, module: Any, args: Any, kwargs: Any, output: Any
+    ) -> None:
         # References alone: nothing is copied, no GPU is waited for.
-        self._batches.append(((args, kwargs), output))
+        self._passes.append(((args, kwargs), output))
 
     def update_params(
         self,
@@ -97,8 +100,9 @@ class GuardedOptimWrapper(OptimWrapper):
         step_kwargs: dict | None = None,
         zero_kwargs: dict | None = None,
     ) -> None:
-        """Notes the loss; otherwise as the parent's."""
-        self._losses.append(loss.detach())
+        """Records the loss; otherwise as the parent's."""
+        self._batches.append((loss.detach(), self._passes))
+        self._passes = []
         super().update_params(loss, step_kwargs, zero_kwargs)
 
     def step(self, **kwargs: Any) -> None:
@@ -121,24 +125,23 @@ class GuardedOptimWrapper(OptimWrapper):
             )
             bad_loss, bad_norm = self._agree(norm)
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
+            # A gradient scaler leaves out steps that overflow, and says so.
+            scaler = getattr(self, 'loss_scaler', None)
+            rescales = scaler is not None and scaler.is_enabled()
             if self._in_a_row > MAX_IN_A_ROW:
                 self._stop(norm, f'for {self._in_a_row} steps in a row ')
-            if not bad_loss and (not bad_norm or self._rescales()):
+            elif not bad_loss and (not bad_norm or rescales):
                 super().step(**kwargs)
             elif self.on_nonfinite == 'stop':
                 self._stop(norm)
             else:
                 self._skip(norm)
         finally:
-            self._forget()
-
-    def _rescales(self) -> bool:
-        """Whether ``step`` leaves out gradients that overflow itself."""
-        return False
+            self._clear()
 
     def _agree(self, norm: Tensor) -> tuple[bool, bool]:
         """Whether loss or norm are bad on any process; all must call it."""
-        losses = [loss.to(norm) for loss in self._losses] or [norm]
+        losses = [loss.to(norm) for loss, _ in self._batches] or [norm]
         fine = [torch.stack(x).isfinite().all() for x in (losses, [norm])]
         flags = torch.stack(fine).logical_not().to(norm.dtype)
         all_reduce(flags, 'max')
@@ -166,52 +169,27 @@ class GuardedOptimWrapper(OptimWrapper):
         )
 
     def _describe(self, norm: Tensor, since: str = '') -> str:
-        """Tells what the processes found; all of them must call it."""
+        """Describes what is not finite; all processes must call it."""
         rank, world_size = get_dist_info()
-        bad = not all(loss.isfinite().all() for loss in self._losses)
-        where = f'on process {rank} ' if world_size > 1 else ''
-        text = where + (self._loss_words() if bad else self._norm_words(norm))
-        paths = list(self._image_paths())
+        text = f'on process {rank} ' if world_size > 1 else ''
+        bad = [b for b in self._batches if not b[0].isfinite().all()]
+        passes = [p for _, recorded in bad or self._batches for p in recorded]
+        if bad:
+            terms = _bad_terms([output for _, output in passes])
+            text += f'the loss is not finite ({terms or "total"})'
+        else:
+            text += 'the loss is finite, but the norm of the gradients is '
+            text += f'{norm}{_bad_parameters(self._module)}'
+        paths = [path for inputs, _ in passes for path in _paths(inputs)]
         images = paths or ['  unknown, the samples carry no img_path']
-        own = bad, '\n'.join([f'{text}. Images of the batch:', *images])
+        text = '\n'.join([f'{text}. Images of the batch:', *images])
+        own = bool(bad), text
         found = all_gather_object(own) if world_size > 1 else [own]
         # Gradients are the same everywhere: where every loss is finite, any
         # process may have caused them.
-        guilty = [said for bad, said in found if bad]
-        texts = guilty or [said for _, said in found]
+        faulty = [text for bad, text in found if bad]
+        texts = faulty or [text for _, text in found]
         return f'step {self._inner_count}: {since}' + '\n'.join(texts)
-
-    def _loss_words(self) -> str:
-        terms: dict[str, float] = {}
-        for _, output in self._batches:
-            for name, value in _loss_terms(output):
-                if not math.isfinite(value):
-                    terms.setdefault(name, value)
-        told = ', '.join(f'{name} = {value}' for name, value in terms.items())
-        return f'the loss is not finite ({told or "total"})'
-
-    def _norm_words(self, norm: Tensor) -> str:
-        text = f'the loss is finite, but the norm of the gradients is {norm}'
-        parameters = self._module.named_parameters() if self._module else ()
-        names = [
-            name
-            for name, p in parameters
-            if p.grad is not None and not p.grad.isfinite().all()
-        ]
-        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-        told = f' (parameters {", ".join(names[:3])}{more})'
-        return text + (told if names else '')
-
-    def _image_paths(self) -> Iterator[str]:
-        """Yields stream and path of the images of the batches at fault."""
-        batches = self._batches
-        if len(batches) == len(self._losses):
-            losses = zip(batches, self._losses, strict=True)
-            bad = [b for b, loss in losses if not loss.isfinite().all()]
-            batches = bad or batches
-        for inputs, _ in batches:
-            for stream, path in _paths(inputs):
-                yield f'  {stream} {path}'
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -228,23 +206,35 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, AmpOptimWrapper):
         **kwargs: Those of MMEngine's ``AmpOptimWrapper``.
     """
 
-    def _rescales(self) -> bool:
-        return self.loss_scaler.is_enabled()
+
+def _bad_parameters(module: nn.Module | None) -> str:
+    names = [
+        name
+        for name, parameter in (module.named_parameters() if module else ())
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return f' (parameters {", ".join(names[:3])}{more})' if names else ''
 
 
-def _loss_terms(output: Any) -> Iterator[tuple[str, float]]:
-    """Yields the terms of a forward pass that MMEngine sums to the loss."""
-    for name, value in output.items() if isinstance(output, dict) else ():
-        parts = value if isinstance(value, list) else [value]
-        if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
-            yield name, float(sum(p.detach().float().mean() for p in parts))
+def _bad_terms(outputs: Sequence[Any]) -> str:
+    terms: dict[str, float] = {}
+    for output in outputs:
+        for name, value in output.items() if isinstance(output, dict) else ():
+            parts = value if isinstance(value, list) else [value]
+            # MMEngine sums those of this name.
+            if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
+                number = float(sum(p.detach().float().mean() for p in parts))
+                if not math.isfinite(number):
+                    terms.setdefault(name, number)
+    return ', '.join(f'{name} = {value}' for name, value in terms.items())
 
 
-def _paths(value: Any, stream: str = '') -> Iterator[tuple[str, str]]:
-    """Yields stream and path of the samples within a model's inputs."""
+def _paths(value: Any, stream: str = '') -> Iterator[str]:
+    """Yields streams and paths of the samples within a model's inputs."""
     if isinstance(value, BaseDataElement):
         if 'img_path' in value:
-            yield stream, str(value.img_path)
+            yield f'  {stream} {value.img_path}'
     elif isinstance(value, dict):
         for key, item in value.items():
             # {'data_samples': {'uniform': [...]}}: the innermost name.

@@ -1,7 +1,8 @@
-"""Hooks that know the classes: their statistics, their scales, the report."""
+"""Hooks that fit a run to its training data, watch it and report on it."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +10,27 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.optim import (
+    ConstantParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+)
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
-from torch import Tensor, nn
+from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
 from ltml_mm.files import write_json
 
+#: The learnable scales among the parameters of a loss.
 SCALES = ('pos_scale', 'neg_scale')
+#: The schedulers that serve as warm-ups.
+WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
+#: MMEngine's "end" of a scheduler that has none.
+NO_END = int(1e9)
 
 
 @HOOKS.register_module()
@@ -28,10 +39,9 @@ class ClassStatisticsHook(Hook):
 
     Before training, after a checkpoint was loaded, each module of the model
     with a method ``set_class_statistics`` receives the counts of the
-    training set. They live in its buffers and travel with the checkpoint.
-    After ``load_from`` the data wins; on ``--resume`` counts that differ
-    from the checkpoint's are an error, and so is a model with another number
-    of classes than the training set's.
+    training set. They live in its buffers and travel with the checkpoint,
+    whose counts give way to those of the data. A model with another number
+    of classes than the training set's is an error.
     """
 
     priority = 'VERY_HIGH'
@@ -43,29 +53,16 @@ class ClassStatisticsHook(Hook):
             runner: The runner, its model loaded.
 
         Raises:
-            ValueError: The training set has no counts, a module has another
-                number of classes, or a resumed checkpoint other counts.
+            ValueError: The training set has no counts, or a module has
+                another number of classes.
         """
         dataset = runner.train_dataloader.dataset
         metainfo = getattr(dataset, 'metainfo', {})
         _check_num_classes(runner.model, metainfo.get('classes'))
-        modules = statistics_modules(runner.model)
-        if not modules:
-            return
-        statistics = ClassStatistics.from_metainfo(metainfo)
-        for name, module in modules.items():
-            if runner._resume:
-                _check_resumed(name, module, statistics)
-            module.set_class_statistics(statistics)
-
-
-def statistics_modules(model: nn.Module) -> dict[str, Any]:
-    """Returns the modules that take class statistics, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if hasattr(module, 'set_class_statistics')
-    }
+        for module in runner.model.modules():
+            if hasattr(module, 'set_class_statistics'):
+                statistics = ClassStatistics.from_metainfo(metainfo)
+                module.set_class_statistics(statistics)
 
 
 def _check_num_classes(
@@ -90,25 +87,78 @@ def _shorten(names: Sequence[str]) -> str:
     return f'{shown}, ...' if len(names) > 3 else shown
 
 
-def _check_resumed(
-    name: str, module: Any, statistics: ClassStatistics
-) -> None:
-    if getattr(module, 'num_classes', None) is None:
-        return
-    counts = tuple(module.class_counts.tolist())
-    num_images = int(module.num_train_images)
-    # Zero images: --resume found no checkpoint and the training starts.
-    if num_images == 0:
-        return
-    if (counts, num_images) == (statistics.counts, statistics.num_images):
-        return
-    raise ValueError(
-        f'{name}: the checkpoint was trained on {num_images} images with '
-        f'class counts {list(counts)}, but the training set has '
-        f'{statistics.num_images} with {list(statistics.counts)}. To go on '
-        'with this data, start anew with --cfg-options load_from=CHECKPOINT '
-        'in place of --resume'
-    )
+@HOOKS.register_module()
+class ScheduleCheckHook(Hook):
+    """Refuses a run without a step, or whose warm-up reaches the first drop.
+
+    A warm-up in steps does not shrink with the number of processes, as one in
+    epochs does. One that outlasts the run, which may be cut short on purpose,
+    is only a warning; so is one of a single step, after which MMEngine leaves
+    the learning rate at its start.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Compares the schedule with the length of the run.
+
+        Args:
+            runner: The runner, its schedulers built.
+
+        Raises:
+            ValueError: The run has no step, or the learning rate drops
+                before the warm-up ends.
+        """
+        _check_steps(runner)
+        schedulers = runner.param_schedulers or []
+        if isinstance(schedulers, dict):  # of several optimizers
+            schedulers = [s for group in schedulers.values() for s in group]
+        epoch = len(runner.train_dataloader)
+        drops = [
+            (scheduler.begin + milestone)
+            * (epoch if scheduler.by_epoch else 1)
+            for scheduler in schedulers
+            if isinstance(scheduler, MultiStepParamScheduler)
+            for milestone in scheduler.milestones
+        ]
+        for scheduler in schedulers:
+            if (
+                isinstance(scheduler, WARM_UPS)
+                and not scheduler.by_epoch
+                and scheduler.end < NO_END
+            ):
+                first_drop = min(drops, default=math.inf)
+                _check_warm_up(runner, scheduler.end, first_drop)
+
+
+def _check_warm_up(runner: Runner, end: int, drop: float) -> None:
+    if drop <= end and drop < runner.max_iters:
+        raise ValueError(
+            f'the warm-up takes {end} steps, but the learning rate drops '
+            f'after {drop}: {runner.world_size} process(es) with a batch of '
+            f'{runner.train_dataloader.batch_size}. Give it in epochs: '
+            "dict(type='LinearLR', start_factor=1 / 3, end=1, "
+            'convert_to_iter_based=True)'
+        )
+    if end == 1 or end > runner.max_iters:
+        runner.logger.warning(
+            f'a warm-up of {end} step(s) in a run of {runner.max_iters} does '
+            'not come to its end: the learning rate stays below its value'
+        )
+
+
+def _check_steps(runner: Runner) -> None:
+    """MMEngine ends such a run at once, as if it had trained."""
+    loader = runner.train_dataloader
+    if len(loader) == 0:
+        raise ValueError(
+            f'an epoch has no step: its {len(loader.sampler)} draws of this '
+            f'process do not fill a batch of {loader.batch_size}; lower '
+            'train_dataloader.batch_size or draw more'
+        )
+    if runner.max_iters < 1:
+        raise ValueError(
+            'train_cfg gives a run without a step: max_epochs or max_iters '
+            'must be at least 1'
+        )
 
 
 @HOOKS.register_module()
@@ -124,7 +174,7 @@ class NumericsHook(Hook):
         low (float): The least scale that is not worth a warning. Defaults
             to 0.1.
         high (float): The largest. Defaults to 10.
-        interval (int): Steps between two looks, each of which waits for the
+        interval (int): Steps between two checks, each of which waits for the
             GPU. Defaults to 50.
 
     Raises:
@@ -142,30 +192,36 @@ class NumericsHook(Hook):
         self.low = low
         self.high = high
         self.interval = interval
-        self._told: set[tuple[str, int]] = set()
+        self._warned: set[tuple[str, int]] = set()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Looks at the scales now and then."""
+        """Checks the scales every ``interval`` steps."""
         if self.every_n_train_iters(runner, self.interval):
             self._check(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Looks at the scales once more."""
+        """Checks the scales at the end."""
         self._check(runner)
 
     def _check(self, runner: Runner) -> None:
-        scales = compensation_scales(runner.model)
+        scales = {
+            name: parameter.detach()
+            for name, parameter in unwrap_model(
+                runner.model
+            ).named_parameters()
+            if name.split('.')[-1] in SCALES
+        }
         if not scales:
             return
-        values = torch.stack([*scales.values()]).cpu()
+        values = torch.stack([*scales.values()]).cpu()  # Of shape (S, K).
         strange = ~((values >= self.low) & (values <= self.high))
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
         classes = metainfo.get('classes')
         names = list(scales)
         found = []
         for row, k in strange.nonzero().tolist():
-            if (names[row], k) not in self._told:
-                self._told.add((names[row], k))
+            if (names[row], k) not in self._warned:
+                self._warned.add((names[row], k))
                 label = classes[k] if classes else f'class {k}'
                 found.append(f'{names[row]} of {label}: {values[row, k]:.3g}')
         if found:
@@ -175,22 +231,6 @@ class NumericsHook(Hook):
                 "learning rate or loss_cls.compensation='statistics' keeps "
                 'them nearer to 1'
             )
-
-
-def compensation_scales(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Returns the learnable scales of a model's losses.
-
-    Args:
-        model: The model, or what wraps it for several processes.
-
-    Returns:
-        dict[str, Tensor]: Of shape (K,), by parameter name.
-    """
-    return {
-        name: parameter.detach()
-        for name, parameter in unwrap_model(model).named_parameters()
-        if name.split('.')[-1] in SCALES
-    }
 
 
 @HOOKS.register_module()

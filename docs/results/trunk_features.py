@@ -1,4 +1,4 @@
-"""What trains from cached features: a backbone and a transform."""
+"""A backbone and a transform that train from cached features."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class LoadTrunkFeatures(BaseTransform):
     """Loads cached features in place of an image.
 
     Args:
-        folder (str): The cache, as ``make_cache`` writes it.
+        data_root (str): The cache, as ``make_cache`` writes it.
         view (str): ``'augmented'``, a random one of the cached views, or
             ``'whole'`` or ``'mirrored'``.
     """
 
-    def __init__(self, folder: str, view: str) -> None:
-        self.folder = folder
+    def __init__(self, data_root: str, view: str) -> None:
+        self.folder = data_root
         self.view = view
 
     @cached_property

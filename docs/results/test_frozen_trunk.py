@@ -1,26 +1,39 @@
 """Training from the cached features of a frozen trunk."""
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from frozen_trunk import (
+    check_cache,
+    check_rows,
+    image_checksums,
+    main,
+    make_cache,
+    share_cache,
+    use_cache,
+)
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, MODELS
-from tiny_comparison import options, write_set
+from tiny_comparison import (
+    SMALL_HEAD,
+    arguments,
+    options,
+    planned,
+    write_set,
+)
+from trunk_features import read_index
 
 from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.apis.config import load_config
-from ltml_mm.experiments.cached_trunk import (
-    add_cached_flip,
-    make_cache,
-    use_cache,
-)
-from ltml_mm.experiments.compare import CONFIGS
-from ltml_mm.experiments.trunk_features import read_index
+from ltml_mm.apis.test import add_flip_tta
+from ltml_mm.experiments.rows import CONFIGS, VARIANTS
+from ltml_mm.experiments.run_config import config_hash
 from ltml_mm.files import write_json
 
 VIEWS = 3
@@ -122,7 +135,7 @@ def test_flip_test_averages_both_views(
     cfg.test_dataloader.dataset.pipeline[0].view = 'mirrored'
     mirrored = predict(cfg, build(cfg))
     cfg.test_dataloader.dataset.pipeline[0].view = 'whole'
-    add_cached_flip(cfg, cache)
+    add_flip_tta(cfg)
     cfg.work_dir, cfg.experiment_name = str(tmp_path), 'flip of cached'
     torch.manual_seed(0)
     runner = Runner.from_cfg(cfg)
@@ -189,7 +202,7 @@ def test_the_cache_of_another_pipeline_or_weights_is_refused(
     cfg = read(data, weights)
     cfg.test_dataloader.dataset.pipeline[1].scale = (32, 32)
     with pytest.raises(ValueError, match='another test_pipeline'):
-        use_cache(cfg, cache, VIEWS)
+        make_cache(cfg, cache, VIEWS)
     other = tmp_path / 'other.pth'
     state = torch.load(weights, weights_only=True)
     state['conv1.weight'] += 1
@@ -217,8 +230,6 @@ def test_an_image_that_was_replaced_is_named(data, weights, cache):
         image.write_bytes((data / '4.png').read_bytes())
         with pytest.raises(ValueError, match=r'3\.png has changed since'):
             make_cache(read(data, weights), cache, VIEWS)
-        # A run does not read all images again.
-        use_cache(read(data, weights), cache, VIEWS)
         image.unlink()
         make_cache(read(data, weights), cache, VIEWS)
     finally:
@@ -256,6 +267,7 @@ def test_a_dumped_config_trains_by_itself(data, weights, cache, tmp_path):
     )
     process = subprocess.run(
         [sys.executable, '-c', code, str(tmp_path / 'cached.json')],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
@@ -268,3 +280,62 @@ def test_other_backbones_are_refused(data, cache):
     with pytest.raises(ValueError, match='need an MMPretrain ResNet'):
         use_cache(cfg, cache, VIEWS)
     assert json.loads((cache / 'index.json').read_text())['facts']
+
+
+def test_drawn_images_have_no_checksum(data, tmp_path):
+    photo = str(data / '0.png')
+    images = {'augmented': {}, 'plain': {photo: 0, '/demo/train/00001': 1}}
+    checksums = image_checksums(images)
+    assert [*checksums] == [photo]
+    index = {'facts': {}, **images, 'checksums': checksums}
+    write_json(tmp_path / 'index.json', index)
+    check_cache(tmp_path, {}, images)
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('model.backbone.base_channels=16', 'another backbone than row ltml'),
+        ('test_dataloader.dataset.pipeline.1.scale=(32,32)', 'test_pipeline'),
+        ('test_dataloader.dataset.data_root={other}', 'set of images'),
+        ('model.backbone.type=VGG', 'ResNet, got VGG'),
+    ],
+)
+def test_a_row_that_needs_other_features_is_named_ahead_of_all(
+    override, words, data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('PYTHONPATH', '')
+    other = write_set(tmp_path / 'other')
+    row = f'own=ltml,{override.format(other=other)}'
+    args = arguments(data, tmp_path / 'out', ['ltml', row])
+    cache = tmp_path / 'cache'
+    with pytest.raises(ValueError, match=f'^row own.*{words}'):
+        main([f'--cache-trunk={cache}', *args])
+    assert not cache.exists()
+    assert not (tmp_path / 'out').exists()
+
+
+def test_rows_of_other_labels_and_losses_share_their_features(data):
+    init_default_scope('mmpretrain')
+    (data / 'fewer.json').write_text((data / 'train.json').read_text())
+    labels = 'train_dataloader.dataset.dataset.ann_file=fewer.json'
+    rows = ('ltml', f'plain=erm,{SMALL_HEAD}', f'fewer=ltml,{labels}')
+    check_rows({row: planned(data, row)[1] for row in rows}, 3)
+
+
+def test_the_hash_of_a_run_depends_on_the_features(data, tmp_path, quiet):
+    row = 'wide=ltml,model.backbone.base_channels=16'
+    found = set()
+    for views in (1, 2):
+        _, cfg = planned(data, row)
+        share_cache({'wide': cfg}, tmp_path / f'cache{views}', views)
+        found.add(config_hash(cfg))
+    assert len(found) == 2
+
+
+def test_rows_are_compared_on_the_cache(data, tmp_path, quiet, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
+    args = arguments(data, tmp_path / 'out', ['ltml', 'ltml+merged_bn'])
+    main([f'--cache-trunk={tmp_path / "cache"}', '--views=2', *args])
+    result = json.loads((tmp_path / 'out/ltml/seed_0/result.json').read_text())
+    assert result['metrics'].keys() == set(VARIANTS)

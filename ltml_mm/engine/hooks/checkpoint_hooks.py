@@ -1,0 +1,301 @@
+"""Saves checkpoints that no kill can harm, and loads none of another model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.files import AtomicFileBackend, write_text
+from ltml_mm.models.fork.branches import plain_name
+
+#: Under this name the message hub in a checkpoint lists what is removed once
+#: the checkpoint is written: a run that is killed before does it on resume.
+OUTDATED = 'outdated_ckpts'
+#: Under this one, the checkpoint of a run that was stopped inside an epoch.
+INTERIM = 'interim_ckpt'
+
+SHOWN = 5
+#: Tables of positions, which MMPretrain resizes to the images at hand.
+RESIZED = re.compile('pos_embed|position|coords_table|attn_mask')
+RESUME = (
+    'cannot resume from',
+    'To start a new training from its weights, use --cfg-options '
+    'load_from=CHECKPOINT in place of --resume',
+)
+TEST = ('cannot evaluate', 'Give the config that it was trained with')
+LOAD_FROM = (
+    'cannot load',
+    'For weights of a backbone alone, use '
+    "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) in "
+    'place of load_from',
+)
+
+
+class DeferredRemoval(AtomicFileBackend):
+    """A backend that only collects what it is asked to remove."""
+
+    def __init__(self) -> None:
+        self.pending: list[str] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remembers a file that is to be removed."""
+        self.pending.append(str(filepath))
+
+    def remove_pending(self, keep: set[str | None]) -> None:
+        """Removes the files, but those written anew since."""
+        for path in self.pending:
+            if is_main_process() and path not in keep and self.isfile(path):
+                super().remove(path)
+        self.pending.clear()
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """A ``CheckpointHook`` that never leaves a run without a checkpoint.
+
+    The stock hook with the file backend ``whole_files``, which writes
+    atomically and a SHA-256 beside each file. Besides, this one moves the
+    pointer ``last_checkpoint`` atomically, and removes what is no longer
+    wanted last, where the stock hook removes it first; the best checkpoints
+    too. Temporary files that a killed run left are removed when the next one
+    starts.
+
+    Args:
+        **kwargs: Those of MMEngine's ``CheckpointHook``. ``out_dir`` must be
+            a folder of this machine.
+
+    Raises:
+        ValueError: ``out_dir`` is remote, or ``backend_args`` or
+            ``file_client_args`` are given.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        for name in ('out_dir', 'backend_args', 'file_client_args'):
+            value = kwargs.get(name)
+            local = name == 'out_dir' and '://' not in str(value)
+            if value is not None and not local:
+                raise ValueError(
+                    'SafeCheckpointHook writes to local folders only, got '
+                    f'{name}={value!r}; for other storage use '
+                    "default_hooks.checkpoint.type='CheckpointHook'"
+                )
+        kwargs['backend_args'] = {'backend': 'whole_files'}
+        super().__init__(**kwargs)
+        self._saved_step: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the folder, and removes what a killed run left in it."""
+        super().before_train(runner)
+        self._saved_step = runner.iter  # What was loaded is saved.
+        self.file_backend = DeferredRemoval()
+        for name in runner.message_hub.runtime_info.get(OUTDATED, ()):
+            self._remove(name)
+        self._remove_outdated(runner)
+        if is_main_process():
+            for pattern in ('.*.pth*.tmp', '.last_checkpoint.*.tmp'):
+                for path in Path(self.out_dir).glob(pattern):
+                    path.unlink(missing_ok=True)
+
+    def save_now(self, runner: Runner, by_epoch: bool) -> str:
+        """Saves a checkpoint, if there is none of this step already.
+
+        One inside an epoch, where checkpoints are those of epochs, is called
+        ``iter_37.pth`` and removed after the next one is written.
+
+        Args:
+            runner: The runner; all processes must call this.
+            by_epoch: Whether it is called after an epoch or after a step.
+
+        Returns:
+            str: The newest checkpoint.
+        """
+        step = runner.iter if by_epoch else runner.iter + 1
+        if not self.holds(step) and by_epoch == self.by_epoch:
+            self._save_checkpoint(runner)
+        elif not self.holds(step):
+            meta = dict(epoch=runner.epoch, iter=step)
+            self._write(runner, f'iter_{step}.pth', meta, interim=True)
+        return str(self.last_ckpt)
+
+    def holds(self, step: int) -> bool:
+        """Whether the newest checkpoint is that of so many steps."""
+        return self._saved_step == step
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        # As the stock hook's, but that it removes before it writes.
+        if self.max_keep_ckpts > 0:
+            kept = self.keep_ckpt_ids
+            if not kept or kept[-1] != step:
+                if len(kept) == self.max_keep_ckpts:
+                    self._remove(self.filename_tmpl.format(kept.popleft()))
+                kept.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+        self._write(runner, self.filename_tmpl.format(step), meta)
+
+    def _write(
+        self,
+        runner: Runner,
+        name: str,
+        meta: dict[str, Any],
+        interim: bool = False,
+    ) -> None:
+        _gather(runner)
+        if superfluous := runner.message_hub.pop_info(INTERIM):
+            self._remove(superfluous)
+        if interim:
+            runner.message_hub.update_info(INTERIM, name)
+        self.last_ckpt = str(Path(self.out_dir, name))
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        outdated = [Path(path).name for path in self.file_backend.pending]
+        runner.message_hub.update_info(OUTDATED, outdated)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            pointer = Path(runner.work_dir, 'last_checkpoint')
+            write_text(pointer, self.last_ckpt)
+        self._saved_step = meta['iter']
+        self._remove_outdated(runner)
+
+    def _save_best_checkpoint(
+        self, runner: Runner, metrics: Mapping[str, Any]
+    ) -> None:
+        _gather(runner)
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_outdated(runner)
+
+    def _remove(self, name: str) -> None:
+        self.file_backend.remove(Path(self.out_dir, name))
+
+    def _remove_outdated(self, runner: Runner) -> None:
+        info = runner.message_hub.runtime_info
+        best = (v for k, v in info.items() if k.startswith('best_ckpt'))
+        self.file_backend.remove_pending({self.last_ckpt, *best})
+
+
+def _gather(runner: Runner) -> None:
+    for hook in runner.hooks:
+        if isinstance(hook, ExactResumeHook):
+            hook.gather(runner)
+
+
+@HOOKS.register_module()
+class ResumeCheckHook(Hook):
+    """Checks that a checkpoint fits the model key by key.
+
+    MMEngine loads what fits and logs the rest. On ``--resume`` part of the
+    model would silently start anew, and a test would evaluate it so: there
+    every key has to fit. With ``load_from`` heads may be others, those of
+    another number of classes, say; but the weights of another backbone are
+    refused, where most are missing or one has another shape.
+
+    Args:
+        whole (bool): Whether every key has to fit for ``load_from``, too, as
+            in a test. Defaults to False.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, whole: bool = False) -> None:
+        self.whole = whole
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Compares the names and shapes of a checkpoint with the model's.
+
+        Args:
+            runner: The runner.
+            checkpoint: The loaded checkpoint, ``state_dict`` in it.
+
+        Raises:
+            ValueError: They differ; names the first of them and what to do.
+        """
+        expected = unwrap_model(runner.model).state_dict()
+        # MMEngine ignores this prefix, too.
+        found = {
+            re.sub(r'^module\.', '', key): value
+            for key, value in checkpoint['state_dict'].items()
+        }
+        strict = runner._resume or self.whole
+        compare = compare_state_dicts if strict else _other_backbone
+        problems = compare(expected, found)
+        if problems:
+            start, mend = LOAD_FROM
+            if strict:
+                start, mend = RESUME if runner._resume else TEST
+            raise ValueError(
+                f'{start} {runner._load_from or "the latest checkpoint"}: it '
+                f'is a checkpoint of another model ({len(problems)} '
+                f'differences: {"; ".join(problems[:SHOWN])}). {mend}'
+            )
+
+
+def compare_state_dicts(
+    expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[str]:
+    """Describes the names and shapes in which two state dicts differ.
+
+    Args:
+        expected: The state dict of a model.
+        found: That of a checkpoint.
+
+    Returns:
+        list[str]: A description of each difference, in order of the names;
+        empty where none differs.
+    """
+    differences = []
+    for key in sorted(expected.keys() | found.keys()):
+        if key not in found:
+            differences.append(f'{key} is missing')
+        elif key not in expected:
+            differences.append(f'{key} is unexpected')
+        elif _shape(found[key]) != _shape(expected[key]):
+            differences.append(_reshaped(key, expected[key], found[key]))
+    return differences
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    # A checkpoint from elsewhere may hold other things than tensors.
+    shape = getattr(value, 'shape', None)
+    return None if shape is None else tuple(shape)
+
+
+def _reshaped(key: str, expected: Any, found: Any) -> str:
+    return f'{key} has shape {_shape(found)} instead of {_shape(expected)}'
+
+
+def _other_backbone(
+    expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[str]:
+    """Lists what tells another backbone; nothing where it is the same."""
+    missing, changed = [], []
+    names = [key for key in expected if key.startswith('backbone.')]
+    for name in names:
+        # A plain checkpoint goes to both branches.
+        key = name if name in found else plain_name(name)
+        if key not in found:
+            missing.append(f'{name} is missing')
+        elif RESIZED.search(name):
+            continue
+        elif _shape(found[key]) != _shape(expected[name]):
+            changed.append(_reshaped(key, expected[name], found[key]))
+    return changed + (missing if 2 * len(missing) > len(names) else [])
