@@ -177,7 +177,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """The unified entry of training and test.
 
         Args:
-            inputs (Tensor | dict[str, Tensor]): Images (N, 3, H, W); for
+            inputs (Tensor | dict[str, Tensor]): Images (N, C, H, W); for
                 ``mode='loss'`` those of each stream.
             data_samples (list | dict[str, list], optional): The samples of
                 the images, shaped like ``inputs``.
@@ -199,28 +199,14 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         )
 
     def extract_feat(self, inputs: Tensor) -> dict[str, tuple]:
-        """Extracts the features of both branches in one pass.
-
-        Args:
-            inputs (Tensor): Images (N, 3, H, W).
-
-        Returns:
-            dict[str, tuple]: The features of each branch after the neck.
-        """
+        """Extracts each branch's features of images (N, C, H, W) at once."""
         feats = self.backbone(inputs)
         if self.neck is not None:
             feats = self.neck(feats)
         return split_branches(feats, inputs.shape[0])
 
     def branch_logits(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Computes the logits of both branches for every image.
-
-        Args:
-            inputs (Tensor): Images (N, 3, H, W).
-
-        Returns:
-            dict[str, Tensor]: Logits (N, K) by branch.
-        """
+        """Computes logits (N, K) by branch for images (N, C, H, W)."""
         feats = self.extract_feat(inputs)
         return {name: self.heads[name](feats[name]) for name in BRANCHES}
 
@@ -236,7 +222,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         classification loss. The weight lambda is the consistency loss's.
 
         Args:
-            inputs (dict[str, Tensor]): Images (N, 3, H, W) by stream.
+            inputs (dict[str, Tensor]): Images (N, C, H, W) by stream.
             data_samples (dict[str, list[DataSample]]): Samples by stream.
 
         Returns:
@@ -275,7 +261,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """Predicts with the average of the branches.
 
         Args:
-            inputs (Tensor): Images (N, 3, H, W).
+            inputs (Tensor): Images (N, C, H, W).
             data_samples (list[DataSample], optional): Samples to write to.
 
         Returns:
@@ -296,12 +282,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     def write_prediction(
         self, sample: DataSample, branch_logits: dict[str, Tensor]
     ) -> None:
-        """Writes the fused prediction of one image into its sample.
-
-        Args:
-            sample (DataSample): The sample to write to.
-            branch_logits (dict[str, Tensor]): Logits (K,) by branch.
-        """
+        """Writes the fused prediction of logits (K,) by branch."""
         score = fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
@@ -339,14 +320,7 @@ class CollaborativeTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: list[tuple[DataSample, ...]]
     ) -> list[DataSample]:
-        """Merges the predictions of all views.
-
-        Args:
-            data_samples_list: For every image, the sample of each view.
-
-        Returns:
-            list[DataSample]: One merged sample an image.
-        """
+        """Merges the samples of each image's views into one sample."""
         return [self._merge_views(views) for views in data_samples_list]
 
     def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:

@@ -57,14 +57,11 @@ class TokenPooling(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, feats: Tensor | tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Pools the last feature.
+        """Pools the last of the features to (N, C).
 
         Args:
-            feats (Tensor | tuple[Tensor]): Tokens (N, L, C) or a map
-                (N, H, W, C), last of all.
-
-        Returns:
-            tuple[Tensor]: One feature of shape (N, C).
+            feats (Tensor | tuple[Tensor]): Tokens (N, L, C) or maps
+                (N, H, W, C).
         """
         tokens = feats if isinstance(feats, Tensor) else feats[-1]
         if self.num_prefix_tokens:

@@ -46,13 +46,12 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
         """Prepares a batch.
 
         Args:
-            data (dict): ``inputs``, images (N, 3, H, W) or a list of them,
+            data (dict): ``inputs``, images (N, C, H, W) or a list of them,
                 and ``data_samples``, a list; or a dict of streams of each.
             training (bool): Whether to apply batch augmentations.
 
         Returns:
-            dict: ``inputs``, float32 (N, 3, H, W), and ``data_samples``; a
-            dict of streams of each where the batch had streams.
+            dict: The same with float32 images (N, C, H, W).
         """
         if not isinstance(data['inputs'], dict):
             return super().forward(data, training)

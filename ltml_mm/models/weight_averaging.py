@@ -63,14 +63,7 @@ def merge_branches(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merged_modules(state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names the modules that :func:`merge_branches` averages.
-
-    Args:
-        state_dict: That of a :class:`CollaborativeTwoBranchClassifier`.
-
-    Returns:
-        list[str]: Such as ``['backbone.layer4', 'head']``.
-    """
+    """Names what :func:`merge_branches` averages, such as backbone.layer4."""
     found = (
         'head' if key.startswith(_HEADS) else match[1]
         for key in state_dict
@@ -87,12 +80,6 @@ def branch_drift(state_dict: Mapping[str, Tensor]) -> float:
     each other. The heads are left out: they start apart, and however far
     apart they are, the average of linear heads is exact for equal features.
     Running statistics are left out, too; their scale is the data's.
-
-    Args:
-        state_dict: That of a :class:`CollaborativeTwoBranchClassifier`.
-
-    Returns:
-        float: The drift, not negative.
 
     Raises:
         ValueError: As in :func:`merge_branches`.

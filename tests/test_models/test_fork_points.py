@@ -89,6 +89,8 @@ def branch_state(backbone, branch):
 @every_row
 def test_auto_names_the_last_stage(row):
     assert plain_and_names(row)[1] == ROWS[row][1]
+    # Written out, it is refused where weights behind the fork stay shared.
+    fork_backbone(build(row), ROWS[row][1])
 
 
 @every_row

@@ -17,11 +17,7 @@ BRANCHES = ('uniform', 'rebalanced')
 
 
 class FirstModule:
-    """Tells the later modules of a fork whether the first one has run.
-
-    Args:
-        name: Its name in the backbone.
-    """
+    """Tells the later modules of a fork whether the first one has run."""
 
     def __init__(self, name: str = '') -> None:
         self.name = name
@@ -284,7 +280,7 @@ def half(value: Any, index: int) -> Any:
     size = both // 2
 
     def take(item: Any) -> Any:
-        if not isinstance(item, Tensor) or item.shape[0] == size:
+        if not isinstance(item, Tensor) or item.shape[:1] in ((), (size,)):
             return item
         if item.shape[0] != both:
             raise ValueError(

@@ -10,8 +10,7 @@ from ltml_mm.models.parts import probe_features
 
 #: The share of a plain transformer's blocks that counts as its last stage.
 VIT_SHARE = 6
-#: The share of the weights at the last resolution above which a network
-#: counts as one that keeps its resolution.
+#: With more of its weights at the last resolution a network keeps its one.
 CONSTANT = 0.9
 
 
