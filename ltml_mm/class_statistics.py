@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 HEAD_COUNT = 100
 TAIL_COUNT = 20
@@ -56,11 +54,6 @@ class ClassStatistics:
         """K, the number of classes."""
         return len(self.counts)
 
-    @property
-    def frequencies(self) -> np.ndarray:
-        """rho_k = n_k / N, float64 of shape (K,)."""
-        return np.asarray(self.counts, np.float64) / max(self.num_images, 1)
-
     def group_of(
         self, head: int = HEAD_COUNT, tail: int = TAIL_COUNT
     ) -> list[str]:
@@ -95,32 +88,6 @@ class ClassStatistics:
             group: [k for k, name in enumerate(names) if name == group]
             for group in GROUPS
         }
-
-    @classmethod
-    def from_labels(
-        cls, labels: Sequence[Sequence[int]], num_classes: int
-    ) -> ClassStatistics:
-        """Counts the positives of every class.
-
-        Args:
-            labels: One sequence of distinct class indices per image.
-            num_classes: K.
-
-        Returns:
-            ClassStatistics: The statistics of these images.
-
-        Raises:
-            ValueError: A label is not in ``range(num_classes)``.
-        """
-        flat = np.fromiter((k for row in labels for k in row), np.int64)
-        outside = flat[(flat < 0) | (flat >= num_classes)]
-        if len(outside):
-            raise ValueError(
-                f'label {outside[0]} is not an integer from 0 to '
-                f'{num_classes - 1}'
-            )
-        counts = np.bincount(flat, minlength=num_classes)
-        return cls(tuple(counts.tolist()), len(labels))
 
     @classmethod
     def from_metainfo(cls, metainfo: Mapping[str, Any]) -> ClassStatistics:

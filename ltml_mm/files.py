@@ -102,8 +102,9 @@ class AtomicFileBackend(LocalBackend):
 
     def remove(self, filepath: str | Path) -> None:
         """Removes a file and its checksum."""
-        super().remove(filepath)
+        # The file last: a kill in between leaves one that can be found.
         checksum_path(filepath).unlink(missing_ok=True)
+        super().remove(filepath)
 
 
 register_backend('whole_files', AtomicFileBackend, force=True)

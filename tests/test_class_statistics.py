@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets import LabelTable
 
 DATA = Path(__file__).parents[2] / 'shared/data'
 
@@ -35,36 +36,13 @@ def test_groups_are_the_published_ones(name):
     published = json.loads(file.read_text())
     rows = (DATA / f'{name}_train.txt').read_text().splitlines()
     labels = [[int(k) for k in row.split()[1:]] for row in rows]
-    stats = ClassStatistics.from_labels(labels, 20 if 'voc' in name else 80)
+    table = LabelTable.from_lists(labels)
+    stats = table.statistics(20 if 'voc' in name else 80)
     assert list(stats.counts) == published['class_counts']
     groups = stats.groups()
     assert groups['head'] == published['groups']['head']
     assert groups['medium'] == published['groups']['middle']
     assert groups['tail'] == published['groups']['tail']
-
-
-def test_counts_against_a_label_matrix():
-    rng = np.random.default_rng(0)
-    matrix = rng.random((50, 7)) < 0.3
-    matrix[:, 6] = False  # a last class without a positive still counts
-    labels = [np.flatnonzero(row).tolist() for row in matrix]
-    stats = ClassStatistics.from_labels(labels, 7)
-    assert stats.counts == tuple(matrix.sum(0).tolist())
-    assert stats.num_classes == 7
-    assert stats.num_images == 50
-    np.testing.assert_array_equal(stats.frequencies, matrix.mean(0))
-
-
-@pytest.mark.parametrize('label', [-1, 3])
-def test_counts_refuse_labels_out_of_range(label):
-    with pytest.raises(ValueError, match=f'label {label} .* from 0 to 2'):
-        ClassStatistics.from_labels([[0], [label]], 3)
-
-
-def test_an_empty_set_has_frequencies_zero():
-    stats = ClassStatistics.from_labels([], 2)
-    assert (stats.counts, stats.num_images) == ((0, 0), 0)
-    np.testing.assert_array_equal(stats.frequencies, [0, 0])
 
 
 @pytest.mark.parametrize(

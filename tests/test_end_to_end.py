@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from ltml_mm.apis import test as testing
 from ltml_mm.apis import train as training
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.experiments import rows
+from ltml_mm.experiments.rows import row_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SMALL = [
@@ -165,12 +165,8 @@ def test_flip_test_averages_the_mirror_image(trained, tmp_path):
 
 
 def test_pictures_are_drawn(trained, tmp_path):
-    evaluate(
-        trained,
-        *('--show-dir', str(tmp_path)),
-        options=['default_hooks.visualization.interval=40'],
-    )
-    assert len(list(tmp_path.glob('*.png'))) == 3
+    evaluate(trained, '--show-dir', str(tmp_path))
+    assert len(list(tmp_path.glob('*.png'))) == 120
 
 
 def test_resume_continues_after_the_last_epoch(trained, tmp_path):
@@ -185,14 +181,14 @@ def test_resume_continues_after_the_last_epoch(trained, tmp_path):
 
 def test_resume_of_a_plain_model_names_load_from(trained, tmp_path):
     plain = tmp_path / 'plain'
-    row = rows.parse_row('erm', 'demo', CONFIGS)
-    row = rows.write_config(row, 'demo', tmp_path)
+    row = tmp_path / 'row.py'
+    row_config('erm', 'demo').dump(row)
     options = ['train_cfg.max_epochs=1']
     train(
         plain,
         *options,
         'model.head.in_channels=64',
-        config=row.config,
+        config=row,
     )
     checkpoint = str(plain / 'epoch_1.pth')
     with pytest.raises(ValueError, match='load_from'):

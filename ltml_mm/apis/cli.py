@@ -162,7 +162,7 @@ def run_tool(main: Callable[[], None]) -> None:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
     except Exception as error:
-        words = explain_config_error(error) or explain_lost_process(error)
+        words = _explain_config_error(error) or explain_lost_process(error)
         if words is None:
             raise
         _fail(words, error)
@@ -181,18 +181,11 @@ def root_message(error: Exception) -> str:
     return message
 
 
-def explain_config_error(error: Exception) -> str | None:
-    """Describes an error that came of building an object from the config.
+def _explain_config_error(error: Exception) -> str | None:
+    """Names what MMEngine was building from the config, and what it said.
 
-    A mistyped name or argument ends in MMEngine as the error of a
-    constructor, deep in a stack that does not matter.
-
-    Args:
-        error: The error, as it was caught.
-
-    Returns:
-        str | None: One line with what the constructor said; None where the
-        error came from elsewhere, and its stack does matter.
+    A mistyped name or argument ends as the error of a constructor, deep in a
+    stack that does not matter. None where the error came from elsewhere.
     """
     words = ' '.join(str(error.args[0] if error.args else '').split())
     # How the Runner begins where a whole section is missing.
@@ -200,9 +193,8 @@ def explain_config_error(error: Exception) -> str | None:
         return f'the config is not complete: {words}'
     if not isinstance(error, CONFIG_ERRORS):
         return None
-    built = None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        built = _built_in(frame) or built
+    stack = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    built = next(filter(None, map(_built_in, reversed(stack))), None)
     if built is None:
         return None
     if 'registry. Please check' in words:
@@ -273,16 +265,13 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
 def _check_work_dir(work_dir: str) -> None:
     """Refuses a work directory that cannot be written, and writes nothing."""
     path = Path(work_dir).absolute()
-    existing = next(p for p in (path, *path.parents) if p.exists())
-    if not existing.is_dir():
-        reason = f'{existing} is a file'
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        reason = f'{existing} is read-only for this user'
-    else:
+    place = next(p for p in (path, *path.parents) if p.exists())
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         return
+    reason = 'read-only for this user' if place.is_dir() else 'a file'
     raise OSError(
-        f'the work directory {work_dir} cannot be written: {reason}. Choose '
-        'another one with --work-dir'
+        f'the work directory {work_dir} cannot be written: {place} is '
+        f'{reason}. Choose another one with --work-dir'
     )
 
 

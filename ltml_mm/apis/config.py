@@ -134,7 +134,9 @@ def complete_config(
     """Fills in, in place, what :func:`load_config` describes."""
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:
-            _fill_folders(dataset, cfg)
+            for key in ('data_root', 'data_prefix', 'allow_outside'):
+                if cfg.get(key) is not None:
+                    dataset.setdefault(key, cfg[key])
     generic = [
         dataset
         for dataset in dataset_configs(cfg)
@@ -146,15 +148,19 @@ def complete_config(
         if dataset.get('test_mode')
         and not {COUNTS_KEY, 'classes'} <= {*dataset.get('metainfo', {})}
     ]
-    unnumbered = [*_without_number(cfg.get('model'))]
+    unnumbered = [
+        part
+        for part in config_parts(cfg.get('model'))
+        if part.get('num_classes', 0) is None
+    ]
     # A config that is complete needs no second look at the annotations.
     if not generic or not uncounted + unnumbered:
         return
     if dataset_meta is None or COUNTS_KEY not in dataset_meta:
         dataset_meta = _training_metainfo(cfg)
     classes = list(dataset_meta['classes'])
-    for node in unnumbered:
-        node['num_classes'] = len(classes)
+    for part in unnumbered:
+        part['num_classes'] = len(classes)
     statistics = ClassStatistics.from_metainfo(dataset_meta)
     for dataset in uncounted:
         dataset.metainfo = {
@@ -190,12 +196,6 @@ class RunnerFromData:
         return Runner.from_cfg(cfg)
 
 
-def _fill_folders(dataset: Any, cfg: Config) -> None:
-    for key in ('data_root', 'data_prefix', 'allow_outside'):
-        if cfg.get(key) is not None:
-            dataset.setdefault(key, cfg[key])
-
-
 def dataset_configs(cfg: Config) -> Iterator[Any]:
     """Yields the config of every dataset, without what wraps it."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -210,13 +210,11 @@ def _training_metainfo(cfg: Config) -> dict[str, Any]:
     return dataset.metainfo
 
 
-def _without_number(node: Any) -> Iterator[Any]:
-    """Yields what has ``num_classes=None`` in a model's config."""
+def config_parts(node: Any) -> Iterator[Any]:
+    """Yields a config and every mapping within it, through lists too."""
     if isinstance(node, Mapping):
-        if node.get('num_classes', 0) is None:
-            yield node
-        for value in node.values():
-            yield from _without_number(value)
-    elif isinstance(node, (list, tuple)):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
         for value in node:
-            yield from _without_number(value)
+            yield from config_parts(value)

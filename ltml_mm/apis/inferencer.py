@@ -312,9 +312,9 @@ def find_images(
     """Lists the images of a folder and of the folders in it.
 
     A file is an image by its extension, one of
-    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Nothing outside the folder is
-    touched: links that point out of it are not followed, nor are links to
-    folders within, whose files are found anyway.
+    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Links that point out of the
+    folder are not followed, nor are links to folders within, whose files are
+    found anyway.
 
     Args:
         folder: The folder.
@@ -325,32 +325,24 @@ def find_images(
         points out, each image name that is no regular file, and each folder
         that cannot be listed.
     """
-    root = Path(os.path.realpath(folder))
-    images: list[Path] = []
-    skipped: list[UnreadableImageError] = []
-    # Not os.walk, which recurses: a folder may be thousands of levels deep.
-    pending = [Path(folder)]
-    while pending:
-        try:
-            entries = sorted(pending.pop().iterdir())
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            skipped.append(UnreadableImageError(error.filename, reason))
+    root = os.path.realpath(folder)
+    hidden = None if leave_out is None else os.path.realpath(leave_out)
+    images, skipped = [], []
+    for path in sorted(Path(folder).rglob('*')):
+        target = Path(os.path.realpath(path))
+        is_image = path.name.lower().endswith(EXTENSIONS)
+        reason = None
+        if hidden is not None and target.is_relative_to(hidden):
             continue
-        for path in entries:
-            target = Path(os.path.realpath(path))
-            is_image = path.name.lower().endswith(EXTENSIONS)
-            if path.is_dir() and not path.is_symlink():
-                if leave_out is None or target != Path(leave_out).resolve():
-                    pending.append(path)
-            elif not target.is_relative_to(root):
-                if is_image or path.is_dir():
-                    reason = 'a link that points out of the folder'
-                    skipped.append(UnreadableImageError(path, reason))
-            elif path.is_file() and is_image:
-                images.append(path)
-            elif is_image and not path.is_dir():
-                skipped.append(
-                    UnreadableImageError(path, 'not a regular file')
-                )
-    return sorted(images), sorted(skipped, key=lambda error: error.path)
+        if not target.is_relative_to(root) and (is_image or path.is_dir()):
+            reason = 'a link that points out of the folder'
+        elif path.is_dir():
+            if not os.access(path, os.R_OK | os.X_OK):
+                reason = 'this folder cannot be listed'
+        elif is_image and path.is_file():
+            images.append(path)
+        elif is_image:
+            reason = 'not a regular file'
+        if reason is not None:
+            skipped.append(UnreadableImageError(path, reason))
+    return images, skipped

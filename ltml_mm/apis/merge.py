@@ -6,10 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,23 +38,19 @@ from ltml_mm.models.weight_averaging import (
 )
 
 
-@dataclass(frozen=True)
-class Merged:
+class Merged(NamedTuple):
     """A stock network out of a two-branch one.
 
     Attributes:
         config: Its config, see :func:`~ltml_mm.apis.stock_config`.
-        checkpoint: Its ``state_dict``, and in ``meta`` the classes.
-        drift: How far the branches had drifted apart, see
-            :func:`~ltml_mm.models.weight_averaging.branch_drift`.
-        bn_images: The images that the norms were measured on, 0 where their
-            statistics are those of the branches, averaged.
+        checkpoint: Its ``state_dict``, and in ``meta`` the classes;
+            ``branch_drift``, see
+            :func:`~ltml_mm.models.weight_averaging.branch_drift`; and
+            ``bn_images``, those that the norms were measured on.
     """
 
     config: Config
     checkpoint: dict[str, Any]
-    drift: float
-    bn_images: int
 
 
 def merge_checkpoint(
@@ -110,7 +105,7 @@ def merge_checkpoint(
         'state_dict': {k: v.cpu() for k, v in model.state_dict().items()},
         'meta': {**facts, **({'dataset_meta': meta} if meta else {})},
     }
-    return Merged(stock, content, drift, bn_images)
+    return Merged(stock, content)
 
 
 def training_batches(
@@ -218,18 +213,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     write_merged(merged, args.out)
     print(f'{args.out} and {Path(args.out).with_suffix(".py")} written')
-    print(f'drift of the branches: {merged.drift:.3f}')
-    if merged.bn_images:
-        print(f'BatchNorm measured on {merged.bn_images} training images')
+    meta = merged.checkpoint['meta']
+    print(f'drift of the branches: {meta["branch_drift"]:.3f}')
+    if meta['bn_images']:
+        print(f'BatchNorm measured on {meta["bn_images"]} training images')
     for warning in _warnings(merged):
         print(f'WARNING: {warning}', file=sys.stderr)
 
 
 def _warnings(merged: Merged) -> Iterator[str]:
-    if merged.drift > DRIFT_LIMIT:
+    drift = merged.checkpoint['meta']['branch_drift']
+    if drift > DRIFT_LIMIT:
         yield (
             'the branches have drifted apart (drift '
-            f'{merged.drift:.3f}, above {DRIFT_LIMIT}): their average may be '
+            f'{drift:.3f}, above {DRIFT_LIMIT}): their average may be '
             'far from both; compare it with the two-branch network before '
             'using it (docs/deployment.md)'
         )

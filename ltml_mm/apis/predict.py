@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from ltml_mm.apis.model import DEFAULT_THRESHOLD, check_selection
 from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
-from ltml_mm.files import write_bytes, write_json
+from ltml_mm.files import write_bytes
 
 #: The exit status where at least one file was skipped.
 SOME_SKIPPED = 3
@@ -107,7 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for error in skipped
             ],
         }
-        write_json(Path(args.out) / 'predictions.json', _as_unicode(content))
+        text = json.dumps(
+            content, indent=2, allow_nan=False, ensure_ascii=False
+        )
+        # Bytes of a name that are not UTF-8 become escapes of JSON.
+        encoded = f'{text}\n'.encode('utf-8', 'backslashreplace')
+        write_bytes(Path(args.out) / 'predictions.json', encoded)
     if skipped:
         print(f'{len(skipped)} of {found} files were skipped', file=sys.stderr)
         sys.exit(SOME_SKIPPED)
@@ -216,14 +222,3 @@ def _output_path(root: Path, name: str) -> Path:
             'give another --out'
         )
     return path
-
-
-def _as_unicode(node: Any) -> Any:
-    """Escapes what is not UTF-8 in file names: JSON cannot hold it."""
-    if isinstance(node, str):
-        return node.encode('utf-8', 'backslashreplace').decode('utf-8')
-    if isinstance(node, Mapping):
-        return {_as_unicode(k): _as_unicode(v) for k, v in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_as_unicode(value) for value in node]
-    return node

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from mmengine.fileio import get_text
 
+from ltml_mm.class_statistics import ClassStatistics
+
 
 def read_annotations(
     path: str,
@@ -228,6 +230,20 @@ class LabelTable:
     def counts(self, num_classes: int) -> np.ndarray:
         """Returns the number of images of every class, int64 (K,)."""
         return np.bincount(self.labels, minlength=num_classes)
+
+    def statistics(self, num_classes: int) -> ClassStatistics:
+        """Counts the images of every class.
+
+        Raises:
+            ValueError: A label is not below ``num_classes``.
+        """
+        counts = tuple(self.counts(num_classes).tolist())
+        if len(counts) > num_classes:
+            raise ValueError(
+                f'label {len(counts) - 1} is not an integer from 0 to '
+                f'{num_classes - 1}'
+            )
+        return ClassStatistics(counts, self.num_images)
 
     def matrix(self, num_classes: int) -> np.ndarray:
         """Returns the labels as an array, bool (N, K)."""

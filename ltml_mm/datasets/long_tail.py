@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import MultiLabelDataset
 
-from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY, ClassStatistics
+from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import (
     LabelTable,
     read_annotations,
@@ -148,22 +148,16 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             raise ValueError(f'{self.ann_file}: {error}') from error
         if self.test_mode:
             return
-        counts = LabelTable.from_lists(
-            [entry['gt_label'] for entry in data_list]
-        ).counts(declared.num_classes)
-        if list(declared.counts) != counts.tolist():
-            raise ValueError(
-                f'{self.ann_file}: "{COUNTS_KEY}" says '
-                f'{list(declared.counts)}, but its images count '
-                f'{counts.tolist()}; correct the entry or leave it out (a '
-                'test set is read with test_mode=True)'
-            )
-        if self._metainfo.get(IMAGES_KEY, len(data_list)) != len(data_list):
-            raise ValueError(
-                f'{self.ann_file}: "{IMAGES_KEY}" says '
-                f'{declared.num_images}, but it lists {len(data_list)} '
-                'images; correct the entry or leave it out'
-            )
+        lists = [entry['gt_label'] for entry in data_list]
+        found = LabelTable.from_lists(lists).statistics(declared.num_classes)
+        said = declared.to_metainfo()
+        for key, counted in found.to_metainfo().items():
+            if key in self._metainfo and said[key] != counted:
+                raise ValueError(
+                    f'{self.ann_file}: "{key}" says {said[key]}, but its '
+                    f'images count {counted}; correct the entry or leave it '
+                    'out (a test set is read with test_mode=True)'
+                )
 
     def _count(self) -> None:
         """Takes the labels of the images at hand, and their counts."""
@@ -172,6 +166,5 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         self.label_table = read_labels(self)
         if self.test_mode:
             return
-        counts = self.label_table.counts(len(self.CLASSES)).tolist()
-        statistics = ClassStatistics(tuple(counts), len(self))
+        statistics = self.label_table.statistics(len(self.CLASSES))
         self._metainfo.update(statistics.to_metainfo())

@@ -14,7 +14,6 @@ import random
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -101,11 +100,8 @@ class ParetoRecipe:
         Warns:
             UserWarning: Classes have fewer images than their target; they
                 give what they have.
-
-        Raises:
-            ValueError: ``labels`` is not a 2-d array of 0 and 1.
         """
-        positives = _as_matrix(labels)
+        positives = np.asarray(labels, bool)
         targets = self.targets(positives.shape[1])
         rng = random.Random(int(self.seed))
         # The draws depend on the order in which a set of ints iterates,
@@ -209,23 +205,6 @@ def cooccurrence(labels: np.ndarray) -> np.ndarray:
     # Exact in float32 up to 2^24 images; BLAS makes it quick.
     positives = np.asarray(labels, np.float32)
     return np.rint(positives.T @ positives).astype(np.int64)
-
-
-def _as_matrix(labels: Any) -> np.ndarray:
-    matrix = np.asarray(labels)
-    if matrix.ndim != 2:
-        raise ValueError(
-            'labels must be an array of shape (images, classes), got shape '
-            f'{matrix.shape}'
-        )
-    wrong = np.argwhere((matrix != 0) & (matrix != 1))
-    if len(wrong):
-        image, label = wrong[0].tolist()
-        raise ValueError(
-            f'labels must be 0 or 1, got {matrix[image, label]!r} for image '
-            f'{image}, class {label}'
-        )
-    return matrix.astype(bool)
 
 
 VOC_LT = PublishedSplit(

@@ -18,9 +18,9 @@ from ltml_mm.experiments.rows import (
     VARIANTS,
     parse_line,
     parse_rows,
-    row_files,
 )
 from ltml_mm.experiments.run_config import (
+    CONFIG,
     RUN,
     Run,
     build_config,
@@ -130,11 +130,13 @@ def main(
         for row in rows
     }
     if args.dry_run:
-        files = {row.name: row_files(row.base, args.data) for row in rows}
         for run in plan_runs(args, configs):
-            print(run.folder, *files[run.row])
-            if args.data not in PUBLISHED and not (run.folder / RUN).exists():
-                write_config(run, configs[run.row])
+            path = configs[run.row].filename
+            if args.data not in PUBLISHED:
+                path = run.folder / CONFIG
+                if not (run.folder / RUN).exists():
+                    write_config(run, configs[run.row])
+            print(run.folder, path)
         return
     if change is not None:
         change(configs)

@@ -44,8 +44,9 @@ def write_report(
 ) -> str:
     """Writes what the finished runs of a comparison reached.
 
-    ``runs.csv`` has a line for each run and test, ``table.md`` the tables,
-    ``groups.png`` every line of the table by group of classes. Without a
+    ``runs.csv`` has a line for each run and test in full precision,
+    ``table.md`` the means by group, the differences and what is missing,
+    ``groups.png`` every line of the tables by group of classes. Without a
     finished run there is no picture, and that of an earlier report is
     removed.
 
@@ -76,15 +77,7 @@ def write_report(
 
 
 def render_runs(results: Results) -> str:
-    """Lists every finished run and each of its tests, as CSV.
-
-    Args:
-        results: The results.
-
-    Returns:
-        str: Percent in full precision; an empty cell for a group without a
-        class.
-    """
+    """Lists every finished run and each of its tests, as CSV."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(['row', 'variant', 'seed', *GROUPS, *FACTS])
@@ -102,18 +95,7 @@ def render_runs(results: Results) -> str:
 def render_tables(
     results: Results, lines: Sequence[Line], reference: Line, title: str
 ) -> str:
-    """Renders the tables of a comparison.
-
-    Args:
-        results: The results, and which runs are missing.
-        lines: The lines of the tables.
-        reference: The line that all are compared with.
-        title: Heading.
-
-    Returns:
-        str: Markdown: the means by group with the difference of the total,
-        the differences within each group, and what is missing.
-    """
+    """Renders means, differences and what is missing, as Markdown."""
     means, differences = [], []
     for line in lines:
         cells = [_cells(results, line, reference, group) for group in GROUPS]
@@ -131,7 +113,7 @@ def render_tables(
         table(['row', *titles], differences),
         EXPLANATION,
         *_drifts(results),
-        *_gaps(results, lines),
+        _gaps(results),
     ]
     return '\n\n'.join(parts) + '\n'
 
@@ -161,28 +143,23 @@ def _protocol(results: Results) -> Iterator[str]:
     if not results.found:
         return
     first = results.found[0]
-    sizes: dict[str, dict[str, None]] = {}
-    for result in results.found:
-        size = (
-            f'{result["steps"]:,} steps of {result["images_per_step"]:,} '
-            'images'
-        )
-        sizes.setdefault(size, {})[result['row']] = None
     counts = [c['count'] for c in first['classes']]
-    text = (
-        f'Measured on {first["set"]}: {len(counts)} classes with '
-        f'{max(counts):,} to {min(counts):,} training images. '
-    )
-    if len(sizes) == 1:
-        text += f'Every run made {next(iter(sizes))}, on '
+    sizes = {
+        result['row']: f'{result["steps"]:,} steps of '
+        f'{result["images_per_step"]:,} images'
+        for result in results.found
+    }
+    if len({*sizes.values()}) == 1:
+        seen = f'Every run made {sizes[first["row"]]}'
     else:
-        rows = (f'{", ".join(r)}: {size}' for size, r in sizes.items())
-        text += (
-            'The runs did not all see the same number of images: '
-            f'{"; ".join(rows)}. They ran on '
-        )
+        rows = '; '.join(f'{row}: {size}' for row, size in sizes.items())
+        seen = f'The rows did not all see as many images: {rows}'
     devices = dict.fromkeys(result['device'] for result in results.found)
-    yield f'{text}{", ".join(devices)}.'
+    yield (
+        f'Measured on {first["set"]}: {len(counts)} classes with '
+        f'{max(counts):,} to {min(counts):,} training images. {seen}, on '
+        f'{", ".join(devices)}.'
+    )
 
 
 def _drifts(results: Results) -> Iterator[str]:
@@ -200,35 +177,16 @@ def _drifts(results: Results) -> Iterator[str]:
         )
 
 
-def _gaps(results: Results, lines: Sequence[Line]) -> Iterator[str]:
-    """States which of the asked runs and tests are not in the table."""
+def _gaps(results: Results) -> str:
+    """States which of the asked runs are not in the table."""
     asked = len(results.found) + len(results.missing)
-    if results.missing:
-        yield (
-            f'{len(results.missing)} of {asked} runs are missing (unfinished '
-            f'or failed) and not counted: {_by_row(results.missing)}.'
-        )
-    else:
-        yield f'All {asked} runs are finished and counted.'
-    for line in lines:
-        lacking = [
-            (result['row'], result['seed'])
-            for result in results.found
-            if result['row'] == line.row
-            and line.variant not in result['metrics']
-        ]
-        if lacking:
-            yield (
-                f'No prediction {line.variant!r}, and so not counted for '
-                f'{line}: {_by_row(lacking)}.'
-            )
-
-
-def _by_row(runs: Sequence[tuple[str, int]]) -> str:
+    if not results.missing:
+        return f'All {asked} runs are finished and counted.'
     seeds: dict[str, list[str]] = {}
-    for row, seed in runs:
+    for row, seed in results.missing:
         seeds.setdefault(row, []).append(str(seed))
-    return '; '.join(
-        f'{row} {"seed" if len(s) == 1 else "seeds"} {", ".join(s)}'
-        for row, s in seeds.items()
+    rows = (f'{row} seed {", ".join(found)}' for row, found in seeds.items())
+    return (
+        f'{len(results.missing)} of {asked} runs are missing (unfinished or '
+        f'failed) and not counted: {"; ".join(rows)}.'
     )

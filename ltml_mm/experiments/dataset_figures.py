@@ -69,15 +69,9 @@ def draw_classes(report: Mapping[str, Any]) -> Figure:
         axes.grid(False, axis='y')
         axes.set_xscale('log')
         log_ticks(axes.xaxis)
-    head, tail = report['head_from'], report['tail_below']
-    bounds = {
-        'head': f'head: {head} images or more',
-        'medium': f'medium: {tail} to {head - 1}',
-        'tail': f'tail: fewer than {tail}',
-    }
     handles = [
-        Patch(color=GROUP_COLOURS[g], label=f'{bounds[g]} ({number})')
-        for g, number in report['groups'].items()
+        Patch(color=GROUP_COLOURS[group], label=f'{group} ({number})')
+        for group, number in report['groups'].items()
     ]
     legend(figure, handles + right.get_legend_handles_labels()[0])
     return figure

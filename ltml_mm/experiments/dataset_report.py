@@ -88,8 +88,9 @@ def build_report(summary: DatasetSummary) -> dict[str, Any]:
         ``cooccurrence``, the images that show both classes, (K, K). Shares
         lie between 0 and 1.
     """
-    counts, groups = summary.counts, summary.groups
-    num_labels = summary.labels_per_image
+    counts = summary.table.counts(len(summary.names))
+    groups = summary.statistics.group_of(summary.head, summary.tail)
+    num_labels = np.diff(summary.table.offsets)
     train_counts = summary.statistics.counts
     classes: list[dict] = [
         {
@@ -111,7 +112,7 @@ def build_report(summary: DatasetSummary) -> dict[str, Any]:
                 'expected': float(shares[k] * draws.length),
                 'counted': round(counted[k]),
             }
-        streams[stream] = _stream_entry(draws, shares, summary)
+        streams[stream] = _stream_entry(draws, shares, counts, summary.names)
     return {
         'source': summary.source,
         'images': summary.table.num_images,
@@ -146,7 +147,7 @@ def image_table(summary: DatasetSummary) -> str:
     for name, draws in summary.draws.items():
         header += [f'{name} expected', f'{name} counted']
         columns += [
-            [f'{value:.6g}' for value in draws.expected],
+            [f'{p * draws.length:.6g}' for p in draws.probabilities],
             draws.counted.tolist(),
         ]
     file = io.StringIO()
@@ -233,20 +234,25 @@ def totals(report: Mapping[str, Any]) -> str:
 
 
 def _stream_entry(
-    draws: StreamDraws, shares: np.ndarray, summary: DatasetSummary
+    draws: StreamDraws,
+    shares: np.ndarray,
+    counts: np.ndarray,
+    names: Sequence[str],
 ) -> dict[str, Any]:
-    """Gathers a stream's line of the table, from the classes' shares (K,)."""
-    present = np.flatnonzero(summary.counts)
+    """Gathers a stream's line of the table; all arrays are (K,)."""
     most = int(shares.argmax())
-    least = int(present[shares[present].argmin()])
+    # A class without an image is none that could be seen.
+    least = int(np.where(counts > 0, shares, np.inf).argmin())
     return {
         'sampler': draws.sampler,
         'closed_form': draws.exact,
         'draws_an_epoch': draws.length,
-        'most_seen': [float(shares[most]), summary.names[most]],
-        'least_seen': [float(shares[least]), summary.names[least]],
+        'most_seen': [float(shares[most]), names[most]],
+        'least_seen': [float(shares[least]), names[least]],
         'exposure': _ratio(shares),
-        'effective_sample_size': draws.effective_sample_size,
+        'effective_sample_size': float(
+            1 / np.square(draws.probabilities).sum()
+        ),
         'labels_of_a_draw': float(shares.sum()),
         'images_in_the_first_epoch': int(np.count_nonzero(draws.counted)),
         'most_draws_of_one_image': int(draws.counted.max()),

@@ -12,7 +12,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
-from mmpretrain.datasets import BaseDataset, MultiLabelDataset
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.class_statistics import (
@@ -28,18 +27,7 @@ from ltml_mm.datasets.samplers import (
     TwoStreamSampler,
     UniformSampler,
 )
-from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
-
-#: The streams of the package's configs, for an annotation file by itself.
-DEFAULT_SAMPLER = {
-    'type': 'TwoStreamSampler',
-    'streams': {
-        'uniform': {'type': 'UniformSampler'},
-        'class-aware': {'type': 'ClassAwareMultiLabelSampler'},
-    },
-    'epoch_length': 'class-aware',
-}
 
 
 @dataclass(frozen=True)
@@ -61,16 +49,6 @@ class StreamDraws:
     probabilities: np.ndarray
     exact: bool
     counted: np.ndarray
-
-    @property
-    def expected(self) -> np.ndarray:
-        """Expected draws of every image in an epoch, float64 (N,)."""
-        return self.probabilities * self.length
-
-    @property
-    def effective_sample_size(self) -> float:
-        """Kish's (sum p)^2 / sum p^2: N where all images are alike."""
-        return float(1 / np.square(self.probabilities).sum())
 
 
 @dataclass(frozen=True)
@@ -97,21 +75,6 @@ class DatasetSummary:
     tail: int
     draws: dict[str, StreamDraws]
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Images of every class in this dataset, int64 (K,)."""
-        return self.table.counts(len(self.names))
-
-    @property
-    def groups(self) -> list[str]:
-        """``head``, ``medium`` or ``tail`` for each of the K classes."""
-        return self.statistics.group_of(self.head, self.tail)
-
-    @property
-    def labels_per_image(self) -> np.ndarray:
-        """Number of labels of every image, int64 (N,)."""
-        return np.diff(self.table.offsets)
-
     def sum_by_class(self, values: np.ndarray) -> np.ndarray:
         """Sums values of images over the images of every class.
 
@@ -124,7 +87,7 @@ class DatasetSummary:
         Returns:
             np.ndarray: float64 of shape (K,).
         """
-        weights = np.repeat(values, self.labels_per_image)
+        weights = np.repeat(values, np.diff(self.table.offsets))
         return np.bincount(
             self.table.labels, weights, minlength=len(self.names)
         )
@@ -145,8 +108,8 @@ def read_summary(
 
     Raises:
         FileNotFoundError: The file, or one that it names, does not exist.
-        ValueError: The config or the annotation file is broken, or the
-            dataset is not a multi-label dataset.
+        ValueError: The config or the annotation file is broken, or no image
+            has a label.
     """
     path = Path(path)
     if not path.is_file():
@@ -158,17 +121,8 @@ def read_summary(
         raise ValueError(
             f'{path}: --cfg-options overrides a config, not an annotation file'
         )
-    try:
-        cfg = load_config(path, cfg_options) if is_config else _config_of(path)
-        return _summarise(source, cfg)
-    except (OSError, ValueError):
-        raise
-    except Exception as error:
-        # MMEngine passes on whatever goes wrong in a constructor.
-        reason = f'{type(error).__name__}: {error}'
-        raise ValueError(
-            f'{path}: cannot build the training data of this config ({reason})'
-        ) from error
+    cfg = load_config(path, cfg_options) if is_config else _config_of(path)
+    return _summarise(source, cfg)
 
 
 def class_aware_probabilities(table: LabelTable) -> np.ndarray:
@@ -198,8 +152,17 @@ def _config_of(annotations: Path) -> Config:
         'test_mode': True,
         'allow_outside': True,
     }
-    loader = {'dataset': dataset, 'sampler': DEFAULT_SAMPLER}
-    return Config({'train_dataloader': loader})
+    sampler = {
+        'type': 'TwoStreamSampler',
+        'streams': {
+            'uniform': {'type': 'UniformSampler'},
+            'class-aware': {'type': 'ClassAwareMultiLabelSampler'},
+        },
+        'epoch_length': 'class-aware',
+    }
+    return Config(
+        {'train_dataloader': {'dataset': dataset, 'sampler': sampler}}
+    )
 
 
 def _summarise(source: str, cfg: Config) -> DatasetSummary:
@@ -213,10 +176,16 @@ def _summarise(source: str, cfg: Config) -> DatasetSummary:
     dataset = DATASETS.build(loader['dataset'])
     dataset.full_init()
     table = read_labels(dataset)
-    names = _class_names(source, dataset, table)
+    known = len(table.counts(0))
+    classes = dataset.metainfo.get('classes') or range(known)
+    if not 0 < known <= len(classes):
+        raise ValueError(
+            f'{source}: its {table.num_images} images have labels of {known} '
+            f'classes, and it names {len(classes)}'
+        )
+    names = [str(name) for name in classes]
     if dataset.metainfo.get(COUNTS_KEY) is None:
-        counts = table.counts(len(names)).tolist()
-        statistics = ClassStatistics(tuple(counts), table.num_images)
+        statistics = table.statistics(len(names))
     else:
         statistics = ClassStatistics.from_metainfo(dataset.metainfo)
     seed = cfg.get('randomness', {}).get('seed') or 0
@@ -237,25 +206,6 @@ def _summarise(source: str, cfg: Config) -> DatasetSummary:
         **{'head': HEAD_COUNT, 'tail': TAIL_COUNT, **group_bounds(cfg)},
         draws={k: _describe(s, length, table) for k, s in streams.items()},
     )
-
-
-def _class_names(source: str, dataset: Any, table: LabelTable) -> list[str]:
-    inner = innermost_dataset(dataset)
-    if isinstance(inner, BaseDataset) and not isinstance(
-        inner, MultiLabelDataset
-    ):
-        raise ValueError(
-            f'{source}: {type(inner).__name__} is not a multi-label dataset'
-        )
-    known = len(table.counts(0))
-    classes = dataset.metainfo.get('classes') or range(known)
-    if not len(table.labels) or len(classes) < known:
-        raise ValueError(
-            f'{source}: its {table.num_images} images have '
-            + (f'labels up to {known - 1}' if known else 'no label')
-            + f' for {len(classes)} classes'
-        )
-    return [str(name) for name in classes]
 
 
 def _describe(sampler: Any, length: int, table: LabelTable) -> StreamDraws:

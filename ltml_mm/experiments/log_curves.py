@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 
 from matplotlib.axes import Axes
@@ -20,23 +20,19 @@ from ltml_mm.files import write_bytes
 
 #: The style of each run's lines, from the first to the last.
 RUN_STYLES = ('-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-#: Okabe and Ito's palette, beside that of the groups.
+BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
+#: What to call the terms of the loss; Okabe and Ito's palette.
 TERMS = {
-    'loss': ('all together', '#999999'),
-    'uniform.loss_cls': ('uniform branch', '#56B4E9'),
-    'rebalanced.loss_cls': ('re-balanced branch', '#D55E00'),
-    'loss_consistency': ('consistency', '#CC79A7'),
+    'loss': 'all together',
+    **{f'{name}.loss_cls': label for name, label in BRANCHES.items()},
+    'loss_consistency': 'consistency',
 }
-OTHER_TERMS = ('#009E73', '#E69F00', '#0072B2', '#F0E442')
+TERM_COLOURS = ('#999999', '#56B4E9', '#D55E00', '#CC79A7', '#F0E442')
 AGREEMENT = {
     'agreement/rms_difference': "difference of the branches' logits (RMS)",
     'agreement/correlation': "correlation of the branches' logits",
 }
-GROUPS = {'': ('all classes', '#000000')} | {
-    f'_{group}': (group, colour) for group, colour in GROUP_COLOURS.items()
-}
-METRIC = re.compile(r'(.*/)?mAP(_head|_medium|_tail)?')
-BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
+METRIC = re.compile(r'(.*/)?mAP(?:_(head|medium|tail))?')
 #: By the title of each pair of axes, label and colour of each logged name.
 Panels = dict[str, dict[str, tuple[str, str]]]
 
@@ -74,32 +70,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def training_panels(runs: Sequence[RunLog]) -> Panels:
     """Chooses what is drawn of the training steps."""
-    names = _names(run.train for run in runs)
-    terms = {name: style for name, style in TERMS.items() if name in names}
-    further = [n for n in names if 'loss' in n and n not in TERMS]
-    for name, colour in zip(further, cycle(OTHER_TERMS), strict=False):
-        terms[name] = (name, colour)
-    panels = {'terms of the loss (log scale)': terms} if terms else {}
+    names = _names([run.train for run in runs])
+    losses = dict.fromkeys([*TERMS, *(n for n in names if 'loss' in n)])
+    colours = zip(losses, cycle(TERM_COLOURS), strict=False)
+    panels = {
+        'terms of the loss (log scale)': {
+            n: (TERMS.get(n, n), colour) for n, colour in colours if n in names
+        }
+    }
     for name, title in AGREEMENT.items():
-        if name in names:
-            panels[title] = {name: ('', '#333333')}
-    return panels
+        panels[title] = {name: ('', '#333333')} if name in names else {}
+    return {title: styles for title, styles in panels.items() if styles}
 
 
 def metric_panels(runs: Sequence[RunLog]) -> Panels:
     """Chooses what is drawn of the evaluations: a panel for each branch."""
-    names = _names(run.val for run in runs)
+    names = _names([run.val for run in runs])
     found = [match for name in names if (match := METRIC.fullmatch(name))]
-    found.sort(key=lambda match: [*GROUPS].index(match[2] or ''))
-    prefixes = {match[1] or '' for match in found}
+    prefixes = {match[1] for match in found}
     panels: Panels = {}
     for match in found:
-        prefix = match[1] or ''  # 'multi-label/uniform/', say
-        branch = prefix.rstrip('/').rpartition('/')[2]
-        title = f'mAP in %, {BRANCHES.get(branch, prefix)}'
-        if prefix == 'multi-label/':
-            title = 'mAP in %' + ', branches fused' * (len(prefixes) > 1)
-        panels.setdefault(title, {})[match[0]] = GROUPS[match[2] or '']
+        title = 'mAP in %' + ', branches fused' * (len(prefixes) > 1)
+        if match[1] != 'multi-label/':
+            branch = (match[1] or '').split('/')[-2:][0]
+            title = f'mAP in %, {BRANCHES.get(branch, branch)}'
+        group = match[2] or 'all classes'
+        colour = GROUP_COLOURS.get(group, '#000000')
+        panels.setdefault(title, {})[match[0]] = (group, colour)
     return panels
 
 
@@ -124,9 +121,8 @@ def draw(runs: Sequence[RunLog]) -> Figure:
     if not rows:
         raise ValueError('the logs hold neither a loss nor a mAP')
     width = max(len(row) for row in rows)
-    figure = Figure(
-        (max(3.6 * width, 5), 3.1 * len(rows) + 0.3), layout='constrained'
-    )
+    size = (max(3.6 * width, 5), 3.1 * len(rows) + 0.3)
+    figure = Figure(size, layout='constrained')
     if len(runs) > 1:
         handles = [
             Line2D([], [], color='black', ls=style, label=run.name)
@@ -158,16 +154,18 @@ def draw(runs: Sequence[RunLog]) -> Figure:
     return figure
 
 
-def _names(curves: Iterable[dict[str, Curve]]) -> list[str]:
-    # In the order of the log, each once; a group without a class is all NaN.
-    return list(
-        dict.fromkeys(
-            name
-            for by_name in curves
-            for name, curve in by_name.items()
-            if any(math.isfinite(value) for value in curve.values())
+def _names(parts: Sequence[dict[str, Curve]]) -> list[str]:
+    # In the order of the log; a group without a class is all NaN.
+    names = dict.fromkeys(name for part in parts for name in part)
+    return [
+        name
+        for name in names
+        if any(
+            math.isfinite(value)
+            for part in parts
+            for value in part.get(name, {}).values()
         )
-    )
+    ]
 
 
 def _check(runs: Sequence[RunLog]) -> None:

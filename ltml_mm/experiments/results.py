@@ -140,15 +140,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 class Difference(NamedTuple):
-    """A figure minus that of a reference, paired by seed.
-
-    Attributes:
-        seeds: In how many seeds both exist.
-        mean: Mean of the differences.
-        interval: Both ends of the 95 % bootstrap interval of that mean;
-            None for fewer than three seeds.
-        ahead: In how many seeds the figure is above the reference.
-    """
+    """A figure minus that of a reference, see :func:`paired_difference`."""
 
     seeds: int
     mean: float
@@ -176,8 +168,10 @@ def paired_difference(
         reference: That of the reference by seed.
 
     Returns:
-        Difference: Over the seeds that both have; None if there is none.
-        The same values give the same interval.
+        Difference: The number of seeds that both have, the mean of their
+        differences, both ends of its interval (None for fewer than three
+        seeds), and in how many seeds the row is above the reference; None
+        if there is no such seed. The same values give the same interval.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:

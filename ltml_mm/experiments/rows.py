@@ -174,33 +174,12 @@ def _parse_row(text: str) -> Row:
     name, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
     base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
-    names = ', '.join(ROWS)
-    form = 'a changed row is NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
-    if base not in ROWS:
-        raise ValueError(f'--rows {text}: {base!r} is none of {names}; {form}')
-    if changed and not overrides:
-        raise ValueError(f'--rows {text}: {form}')
-    if changed and name in ROWS:
-        raise ValueError(f'--rows {text}: {form}, NAME none of {names}')
+    if base not in ROWS or (changed and (not overrides or name in ROWS)):
+        raise ValueError(
+            f'--rows {text}: expected one of {", ".join(ROWS)}, or a changed '
+            'row with a name of its own, NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
+        )
     return Row(name, base, parse_cfg_options(overrides))
-
-
-def row_files(base: str, data: str) -> list[Path]:
-    """Names the config files that a row is made of.
-
-    Args:
-        base: One of :data:`ROWS`.
-        data: One of :data:`DATA_SETS`.
-
-    Returns:
-        list[Path]: The row's own file, or LTML's file for the data set and
-        the row's file for VOC-LT.
-    """
-    if base == 'ltml' or data in PUBLISHED:
-        sources = [(base, data)]
-    else:
-        sources = [('ltml', data), (base, 'voc')]
-    return [CONFIGS / ROWS[row].format(data=name) for row, name in sources]
 
 
 def row_config(base: str, data: str) -> Config:
@@ -217,18 +196,23 @@ def row_config(base: str, data: str) -> Config:
     Returns:
         Config: The config as it stands, not yet completed from the data.
     """
-    cfg, *published = map(read_config, row_files(base, data))
-    for row in published:
-        own, cfg.model = cfg.model, row.model
-        cfg.model.backbone = own.backbone
-        _set_num_classes(cfg.model, own.num_classes)
-        if data == 'demo' and 'head' in cfg.model:
-            cfg.model.head.in_channels = DEMO_CHANNELS
-        for key in ('tta_model', 'auto_scale_lr'):
-            cfg[key] = row[key]
-        for key in ('batch_size', 'sampler'):
-            cfg.train_dataloader[key] = row.train_dataloader[key]
+    if base == 'ltml' or data in PUBLISHED:
+        return _read(base, data)
+    cfg, row = _read('ltml', data), _read(base, 'voc')
+    own, cfg.model = cfg.model, row.model
+    cfg.model.backbone = own.backbone
+    _set_num_classes(cfg.model, own.num_classes)
+    if data == 'demo' and 'head' in cfg.model:
+        cfg.model.head.in_channels = DEMO_CHANNELS
+    for key in ('tta_model', 'auto_scale_lr'):
+        cfg[key] = row[key]
+    for key in ('batch_size', 'sampler'):
+        cfg.train_dataloader[key] = row.train_dataloader[key]
     return cfg
+
+
+def _read(base: str, data: str) -> Config:
+    return read_config(CONFIGS / ROWS[base].format(data=data))
 
 
 def _set_num_classes(node: Any, num_classes: int | None) -> None:

@@ -51,21 +51,17 @@ def read_run(text: str) -> RunLog:
         RunLog: The curves.
 
     Raises:
-        FileNotFoundError: The directory does not exist or holds no log.
+        FileNotFoundError: The directory holds no log.
         ValueError: A line of the log is broken, or no step was logged. A
             last line that a kill cut short is left out, with a message.
     """
     name, separator, path = text.partition('=')
     if not separator or Path(text).exists():
         name, path = Path(text).resolve().name, text
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f'run not found: {path} is no folder')
-    files = sorted(folder.glob(f'*/{LOG}'))
-    if (folder / LOG).is_file():  # one part alone
-        files = [folder / LOG]
+    # One part alone has its log in the folder itself.
+    files = [*Path(path).glob(LOG)] or sorted(Path(path).glob(f'*/{LOG}'))
     if not files:
-        raise FileNotFoundError(f'{folder} holds no log: */{LOG} is missing')
+        raise FileNotFoundError(f'{path} holds no log: */{LOG} is missing')
     records: list[Record] = []
     for file in files:
         part = _read_part(file)
@@ -73,7 +69,7 @@ def read_run(text: str) -> RunLog:
         if first is not None:
             records = [(at, r) for at, r in records if at < first] + part
     if not records:
-        raise ValueError(f'{folder}: no training step was logged')
+        raise ValueError(f'{path}: no training step was logged')
     return _curves(name, records)
 
 

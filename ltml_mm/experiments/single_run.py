@@ -64,13 +64,13 @@ def make_run(folder: Path) -> None:
         cfg = read_config(folder / CONFIG)
         _check_unchanged(cfg, run)
         work = Path(cfg.work_dir)
-        steps = train(deepcopy(cfg))
+        steps = _train(deepcopy(cfg))
         loader = cfg.train_dataloader
         result = dict(
             row=run.row,
             seed=run.seed,
             set=run.set,
-            **test(cfg, run.seed, steps),
+            **_test(cfg, run.seed, steps),
             steps=steps,
             images_per_step=loader.batch_size * len(loader.sampler.streams),
             seconds=_seconds(work),
@@ -94,15 +94,8 @@ def _check_unchanged(cfg: Config, run: Run) -> None:
         )
 
 
-def train(cfg: Config) -> int:
-    """Trains, or resumes from the last checkpoint.
-
-    Args:
-        cfg: The config of the training; it is changed.
-
-    Returns:
-        int: Steps of the training.
-    """
+def _train(cfg: Config) -> int:
+    """Trains, or resumes from the last checkpoint; returns the steps."""
     work = Path(cfg.work_dir)
     checkpoint = find_whole_checkpoint(work)
     if checkpoint is not None:
@@ -123,21 +116,8 @@ def _seconds(work: Path) -> float:
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 
-def test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
-    """Tests the last checkpoint of a training in all ways.
-
-    Args:
-        cfg: The config of the training.
-        seed: Orders the images that BatchNorm is measured on.
-        steps: Steps of the training.
-
-    Returns:
-        dict[str, Any]: ``metrics`` by variant, ``classes``, and ``drift`` and
-        ``compensation`` of a two-branch network.
-
-    Raises:
-        ValueError: There is no checkpoint of the last step.
-    """
+def _test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
+    """Tests the last checkpoint of a training in all ways."""
     path = find_whole_checkpoint(cfg.work_dir)
     checkpoint = None if path is None else read_checkpoint(path)
     if checkpoint is None or checkpoint['meta']['iter'] != steps:

@@ -209,15 +209,3 @@ def test_a_script_is_refused(tmp_path):
         warnings.simplefilter('ignore')
         torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
         refusal(path)
-
-
-@pytest.mark.parametrize('content', [{'weight': torch.ones(1)}, [1, 2], 5])
-def test_bare_weights_are_no_checkpoint(tmp_path, content):
-    path = tmp_path / 'weights.pth'
-    torch.save(content, path)
-    assert 'holds no "state_dict"' in refusal(path)
-
-
-def test_missing_files_and_folders_are_named(tmp_path):
-    assert 'not found' in refusal(tmp_path / 'none.pth')
-    assert 'not found' in refusal(tmp_path)

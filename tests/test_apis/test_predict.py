@@ -160,13 +160,6 @@ def test_hostile_folder(case, tmp_path, capsys):
     assert not any(name.endswith('.tmp') for name in files(out))
 
 
-def test_only_unreadable_image(case, tmp_path, capsys):
-    path = tmp_path / 'a.jpg'
-    path.write_bytes(b'nothing')
-    assert predict(case, path) == 3
-    assert '1 of 1 files were skipped' in capsys.readouterr().err
-
-
 def test_own_pictures_are_not_predicted(case, tmp_path):
     save(tmp_path / 'a.png')
     for _ in range(2):
@@ -192,17 +185,6 @@ def test_links_in_out_are_not_followed(case, tmp_path):
     with pytest.raises(ValueError, match='give another --out'):
         predict(case, tmp_path / 'in', '--out', tmp_path / 'out')
     assert files(outside) == []
-
-
-@pytest.mark.parametrize(
-    ('source', 'error'),
-    [('missing.jpg', FileNotFoundError), ('empty', ValueError)],
-)
-def test_nothing_to_predict(case, tmp_path, source, error):
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(error, match=source):
-        predict(case, tmp_path / source, '--out', tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
 
 
 def test_the_tool_itself(case, tmp_path):

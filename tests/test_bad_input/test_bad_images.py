@@ -56,6 +56,13 @@ BAD = {
     'truncated JPEG': (cut('jpg'), 'Truncated'),
     'truncated PNG': (cut('png'), 'truncated'),
     'truncated WebP': (cut('webp'), 'not an image|truncated|decode'),
+    'truncated TIFF': (cut('tif'), 'not an image|truncated|decode'),
+    'truncated BMP': (cut('bmp'), 'truncated'),
+    # Pillow would start another program for it.
+    'PostScript': (
+        lambda path: path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n'),
+        'not an image, or not',
+    ),
     'a text': (lambda path: path.write_text('a cat'), 'not an image, or not'),
     'a folder': (lambda path: path.mkdir(), 'no such file'),
     'a link to nothing': (

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from mmpretrain.apis.model import ModelHub, get_model
 
 from ltml_mm.experiments.rows import ROWS
 
@@ -85,3 +86,11 @@ def test_the_index_has_the_figures_of_the_demo():
     shown = f'{metrics["mAP"]:.2f} / {metrics["mAP_tail"]:.2f}'
     assert shown == figures('demo')['ltml']
     assert not results  # nothing else has been measured as it is configured
+
+
+def test_mmpretrain_finds_the_configs_by_the_index(monkeypatch):
+    monkeypatch.setattr(ModelHub, '_models_dict', {})
+    ModelHub.register_model_index(ROOT / 'model-index.yml', ROOT)
+    names = {Path(name).stem for name in CONFIGS}
+    assert set(ModelHub._models_dict) == names
+    assert get_model('ltml_demo').num_classes == 20

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import MultiLabelDataset
 
+from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets import LabelTable, read_labels
 
 LISTS = [[2, 0], [], [1, 2], [2], []]
@@ -25,6 +26,9 @@ def test_counts_against_a_loop():
     table = LabelTable.from_lists(LISTS)
     expected = [sum(k in row for row in LISTS) for k in range(4)]
     assert table.counts(4).tolist() == expected == [1, 1, 3, 0]
+    assert table.statistics(4) == ClassStatistics(tuple(expected), 5)
+    with pytest.raises(ValueError, match='label 2 is not an integer'):
+        table.statistics(2)
 
 
 def test_images_by_class_against_a_loop():

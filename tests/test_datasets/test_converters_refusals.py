@@ -135,7 +135,7 @@ def test_bad_xml_is_named(root, tmp_path, text, words):
 @pytest.mark.parametrize(
     ('path', 'words'),
     [
-        ('loose.jpg', 'outside the label folders: 1'),
+        ('loose.jpg', 'outside label folders: 1'),
         ('cat/notes.txt', r'not images: 1\n.*notes\.txt'),
         ('cat++dog/a.jpg', r"empty labels: 1\n.*: 'cat\+\+dog'"),
         ('cat+cat/a.jpg', 'labels that repeat: 1'),

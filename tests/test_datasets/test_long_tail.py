@@ -5,12 +5,7 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from mmengine.dataset import default_collate
-from mmengine.registry import DATASETS
-from mmpretrain.models import ClsDataPreprocessor
 
 from ltml_mm.datasets import (
     COCOLTDataset,
@@ -122,16 +117,6 @@ def test_paths_that_stay_inside_are_fine(make, path):
     assert len(make(entry(1, img_path=path))) == 3
 
 
-def test_paths_may_leave_if_allowed(make, tmp_path):
-    dataset = make(
-        entry(1, img_path='../1.jpg'),
-        data_prefix='images',
-        allow_outside=True,
-    )
-    info = dataset.get_data_info(1)
-    assert info['img_path'] == f'{tmp_path}/images/../1.jpg'
-
-
 def test_the_prefix_itself_may_leave_the_root(make, tmp_path):
     # It stands in the config, as VOC-LT's own '../VOCdevkit' does.
     info = make(data_prefix='../images').get_data_info(0)
@@ -171,56 +156,12 @@ def test_voc_names_hold_for_its_files(make):
         make(kind=VOCLTDataset)
 
 
-@pytest.mark.parametrize(
-    ('kind', 'names', 'folder'),
-    [
-        (VOCLTDataset, VOC_CLASSES, 'voc'),
-        (COCOLTDataset, COCO_CLASSES, 'coco'),
-    ],
-)
-def test_published_training_sets(tmp_path, kind, names, folder):
-    source = SHARED / f'{folder}_lt_train.txt'
-    if not source.exists():
-        pytest.skip(f'reference data not found: {source}')
-    published = json.loads((SHARED / f'{folder}_lt_groups.json').read_text())
-    rows = [row.split() for row in source.read_text().splitlines()]
-    data = [
-        {'img_path': f'{row[0]}.jpg', 'gt_label': [int(k) for k in row[1:]]}
-        for row in rows
-    ]
-    content = {'metainfo': {'classes': names}, 'data_list': data}
-    (tmp_path / 'train.json').write_text(json.dumps(content))
-    dataset = DATASETS.build(
-        dict(
-            type=kind.__name__,
-            ann_file='train.json',
-            data_root=str(tmp_path),
-            pipeline=[],
-        )
-    )
-    assert dataset.metainfo['class_counts'] == published['class_counts']
-    assert len(dataset) == {'voc': 1142, 'coco': 1909}[folder]
-    assert len(names) == {'voc': 20, 'coco': 80}[folder]
-
-
-# -- images without a label --------------------------------------------------
-
-
-def test_images_without_a_label_go_through_a_batch(make):
-    def image(info):
-        info['img'] = np.zeros((4, 4, 3), np.uint8)
-        return info
-
-    dataset = make(pipeline=[image, dict(type='PackInputs')])
-    batch = default_collate([dataset[1], dataset[0]])
-    preprocessor = ClsDataPreprocessor(num_classes=3, to_onehot=True)
-    samples = preprocessor(batch)['data_samples']
-    assert samples[0].gt_label.dtype == torch.int64
-    assert [s.gt_label.tolist() for s in samples] == [[], [1, 2]]
-    assert [s.gt_score.tolist() for s in samples] == [[0, 0, 0], [0, 1, 1]]
-    only_empty = default_collate([dataset[1]])
-    samples = preprocessor(only_empty)['data_samples']
-    assert samples[0].gt_score.tolist() == [0, 0, 0]
+def test_names_are_those_of_the_published_sets():
+    file = SHARED / 'class_names.json'
+    if not file.exists():
+        pytest.skip(f'reference data not found: {file}')
+    names = json.loads(file.read_text())
+    assert names == {'voc': list(VOC_CLASSES), 'coco': list(COCO_CLASSES)}
 
 
 # -- what is refused ---------------------------------------------------------
@@ -248,10 +189,7 @@ def without(index, key):
         (without(1, 'gt_label'), 'entry 1 .* must be a list .* got None'),
         (without(2, 'img_path'), 'entry 2 .*"img_path" must be a text'),
         (entry(2, img_path=5), 'entry 2 .*"img_path" must be a text, got 5'),
-        (entry(1, img_path='../1.jpg'), r"entry 1 .* '\.\./1\.jpg' leaves"),
         (entry(1, img_path='a/../../1.jpg'), 'entry 1 .* leaves the folder'),
-        (entry(1, img_path='/etc/passwd'), 'entry 1 .* leaves the folder'),
-        (entry(1, img_path='s3://b/1.jpg'), 'allow_outside=True'),
         (lambda c: c['data_list'].insert(1, 7), 'entry 1 .* be an object'),
         (lambda c: c['data_list'].clear(), '"data_list" holds no image'),
         (lambda c: c.pop('data_list'), 'not an annotation file'),
@@ -278,7 +216,7 @@ def test_a_wrong_number_of_images_is_named(make):
     def alter(content):
         content['metainfo'].update(COUNTS, num_train_images=99)
 
-    with pytest.raises(ValueError, match='says 99, but it lists 3 images'):
+    with pytest.raises(ValueError, match='says 99, but its images count 3'):
         make(alter)
 
 

@@ -35,7 +35,6 @@ def by_loop(scores, targets):
 @pytest.mark.parametrize('share', [0.01, 0.3, 0.99])
 @pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
 def test_equals_scikit_learn(levels, share, dtype):
-    # 70 classes: more than two blocks of columns, the last one not full.
     rng = np.random.default_rng(levels % 1000)
     scores = rng.integers(-levels, levels, (300, 70), endpoint=True)
     scores = (scores / levels).astype(dtype)

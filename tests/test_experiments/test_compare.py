@@ -170,12 +170,12 @@ def test_commas_within_brackets_belong_to_the_value():
 @pytest.mark.parametrize(
     ('rows', 'words'),
     [
-        (['nothing'], "'nothing' is none of erm"),
-        (['a=nothing,b=c'], "'nothing' is none of"),
-        (['a=ltml'], 'a changed row is'),
-        (['a=ltml,b'], 'a changed row is'),
+        (['nothing'], 'nothing: expected one of erm'),
+        (['a=nothing,b=c'], 'a=nothing,b=c: expected one of erm'),
+        (['a=ltml'], 'or a changed row with'),
+        (['a=ltml,b'], 'or a changed row with'),
         (['../a=ltml,b=c'], 'has letters'),
-        (['erm=ltml,b=c'], 'NAME none of erm'),
+        (['erm=ltml,b=c'], 'a name of its own'),
         (['ltml', 'ltml'], 'ltml twice'),
         (['a=ltml,b=c', 'a=ltml,b=d'], 'a twice'),
         (['ltml+nothing'], 'no variant'),

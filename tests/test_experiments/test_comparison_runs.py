@@ -82,7 +82,7 @@ def test_what_changed_after_it_was_planned_is_not_trained(
     kind, planned_run, monkeypatch
 ):
     folder, files = planned_run
-    monkeypatch.setattr(single_run, 'train', lambda _: pytest.fail('ran'))
+    monkeypatch.setattr(single_run, '_train', lambda _: pytest.fail('ran'))
     change(*files[kind])
     with pytest.raises(ValueError, match=r'changed after .* undo the change'):
         single_run.make_run(folder)
@@ -94,14 +94,14 @@ def test_what_changed_while_it_ran_gives_no_result(
     changes, planned_run, monkeypatch
 ):
     folder, files = planned_run
-    monkeypatch.setattr(single_run, 'train', lambda _: 6)
+    monkeypatch.setattr(single_run, '_train', lambda _: 6)
 
     def test_and_change(*_):
         if changes:
             change(*files['annotations'])
         return {}
 
-    monkeypatch.setattr(single_run, 'test', test_and_change)
+    monkeypatch.setattr(single_run, '_test', test_and_change)
     if changes:
         with pytest.raises(ValueError, match='undo the change'):
             single_run.make_run(folder)

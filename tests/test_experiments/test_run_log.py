@@ -114,7 +114,7 @@ def test_a_broken_line_is_named(tmp_path, line, message):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no folder'):
+    with pytest.raises(FileNotFoundError, match='holds no log'):
         read_run(f'mine={tmp_path / "missing"}')
     with pytest.raises(FileNotFoundError, match='holds no log'):
         read_run(str(tmp_path))

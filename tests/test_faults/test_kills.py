@@ -14,7 +14,7 @@ from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 
 LAST = 'iter_9.pth'
 # In this order: before anything is there, half a file, a whole file that the
-# pointer does not name yet, a best one, an old file that should be gone.
+# pointer does not name yet, a best one, an old file whose checksum is gone.
 SHORT = [
     'write iter_1.pth',
     'write iter_2.pth',

@@ -1,12 +1,9 @@
 """The command line of tools/train.py."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from mmengine.runner import Runner
-from tiny_run import BATCH, TOOLS, write_run
+from tiny_run import BATCH, write_run
 
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.train import main, parse_args, training_config
@@ -118,18 +115,6 @@ def test_resume_from_a_checkpoint(folder):
     cfg = config_of('--resume', 'a b.pth')
     assert cfg.resume
     assert cfg.load_from == 'a b.pth'
-
-
-def test_a_missing_file_is_one_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', str(TOOLS / 'train.py'), 'no.py'],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == 'error: config not found: no.py'
-    assert 'Traceback' not in done.stderr
 
 
 def test_overrides(folder):

@@ -36,21 +36,23 @@ def read_coco(path: str) -> ImageSet:
     images = _coco_names(path, content, 'images', 'file_name', problems)
     categories = _coco_names(path, content, 'categories', 'name', problems)
     problems.check()
-    labels: dict[Any, set] = {image_id: set() for image_id in images}
+    # A dictionary as a set that keeps its order.
+    labels: dict[Any, dict[str, None]] = {image_id: {} for image_id in images}
     for place, entry in _coco_entries(path, content, 'annotations'):
         fault = _unknown(entry, 'image_id', images)
         fault = fault or _unknown(entry, 'category_id', categories)
         if fault:
-            problems.add('unknown ids', f'{place}: {fault}')
+            problems.add('unknown ids', place, fault)
         else:
-            labels[entry['image_id']].add(entry['category_id'])
+            name = categories[entry['category_id']].path
+            labels[entry['image_id']][name] = None
     problems.check()
+    examples = [
+        image._replace(names=tuple(labels[image_id]))
+        for image_id, image in images.items()
+    ]
     order = sorted(categories, key=lambda key: (isinstance(key, str), key))
-    examples = []
-    for image_id, image in images.items():
-        names = [categories[k].path for k in order if k in labels[image_id]]
-        examples.append(image._replace(names=tuple(names)))
-    classes = tuple(categories[k].path for k in order)
+    classes = tuple(categories[key].path for key in order)
     return ImageSet(examples, classes, os.path.dirname(path) or '.', path)
 
 
@@ -86,7 +88,7 @@ def _coco_names(
         else:
             found[entry['id']] = Example(name, (), place, others)
             continue
-        problems.add('bad entries', f'{place}: {fault}')
+        problems.add('bad entries', place, fault)
     return found
 
 
@@ -139,11 +141,11 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
         try:
             image, classes = _read_xml(file)
         except OSError as error:
-            problems.add('missing annotations', f'{file}: {error.strerror}')
+            problems.add('missing annotations', file, str(error.strerror))
         # An encoding can be unknown, which is a LookupError.
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             fault = f'not an annotation of VOC: {error}'
-            problems.add('broken annotations', f'{file}: {fault}')
+            problems.add('broken annotations', file, fault)
         else:
             stem = os.path.splitext(name)[0]
             ends = (*EXTENSIONS, *map(str.upper, EXTENSIONS))

@@ -69,13 +69,13 @@ def read_ids(path: str, known: Collection[str] | None = None) -> list[str]:
     first: dict[str, int] = {}
     allowed = set(known or ids)
     for line, image_id in enumerate(ids, 1):
-        place = f'{path}:{line}: {image_id!r}'
+        place = f'{path}:{line}'
         is_name = all(c.isalnum() or c in '_-' for c in image_id)
         if not image_id or not is_name or image_id not in allowed:
-            problems.add('ids that are empty, no file name or unknown', place)
+            problems.add('empty, bad or unknown ids', place, repr(image_id))
         elif first.setdefault(image_id, line) != line:
-            earlier = f'first on line {first[image_id]}'
-            problems.add('ids that repeat', f'{place}, {earlier}')
+            earlier = f'{image_id!r}, first on line {first[image_id]}'
+            problems.add('ids that repeat', place, earlier)
     problems.check()
     return ids
 
@@ -122,7 +122,7 @@ def read_csv(path: str, separator: str | None = None) -> ImageSet:
             cells.pop()
         if len(cells) != len(header):
             count = f'{len(cells)} in place of {len(header)}'
-            problems.add('wrong numbers of columns', f'{place}: {count}')
+            problems.add('wrong numbers of columns', place, count)
             continue
         if lists:
             names = _split(cells[1], separator or ';', place, problems)
@@ -163,9 +163,9 @@ def _split(
     if names == ('',):
         return ()
     if '' in names:
-        problems.add('empty labels', f'{place}: {text!r}')
+        problems.add('empty labels', place, repr(text))
     if len(set(names)) != len(names):
-        problems.add('labels that repeat', f'{place}: {text!r}')
+        problems.add('labels that repeat', place, repr(text))
     return names
 
 
@@ -178,7 +178,8 @@ def _marked(
             problems.add(
                 'values that are not 0 or 1 (class names need the header '
                 '"path,labels"; unknown or soft labels are not supported)',
-                f'{place}: {cell!r} in the column {name!r}',
+                place,
+                f'{cell!r} in the column {name!r}',
             )
     return tuple(name for name, cell in columns if cell.lower() in YES)
 
@@ -193,7 +194,7 @@ def _unite_rows(
         if bool(first.names) != bool(example.names):
             both = f'{example.path} stands at {first.place}, too'
             kind = 'images with a label and without one'
-            problems.add(kind, f'{example.place}: {both}')
+            problems.add(kind, example.place, both)
         names = tuple(dict.fromkeys(first.names + example.names))
         united[example.path] = first._replace(names=names)
     if len(united) < len(examples):
@@ -217,7 +218,8 @@ def _check_separator(examples: list[Example], problems: Problems) -> None:
                 'labels that seem to be several, or none (write cat;dog, and '
                 'nothing for none; or give the separator: --separator "|"; '
                 'or take them as they are: --separator ";")',
-                f'{place}: {name!r}',
+                place,
+                repr(name),
             )
 
 
@@ -239,18 +241,14 @@ def read_folders(path: str) -> ImageSet:
     examples = []
     for folder in list_folder(path):
         if not folder.is_dir():
-            problems.add(
-                'files outside the label folders',
-                f'{folder.path}: belongs in a folder named after its labels',
-            )
+            fault = 'belongs in a folder named after its labels'
+            problems.add('files outside label folders', folder.path, fault)
             continue
         names = _split(folder.name, '+', folder.path, problems)
         for file in list_folder(folder.path):
             if not file.name.lower().endswith(EXTENSIONS) or file.is_dir():
-                problems.add(
-                    'entries that are not images',
-                    f'{file.path}: not a file in {", ".join(EXTENSIONS)}',
-                )
+                fault = f'not a file in {", ".join(EXTENSIONS)}'
+                problems.add('entries that are not images', file.path, fault)
             image = f'{folder.name}/{file.name}'
             examples.append(Example(image, names, file.path))
     problems.check()

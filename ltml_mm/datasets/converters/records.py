@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.annotations import LabelTable
 from ltml_mm.datasets.images import UnreadableImageError, check_image
 
 MAX_SHOWN = 10
@@ -21,9 +22,9 @@ MAX_SHOWN = 10
 class Problems(dict[str, list[str]]):
     """Messages by kind, collected so that one run tells about all of them."""
 
-    def add(self, kind: str, message: str) -> None:
-        """Adds a message."""
-        self.setdefault(kind, []).append(message)
+    def add(self, kind: str, place: str, message: str) -> None:
+        """Adds a message about a place, such as a file and its line."""
+        self.setdefault(kind, []).append(f'{place}: {message}')
 
     def check(self) -> None:
         """Raises a ValueError with the first ten of each kind, if any."""
@@ -76,11 +77,8 @@ class ImageSet:
         return [sorted(index[n] for n in e.names) for e in self.examples]
 
     def matrix(self) -> np.ndarray:
-        """Returns the labels as a 0/1 array, uint8 (N, K)."""
-        matrix = np.zeros((len(self.examples), len(self.classes)), np.uint8)
-        for row, labels in zip(matrix, self.labels(), strict=True):
-            row[labels] = 1
-        return matrix
+        """Returns the labels as an array, bool (N, K)."""
+        return self._table().matrix(len(self.classes))
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Returns some of the images, in the order of ``indices``."""
@@ -96,7 +94,10 @@ class ImageSet:
 
     def statistics(self) -> ClassStatistics:
         """Counts the images of every class."""
-        return ClassStatistics.from_labels(self.labels(), len(self.classes))
+        return self._table().statistics(len(self.classes))
+
+    def _table(self) -> LabelTable:
+        return LabelTable.from_lists(self.labels())
 
 
 def resolve(
@@ -128,7 +129,7 @@ def resolve(
     root = images.root if root is None else root
     problems = Problems()
     if not images.examples:
-        problems.add('no images', f'{images.source}: holds no image')
+        problems.add('no images', images.source, 'holds no image')
     classes = tuple(classes) or images.classes
     places = dict.fromkeys(classes, images.source)
     if not classes:
@@ -137,7 +138,7 @@ def resolve(
                 places.setdefault(name, example.place)
         classes = tuple(sorted(places))
     if not classes:
-        problems.add('no classes', f'{images.source}: names no class')
+        problems.add('no classes', images.source, 'names no class')
     check_classes(classes, [places[name] for name in classes], problems)
     known = set(classes)
     examples, renamed = [], []
@@ -151,13 +152,13 @@ def resolve(
                     path, fault = other, None
                     break
         if fault:
-            problems.add('bad image paths', f'{place}: {fault}')
+            problems.add('bad image paths', place, fault)
         elif first.setdefault(path, place) != place:
-            other = f'{path} stands at {first[path]}, too'
-            problems.add('images that repeat', f'{place}: {other}')
+            fault = f'{path} stands at {first[path]}, too'
+            problems.add('images that repeat', place, fault)
         for name in names:
             if name not in known:
-                problems.add('unknown classes', f'{place}: {name!r}')
+                problems.add('unknown classes', place, repr(name))
         examples.append(Example(path, names, place))
     problems.check()
     if renamed:
@@ -177,9 +178,9 @@ def check_classes(
     for name, place in zip(classes, places, strict=True):
         if not name.strip() or not _is_plain(name):
             fault = f'{name!r} is empty or cannot be written'
-            problems.add('bad class names', f'{place}: {fault}')
+            problems.add('bad class names', place, fault)
         if name in seen:
-            problems.add('class names that repeat', f'{place}: {name!r}')
+            problems.add('class names that repeat', place, repr(name))
         seen.add(name)
 
 
@@ -204,13 +205,12 @@ def check_files(
     for path, _, place, _ in train.examples + (test.examples if test else []):
         file = os.path.join(train.root, path)
         if file in places:
-            kind = 'test images that are training images'
-            problems.add(kind, f'{place}: {path}')
+            problems.add('test images that are training images', place, path)
         elif not os.path.isfile(file):
-            problems.add('missing images', f'{place}: {file}')
+            problems.add('missing images', place, file)
         elif not (allow_outside or os.path.realpath(file).startswith(root)):
             fault = _outside(file, train.root)
-            problems.add('images outside the root', f'{place}: {fault}')
+            problems.add('images outside the root', place, fault)
         places.setdefault(file, place)
     problems.check()
     if decode:
@@ -220,8 +220,7 @@ def check_files(
             bar = tqdm(faults, 'decode images', len(places))
             for place, fault in zip(places.values(), bar, strict=True):
                 if fault:
-                    kind = 'images that do not decode'
-                    problems.add(kind, f'{place}: {fault}')
+                    problems.add('images that do not decode', place, fault)
     problems.check()
 
 

@@ -96,6 +96,7 @@ class SafeCheckpointHook(CheckpointHook):
         """Finds the folder, and removes what a killed run left in it."""
         super().before_train(runner)
         self._saved_step = runner.iter  # What was loaded is saved.
+        # The stock hook asks it to remove old files before it writes new ones.
         self.file_backend = DeferredRemoval()
         for name in runner.message_hub.runtime_info.get(OUTDATED, ()):
             self._remove(name)
@@ -169,6 +170,7 @@ class SafeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        # The pointer before the removal: it may name what is to be removed.
         if is_main_process():
             pointer = Path(runner.work_dir, 'last_checkpoint')
             write_text(pointer, self.last_ckpt)

@@ -109,6 +109,7 @@ class ExactResumeHook(Hook):
         if not self._resuming:
             return
         self._resuming = False
+        # Not in before_train, where other hooks may draw random numbers yet.
         if self._loaded is not None:
             restore_states(runner, self._loaded['ranks'])
         self._validate(runner)
@@ -146,6 +147,7 @@ class ExactResumeHook(Hook):
         Args:
             runner: The runner.
         """
+        # Inside a validation the training's are those from before it.
         states = self._before_validation or capture_random_states()
         self._gathered = gather_states(runner, states)
 
@@ -153,6 +155,7 @@ class ExactResumeHook(Hook):
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
         """Adds this hook's part to a checkpoint."""
+        # Only process 0 comes here: it cannot ask the others any more.
         if runner.world_size == 1:
             self.gather(runner)
         if self._gathered is None:

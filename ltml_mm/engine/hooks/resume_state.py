@@ -84,6 +84,7 @@ def gather_states(
         the model in which it differs from process 0, as the running
         statistics of BatchNorm do.
     """
+    # Weights are equal on all processes, and process 0 writes its buffers.
     own: dict[str, Any] = {'random': random_states, 'buffers': {}}
     if runner.world_size == 1:
         return [own]

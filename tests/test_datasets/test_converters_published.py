@@ -1,6 +1,7 @@
-"""VOC-LT from a tree of annotations made here."""
+"""VOC-LT and COCO-LT from trees of annotations made here."""
 
 import hashlib
+import json
 import pickle
 import runpy
 import sys
@@ -13,15 +14,16 @@ from published_trees import (
     out_of,
     some_labels,
     split_file,
+    write_coco,
     write_voc,
 )
 
-from ltml_mm.datasets import VOCLTDataset
+from ltml_mm.datasets import COCOLTDataset, VOCLTDataset
 from ltml_mm.datasets.converters import (
     OutputOptions,
     convert_published,
 )
-from ltml_mm.datasets.published import VOC_CLASSES
+from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import VOC_LT
 
 REPO = Path(__file__).parents[2]
@@ -109,9 +111,9 @@ def test_voc_lt_takes_a_split_file(devkit, tmp_path):
         ),
         (
             ['2008_000001', '', '2008_000002'],
-            r'are empty.*: 1\n.*pkl:2',
+            r'empty, bad or .*: 1\n.*pkl:2',
         ),
-        (['2009_000001'], r"or unknown: 1\n.*pkl:1: '2009_000001'"),
+        (['2009_000001'], r"or unknown ids: 1\n.*pkl:1: '2009_000001'"),
     ],
 )
 def test_bad_split_files_name_the_line(devkit, tmp_path, ids, words):
@@ -167,6 +169,104 @@ def test_missing_image_is_named(devkit, tmp_path):
         convert_published('voc', str(devkit), out_of(tmp_path))
 
 
+@pytest.fixture
+def coco(tmp_path):
+    root = tmp_path / 'data' / 'coco'
+    ids = write_coco(root, 'train2017', some_labels(150, 80))
+    write_coco(root, 'val2017', [[0, 5], [], [79]], start=100000)
+    return root, ids
+
+
+@pytest.mark.filterwarnings('ignore:pareto_split')
+def test_coco_lt_end_to_end(coco, tmp_path):
+    root, ids = coco
+    options = out_of(tmp_path, 'coco_lt')
+    summary = convert_published('coco', str(root), options)
+    assert 'differ from the published list of 1909' in summary
+    train = load(Path(options.out) / 'train.json')
+    by_path = {
+        f'train2017/{int(i):012d}.jpg': row
+        for i, row in zip(ids, some_labels(150, 80), strict=True)
+    }
+    for entry in train['data_list']:
+        assert entry['gt_label'] == by_path[entry['img_path']]
+    assert train['metainfo']['classes'] == list(COCO_CLASSES)
+    test = load(Path(options.out) / 'test.json')
+    assert [e['gt_label'] for e in test['data_list']] == [[0, 5], [], [79]]
+    split = load(Path(options.out) / 'split.json')
+    assert split['recipe']['max_count'] == 1200
+    dataset = COCOLTDataset('test.json', options.out, test_mode=True)
+    assert all(Path(info['img_path']).is_file() for info in dataset)
+
+
+def test_coco_lt_takes_ids_without_padding(coco, tmp_path):
+    root, ids = coco
+    options = out_of(tmp_path, 'coco_lt')
+    with pytest.warns(UserWarning, match='without a training image'):
+        convert_published(
+            'coco', str(root), options, split_file(tmp_path, ids[4:6])
+        )
+    train = load(Path(options.out) / 'train.json')
+    stems = [int(Path(e['img_path']).stem) for e in train['data_list']]
+    assert stems == [int(i) for i in ids[4:6]]
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'id': 7, 'file_name': 'x.jpg'}, 'the id 7 repeats'),
+        ({'id': 8.0, 'file_name': 'x.jpg'}, '"id" is missing or neither'),
+        ({'id': 8}, '"file_name" is missing'),
+        (7, '"id" is missing'),
+        ({'id': 8, 'file_name': '../../0009.jpg'}, 'lies outside'),
+    ],
+)
+def test_bad_coco_images_are_named(coco, tmp_path, change, words):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_train2017.json'
+    value = load(path)
+    value['images'].append(change)
+    path.write_text(json.dumps(value))
+    words = rf'instances_train2017\.json: images\[150\]: .*{words}'
+    with pytest.raises(ValueError, match=words):
+        convert_published('coco', str(root), out_of(tmp_path, 'coco_lt'))
+
+
+@pytest.mark.parametrize('field', ['image_id', 'category_id'])
+@pytest.mark.parametrize(
+    ('value', 'words'),
+    [
+        (12345, ' 12345'),
+        ('7', r" is the text '7', its list has the number 7"),
+        (7.0, r' is the number 7\.0, its list has the number 7'),
+        (None, ' None'),
+        ([7], r' \[7\]'),
+    ],
+)
+def test_unknown_coco_ids_are_named(coco, tmp_path, field, value, words):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_train2017.json'
+    content = load(path)
+    content['annotations'][1][field] = value
+    path.write_text(json.dumps(content))
+    words = rf'train2017\.json: annotations\[1\]: {field}{words}$'
+    with pytest.raises(ValueError, match=words):
+        convert_published('coco', str(root), out_of(tmp_path, 'coco_lt'))
+
+
+def test_other_categories_are_refused(coco, tmp_path):
+    root, _ = coco
+    path = root / 'annotations' / 'instances_val2017.json'
+    value = load(path)
+    shown = value['annotations'][0]['category_id']
+    for category in value['categories']:
+        if category['id'] == shown:
+            category['name'] = 'toothpick'
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=r'val2017\.json: images.*toothpick'):
+        convert_published('coco', str(root), out_of(tmp_path, 'coco_lt'))
+
+
 def run_tool(monkeypatch, name, *args):
     monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
     try:
@@ -195,6 +295,13 @@ def test_the_tools_report_by_exit_status(
     assert 'images that do not decode' in capsys.readouterr().err
     assert (out / 'train.json').read_bytes() == before
     assert run_tool(monkeypatch, 'voc_lt.py') == 2
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_the_tool_of_coco(coco, tmp_path, monkeypatch, capsys):
+    arguments = ('coco_lt.py', coco[0], '--out', tmp_path / 'out')
+    assert run_tool(monkeypatch, *arguments) == 0
+    assert '3 to test' in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f'no published lists at {DATA}')
