@@ -41,6 +41,7 @@ setup(
         'opencv-python',
         'packaging',
         'pillow',
+        'pycocotools>=2.0.7',
         'torch>=2.6',
         'torchvision>=0.21',
         'tqdm',

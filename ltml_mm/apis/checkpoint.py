@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 
+from ltml_mm.datasets.images import first_line
 from ltml_mm.engine.hooks.checkpoint_hooks import compare_state_dicts
 from ltml_mm.files import allow_mmengine_checkpoints, find_damage
 
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     # A damaged pickle can raise nearly anything.
     except Exception as error:
         raise CheckpointError(
-            f'{path} is truncated or no checkpoint ({_first_line(error)})'
+            f'{path} is truncated or no checkpoint ({first_line(error)})'
         ) from error
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise CheckpointError(
@@ -103,14 +104,9 @@ def load_weights(
 ) -> None:
     """Loads all weights of a model.
 
-    Args:
-        model: The model.
-        state_dict: What the checkpoint holds under this name.
-        path: The checkpoint, for the message.
-
     Raises:
         CheckpointError: A weight is missing, unexpected or of another
-            shape; names the first of them.
+            shape; names the first of them, and ``path``.
     """
     if not isinstance(state_dict, Mapping) or not all(
         isinstance(key, str) for key in state_dict
@@ -138,15 +134,7 @@ def load_weights(
 def checkpoint_meta(
     checkpoint: Mapping[str, Any], path: str | Path
 ) -> dict[str, Any] | None:
-    """Reads what a checkpoint knows of its training set.
-
-    Args:
-        checkpoint: The checkpoint.
-        path: Its path, for the message.
-
-    Returns:
-        dict | None: The training set's ``metainfo``, None where the
-        checkpoint names no classes.
+    """Returns the training set's ``metainfo``, None where none is held.
 
     Raises:
         CheckpointError: The class names are no list of distinct names.
@@ -223,7 +211,3 @@ def _refusal(path: str | Path, error: Exception) -> str:
         'could run any code when loaded. If you trust its source, save its '
         'state_dict alone to a new file first'
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split('\n')[0]

@@ -49,10 +49,7 @@ PATH_OPTIONS = (
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--cfg-options``, the overrides of a config.
-
-    The parsed value is what :func:`parse_cfg_options` returns, or None.
-    """
+    """Adds ``--cfg-options``, read by :func:`parse_cfg_options`."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -135,9 +132,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_tool(main: Callable[[], None]) -> None:
     """Runs a tool and turns expected errors into one line.
-
-    Args:
-        main: The tool.
 
     Raises:
         SystemExit: With status 1 and the message, where a file is missing,
@@ -240,13 +234,7 @@ def _fail(message: str, error: Exception) -> NoReturn:
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
-    """Applies the shared arguments to a config, in place.
-
-    Args:
-        cfg: The config.
-        args: Parsed arguments, those of :func:`add_common_arguments` and
-            ``config``.
-    """
+    """Applies the shared arguments to a config, in place."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     if args.work_dir is not None:

@@ -74,12 +74,6 @@ def load_config(
 def read_config(path: str | Path) -> Config:
     """Reads a config file as it stands.
 
-    Args:
-        path: The config file.
-
-    Returns:
-        Config: The config.
-
     Raises:
         FileNotFoundError: It does not exist.
         ValueError: It is broken.
@@ -100,11 +94,6 @@ def read_config(path: str | Path) -> Config:
 
 def override(cfg: Config, key: str, value: Any) -> None:
     """Sets one entry of a config, in place.
-
-    Args:
-        cfg: The config.
-        key: Where the entry stands, ``key.subkey``.
-        value: The new value.
 
     Raises:
         ValueError: The config has no such section, or the value does not
@@ -180,13 +169,7 @@ class RunnerFromData:
 
     @staticmethod
     def from_cfg(cfg: Config) -> Runner:
-        """Completes a config in place and builds its Runner.
-
-        Args:
-            cfg: The config, with its overrides.
-
-        Returns:
-            Runner: MMEngine's own.
+        """Completes a config in place and builds MMEngine's Runner.
 
         Raises:
             FileNotFoundError: An annotation file does not exist.

@@ -33,12 +33,7 @@ def init_distributed(cfg: Config, launcher: str) -> None:
 
     With GPUs MMEngine's Runner does the rest. Its ``init_dist`` needs a GPU
     for each process; on machines without one the group is made here, with
-    gloo.
-
-    Args:
-        cfg: The config; on CPUs, its ``model_wrapper_cfg`` is completed in
-            place.
-        launcher: ``'pytorch'``, ``'slurm'``, ``'mpi'`` or ``'none'``.
+    gloo, and the config's ``model_wrapper_cfg`` is completed in place.
 
     Raises:
         ValueError: The process was not started by the launcher, or by one
@@ -96,14 +91,7 @@ def destroy_distributed() -> None:
 
 
 def explain_lost_process(error: Exception) -> str | None:
-    """Describes an error that came of the end of another process.
-
-    Args:
-        error: The error, as it was caught.
-
-    Returns:
-        str | None: One line; None where the error came from elsewhere.
-    """
+    """Describes an error that came of another process's end, else None."""
     for cause in _chain(error):
         # Less the place in gloo's sources.
         words = re.sub(r'^\[/\S+\] ', '', str(cause)).split('\n')[0]

@@ -37,6 +37,7 @@ from ltml_mm.datasets.images import (
     UnreadableImageError,
     check_image,
     first_line,
+    load_image,
 )
 
 #: A path, a Pillow image, or BGR pixels of dtype uint8 and shape (H, W, 3).
@@ -173,8 +174,17 @@ class MultiLabelInferencer(BaseInferencer):
             raise ValueError(
                 f'the batch size must be at least 1, got {batch_size}'
             )
-        readable = self._readable(inputs, on_error)
-        for chunk in self._get_chunk_data(readable, batch_size):
+
+        def readable() -> Iterator[tuple[ImageInput, Any]]:
+            for image in inputs:
+                try:
+                    yield image, self.pipeline(image)
+                except UnreadableImageError as error:
+                    if on_error is None:
+                        raise
+                    on_error(error)
+
+        for chunk in self._get_chunk_data(readable(), batch_size):
             images, data = zip(*chunk, strict=True)
             predictions = self.forward(default_collate(data))
             yield from zip(images, predictions, strict=True)
@@ -198,16 +208,7 @@ class MultiLabelInferencer(BaseInferencer):
         if isinstance(image, np.ndarray):
             return _from_pixels(image)
         check_image(image)
-        try:
-            results = self._loader({'img_path': str(image)})
-        except UnreadableImageError:
-            raise
-        # A decoder meets broken content with errors of every kind.
-        except Exception as error:
-            raise UnreadableImageError(image, first_line(error)) from error
-        if results is None:
-            raise UnreadableImageError(image, 'cannot be decoded')
-        return results
+        return load_image(self._loader, {'img_path': str(image)})
 
     def record(
         self,
@@ -259,19 +260,6 @@ class MultiLabelInferencer(BaseInferencer):
             print_log(f'skipped {error}', 'current', logging.WARNING)
         return list(images)
 
-    def _readable(
-        self,
-        inputs: Iterable[ImageInput],
-        on_error: Callable[[UnreadableImageError], None] | None,
-    ) -> Iterator[tuple[ImageInput, Any]]:
-        for image in inputs:
-            try:
-                yield image, self.pipeline(image)
-            except UnreadableImageError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
-
 
 def _loads(step: Mapping[str, Any]) -> bool:
     kind = step['type']
@@ -314,11 +302,7 @@ def find_images(
     A file is an image by its extension, one of
     :data:`~ltml_mm.datasets.images.EXTENSIONS`. Links that point out of the
     folder are not followed, nor are links to folders within, whose files are
-    found anyway.
-
-    Args:
-        folder: The folder.
-        leave_out: A folder in it that is passed over.
+    found anyway; ``leave_out`` is passed over.
 
     Returns:
         tuple: The images, sorted by path; and an error for each link that

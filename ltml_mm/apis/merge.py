@@ -143,15 +143,7 @@ def training_batches(
 
 
 def write_merged(merged: Merged, out: str | Path) -> None:
-    """Writes a merged checkpoint, then its config beside it.
-
-    Args:
-        merged: What to write.
-        out: The checkpoint, ``*.pth``; the config has its name and ``.py``.
-
-    Raises:
-        OSError: The folder cannot be written, or its disk is full.
-    """
+    """Writes ``out``, a checkpoint ``*.pth``, then its config ``*.py``."""
     content = BytesIO()
     torch.save(merged.checkpoint, content)
     # The larger one first: where it finds no room, nothing has changed.

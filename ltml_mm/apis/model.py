@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmpretrain.structures import DataSample
-from torch import Tensor
 
 from ltml_mm.apis.checkpoint import are_names
 from ltml_mm.apis.config import dataset_configs
@@ -23,13 +22,7 @@ DEFAULT_THRESHOLD = 0.5
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """Returns a device that exists.
-
-    Args:
-        device: As PyTorch names it; by default a GPU where there is one.
-
-    Returns:
-        torch.device: The device.
+    """Returns a device that exists, by default a GPU where there is one.
 
     Raises:
         ValueError: There is no such device.
@@ -51,14 +44,7 @@ def scope_of(cfg: Config) -> str:
 
 
 def build_model(cfg: Config) -> BaseModel:
-    """Builds the model of a config without the weights it would start from.
-
-    Args:
-        cfg: A complete config.
-
-    Returns:
-        BaseModel: The model with random weights; nothing is downloaded.
-    """
+    """Builds a config's model with random weights; downloads nothing."""
     model = without_pretrained(cfg.model.to_dict())
     if cfg.get('data_preprocessor') is not None:
         preprocessor = cfg.data_preprocessor.to_dict()
@@ -68,14 +54,7 @@ def build_model(cfg: Config) -> BaseModel:
 
 
 def without_pretrained(node: Any) -> Any:
-    """Copies a config without what names weights to start from.
-
-    Args:
-        node: A config, or any part of it.
-
-    Returns:
-        Any: The copy.
-    """
+    """Copies a config, or a part, without what names weights to start from."""
     if isinstance(node, Mapping):
         return {
             key: without_pretrained(value)
@@ -137,11 +116,6 @@ def check_selection(
 ) -> None:
     """Checks the choice of predicted classes.
 
-    Args:
-        threshold: The least score, or None.
-        topk: The number of classes, or None.
-        num_classes: K.
-
     Raises:
         ValueError: Both are given, or one is out of range.
     """
@@ -178,7 +152,18 @@ def prediction_record(
     Raises:
         ValueError: A score is not finite, or there is not one per class.
     """
-    scores = _checked_scores(sample, len(class_info))
+    scores = sample.pred_score.detach().float().cpu()
+    if scores.shape != (len(class_info),):
+        raise ValueError(
+            f'the model gives {scores.numel()} scores, but {len(class_info)} '
+            'class names are known'
+        )
+    if not torch.isfinite(scores).all():
+        name = printable(sample.get('img_path', 'an image'))
+        raise ValueError(
+            f'the model gives a score that is not finite for {name}: its '
+            'weights are broken'
+        )
     order = scores.argsort(descending=True, stable=True)
     if topk is not None:
         order = order[:topk]
@@ -194,19 +179,3 @@ def prediction_record(
         ],
         'scores': dict(zip(names, values, strict=True)),
     }
-
-
-def _checked_scores(sample: DataSample, num_classes: int) -> Tensor:
-    scores = sample.pred_score.detach().float().cpu()
-    if scores.shape != (num_classes,):
-        raise ValueError(
-            f'the model gives {scores.numel()} scores, but {num_classes} '
-            'class names are known'
-        )
-    if not torch.isfinite(scores).all():
-        name = printable(sample.get('img_path', 'an image'))
-        raise ValueError(
-            f'the model gives a score that is not finite for {name}: its '
-            'weights are broken'
-        )
-    return scores

@@ -93,14 +93,7 @@ def stock_config(
 
 
 def plugin_types(content: Mapping[str, Any]) -> list[str]:
-    """Names what only this plugin provides in a config.
-
-    Args:
-        content: A config.
-
-    Returns:
-        list[str]: The types, each once.
-    """
+    """Names the types in a config that only this plugin provides."""
     types = [part.get('type') for part in config_parts(content)]
     return [
         name

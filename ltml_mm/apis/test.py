@@ -51,12 +51,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def test_config(args: argparse.Namespace) -> Config:
     """Builds the complete config of an evaluation.
 
-    Args:
-        args: The parsed command line.
-
-    Returns:
-        Config: What ``RUNNERS.build`` takes.
-
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
         CheckpointError: The checkpoint cannot be read.
@@ -72,12 +66,7 @@ def test_config(args: argparse.Namespace) -> Config:
 
 
 def set_checkpoint(cfg: Config, checkpoint: str) -> None:
-    """Lets the test load all weights from a checkpoint, in place.
-
-    Args:
-        cfg: The config.
-        checkpoint: The checkpoint file.
-    """
+    """Makes the test load all weights from a checkpoint, in place."""
     cfg.load_from = checkpoint
     cfg.resume = False
     # MMEngine would evaluate what the checkpoint lacks as it was initialised.
@@ -114,12 +103,10 @@ def draw_predictions(
 
 
 def add_flip_tta(cfg: Config) -> None:
-    """Lets the test average each image and its mirror image, in place.
+    """Makes the test average each image and its mirror image, in place.
 
-    Args:
-        cfg: A config whose test pipeline ends with the packing transform;
-            its ``tta_model`` merges the views. As in MMPretrain, a
-            ``tta_pipeline`` takes the place of the flips.
+    The test pipeline ends with the packing transform. As in MMPretrain, a
+    ``tta_pipeline`` takes the place of the flips.
 
     Raises:
         ValueError: It has no ``tta_model``.

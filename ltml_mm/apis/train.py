@@ -58,12 +58,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def training_config(args: argparse.Namespace) -> Config:
     """Builds the complete config of a training.
 
-    Args:
-        args: The parsed command line.
-
-    Returns:
-        Config: What ``RUNNERS.build`` takes.
-
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
         CheckpointError: The checkpoint to start from cannot be used.

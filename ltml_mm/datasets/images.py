@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
@@ -104,6 +105,34 @@ def check_image(path: str | Path, decode: bool = True) -> None:
         raise UnreadableImageError(path, first_line(error)) from error
 
 
+def load_image(
+    load: Callable[[dict], dict | None], results: dict
+) -> dict[str, Any]:
+    """Loads an image with one error for all that can go wrong.
+
+    Args:
+        load: What loads, as a transform; None from it is a failure too.
+        results: What it takes, with ``img_path``.
+
+    Returns:
+        dict: What it returned.
+
+    Raises:
+        UnreadableImageError: It failed; names the file and says why.
+    """
+    path = results['img_path']
+    try:
+        loaded = load(results)
+    except UnreadableImageError:
+        raise
+    # A decoder meets broken content with errors of every kind.
+    except Exception as error:
+        raise UnreadableImageError(path, first_line(error)) from error
+    if loaded is None:
+        raise UnreadableImageError(path, 'cannot be decoded')
+    return loaded
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, safe to print."""
     lines = str(error).strip().splitlines()
@@ -180,11 +209,4 @@ class LoadCheckedImage(LoadImageFromFile):
         path = results['img_path']
         if self.backend_args is None and '://' not in path:
             check_image(path, decode=False)
-        try:
-            loaded = super().transform(results)
-        # A decoder meets broken content with errors of every kind.
-        except Exception as error:
-            raise UnreadableImageError(path, first_line(error)) from error
-        if loaded is None:
-            raise UnreadableImageError(path, 'cannot be decoded')
-        return loaded
+        return load_image(super().transform, results)

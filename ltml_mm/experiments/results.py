@@ -20,11 +20,6 @@ GROUPS = {
     'medium': 'mAP_medium',
     'tail': 'mAP_tail',
 }
-#: What a result holds at least.
-KEYS = {
-    *('row', 'seed', 'set', 'metrics', 'classes', 'drift', 'steps'),
-    *('images_per_step', 'seconds', 'device', 'config_hash'),
-}
 RESAMPLES = 10_000
 LEAST_SEEDS = 3  # for an interval
 
@@ -107,14 +102,11 @@ def read_results(
 def _read(path: Path, row: str, seed: int) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding='utf-8'))
-        if result.keys() >= KEYS and (result['row'], result['seed']) == (
-            row,
-            seed,
-        ):
+        if (result['row'], result['seed']) == (row, seed):
             return result
         reason = f'not the result of row {row}, seed {seed}'
-    except (ValueError, AttributeError) as error:
-        reason = f'no result ({error})'
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f'no result ({type(error).__name__}: {error})'
     raise ValueError(
         f'{path}: {reason}; delete the file to have the run made again'
     )

@@ -131,11 +131,11 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
     for text in texts:
         name, changed, _ = text.partition('=')
         line = parse_line(name)
-        if line in lines:
+        if line in lines or (changed and line.row in rows):
             raise ValueError(f'--rows names {line} twice')
         lines.append(line)
         if changed or line.row not in rows:
-            rows[line.row] = _parse_row(text if changed else line.row)
+            rows[line.row] = _parse_row(line.row, text if changed else '')
         two_branches = rows[line.row].base in TWO_BRANCH_ROWS
         if not two_branches and line.variant not in ONE_BRANCH_VARIANTS:
             raise ValueError(
@@ -170,14 +170,16 @@ def parse_line(text: str) -> Line:
     return Line(row, variant or PLAIN)
 
 
-def _parse_row(text: str) -> Row:
-    name, changed, rest = text.partition('=')
+def _parse_row(name: str, text: str) -> Row:
+    """Reads a row, or a changed one from ``NAME=ROW,KEY=VALUE...``."""
+    _, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
     base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
     if base not in ROWS or (changed and (not overrides or name in ROWS)):
         raise ValueError(
-            f'--rows {text}: expected one of {", ".join(ROWS)}, or a changed '
-            'row with a name of its own, NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
+            f'--rows {text or name}: expected one of {", ".join(ROWS)}, or a '
+            'changed row with a name of its own, '
+            'NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
         )
     return Row(name, base, parse_cfg_options(overrides))
 

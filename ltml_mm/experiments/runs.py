@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from ltml_mm.experiments.run_config import (
     write_run,
 )
 
-#: Seconds that a process has to end when it is told to.
+#: Seconds that a process has at least to end when it is told to.
 GRACE = 30
 
 
@@ -79,7 +78,8 @@ def make_runs(
     missing = [run for run in runs if not (run.folder / RESULT).exists()]
     held = [run for run in missing if is_held(run.folder)]
     for run in held:
-        _say(f'another process makes this run, which waits: {run.folder}')
+        text = f'another process makes this run, which waits: {run.folder}'
+        print_log(text, 'current')
     missing.sort(key=held.__contains__)
     failed: list[Run] = []
     processes, thread, slots = _Processes(), local(), count()
@@ -96,11 +96,14 @@ def make_runs(
         made = {pool.submit(make, run): run for run in missing}
         for done, future in enumerate(as_completed(made), 1):
             run, status = made[future], future.result()
+            text = f'finished {done} of {len(made)}: {run.folder}'
             if status or not (run.folder / RESULT).exists():
                 failed.append(run)
-                _say(_failure(run.folder, status))
-            else:
-                _say(f'finished {done} of {len(made)}: {run.folder}')
+                log = run.folder / 'log.txt'
+                last = log.read_text(errors='replace').splitlines()[-5:]
+                text = f'failed with status {status}: {log}'
+                text = '\n  '.join([text, *last])
+            print_log(text, 'current')
     return failed
 
 
@@ -131,10 +134,9 @@ class _Processes:
         running = [*self._running]
         for process in running:
             process.terminate()
-        end = time.monotonic() + GRACE
         for process in running:
             try:
-                process.wait(max(0, end - time.monotonic()))
+                process.wait(GRACE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -210,13 +212,3 @@ def _environment(slot: int) -> dict[str, str]:
     if devices:
         environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
     return environment
-
-
-def _failure(folder: Path, status: int) -> str:
-    log = folder / 'log.txt'
-    last = log.read_text(errors='replace').strip().splitlines()[-5:]
-    return '\n  '.join([f'failed with status {status}: {log}', *last])
-
-
-def _say(text: str) -> None:
-    print_log(text, logger='current')

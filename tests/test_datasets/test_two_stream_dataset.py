@@ -117,13 +117,6 @@ def test_workers_do_not_change_a_run(folder, in_process, workers):
     assert_same(batches(build(folder), workers, rank_seed=workers), in_process)
 
 
-def test_callers_states_do_not_change_a_run(folder, in_process):
-    random.seed(77)
-    np.random.seed(77)
-    torch.manual_seed(77)
-    assert_same(batches(build(folder), workers=0), in_process)
-
-
 def test_resume_continues_with_the_same_pictures(folder):
     dataset = build(folder)
     sampler = TwoStreamSampler(dataset, STREAMS, 20, seed=4)
@@ -141,14 +134,6 @@ def states():
         str(np.random.get_state()),
         torch.get_rng_state().tolist(),
     )
-
-
-def test_global_states_are_given_back(folder):
-    dataset = build(folder)
-    before = states()
-    sample = dataset[{'uniform': 0, 'rebalanced': 1, 'draw': (0, 0, 0)}]
-    assert states() == before
-    assert sample['inputs']['uniform'].shape == (3, 16, 16)
 
 
 def test_states_are_given_back_after_an_error():
@@ -178,18 +163,6 @@ def test_every_generator_is_seeded_by_every_part_of_the_number():
             assert drawn() == values[-1]
     for generator in zip(*values, strict=True):
         assert len(set(generator)) == len(keys)
-
-
-def test_draws_are_augmented_differently(folder):
-    dataset = build(folder)
-    views = [
-        dataset[{'uniform': 3, 'rebalanced': 3, 'draw': (0, epoch, position)}]
-        for epoch in range(2)
-        for position in range(5)
-    ]
-    # One image, drawn ten times in both streams at the same position.
-    images = [v['inputs'][name] for v in views for name in STREAMS]
-    assert len({image.numpy().tobytes() for image in images}) == 20
 
 
 def test_a_stream_is_augmented_alike_with_and_without_the_other(folder):

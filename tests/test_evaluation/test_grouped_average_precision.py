@@ -100,13 +100,6 @@ def test_branches_stay_out_where_told(data):
     assert len(got) == 4
 
 
-def test_padding_of_the_sampler_is_cut(data):
-    samples = make_samples(data)
-    got, _ = evaluate([*samples, *samples[:10]], size=SIZE)
-    expected, _ = reference(data[0][0].numpy(), data[1])
-    assert got['multi-label/mAP'] == pytest.approx(expected['mAP'], abs=1e-4)
-
-
 def test_options_move_the_groups(data):
     got, metric = evaluate(make_samples(data), head=301, tail=301)
     assert set(got) == {'multi-label/mAP', 'multi-label/mAP_tail'}

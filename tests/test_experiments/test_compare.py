@@ -167,6 +167,12 @@ def test_commas_within_brackets_belong_to_the_value():
     assert row.overrides == {'x.y': [1, 2], 'model.fuse': 'probs'}
 
 
+def test_a_changed_row_may_be_given_by_one_of_its_tests():
+    lines, (row,) = parse_rows(['a+flip=ltml,model.fuse=probs', 'a'])
+    assert [str(line) for line in lines] == ['a+flip', 'a']
+    assert row.name == 'a'
+
+
 @pytest.mark.parametrize(
     ('rows', 'words'),
     [
@@ -178,6 +184,7 @@ def test_commas_within_brackets_belong_to_the_value():
         (['erm=ltml,b=c'], 'a name of its own'),
         (['ltml', 'ltml'], 'ltml twice'),
         (['a=ltml,b=c', 'a=ltml,b=d'], 'a twice'),
+        (['a+flip=ltml,b=c', 'a=ltml,b=d'], 'a twice'),
         (['ltml+nothing'], 'no variant'),
         (['erm+merged'], 'erm has one branch, and no merged'),
         (['a=ltml,randomness.seed=3'], 'the comparison sets it'),

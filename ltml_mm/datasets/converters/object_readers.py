@@ -7,11 +7,14 @@ as crowds or as difficult included. The readers keep the contract of
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Container, Iterator
 from typing import Any
 from xml.etree import ElementTree
 
+from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from ltml_mm.datasets.annotations import load_json
@@ -36,24 +39,33 @@ def read_coco(path: str) -> ImageSet:
     images = _coco_names(path, content, 'images', 'file_name', problems)
     categories = _coco_names(path, content, 'categories', 'name', problems)
     problems.check()
-    # A dictionary as a set that keeps its order.
-    labels: dict[Any, dict[str, None]] = {image_id: {} for image_id in images}
     for place, entry in _coco_entries(path, content, 'annotations'):
         fault = _unknown(entry, 'image_id', images)
         fault = fault or _unknown(entry, 'category_id', categories)
         if fault:
             problems.add('unknown ids', place, fault)
-        else:
-            name = categories[entry['category_id']].path
-            labels[entry['image_id']][name] = None
     problems.check()
-    examples = [
-        image._replace(names=tuple(labels[image_id]))
-        for image_id, image in images.items()
-    ]
+    objects = _index(content).imgToAnns
+    examples = []
+    for image_id, image in images.items():
+        found = (entry['category_id'] for entry in objects[image_id])
+        names = dict.fromkeys(categories[key].path for key in found)
+        examples.append(image._replace(names=tuple(names)))
     order = sorted(categories, key=lambda key: (isinstance(key, str), key))
     classes = tuple(categories[key].path for key in order)
     return ImageSet(examples, classes, os.path.dirname(path) or '.', path)
+
+
+def _index(content: dict[str, Any]) -> COCO:
+    """Returns pycocotools' index of a checked file."""
+    for number, entry in enumerate(content['annotations']):
+        # It asks for the ids of objects, which no label needs.
+        entry['id'] = number
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        coco.createIndex()
+    return coco
 
 
 def _coco_entries(
