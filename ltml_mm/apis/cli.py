@@ -88,8 +88,9 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f'{option!r} is not of the form KEY=VALUE')
         if key.rpartition('.')[2] in PATH_OPTIONS:
             places = ('.', values.get('data_root') or '.')
-            found = any(Path(place, value).exists() for place in places)
-            values[key] = None if value == 'None' and not found else value
+            paths = (os.path.join(place, value) for place in places)
+            is_none = value == 'None' and not any(map(os.path.exists, paths))
+            values[key] = None if is_none else value
             continue
         try:
             parsed = DictAction._parse_iterable(value)

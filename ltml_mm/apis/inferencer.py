@@ -174,8 +174,17 @@ class MultiLabelInferencer(BaseInferencer):
             raise ValueError(
                 f'the batch size must be at least 1, got {batch_size}'
             )
-        readable = self._readable(inputs, on_error)
-        for chunk in self._get_chunk_data(readable, batch_size):
+
+        def readable() -> Iterator[tuple[ImageInput, Any]]:
+            for image in inputs:
+                try:
+                    yield image, self.pipeline(image)
+                except UnreadableImageError as error:
+                    if on_error is None:
+                        raise
+                    on_error(error)
+
+        for chunk in self._get_chunk_data(readable(), batch_size):
             images, data = zip(*chunk, strict=True)
             predictions = self.forward(default_collate(data))
             yield from zip(images, predictions, strict=True)
@@ -250,19 +259,6 @@ class MultiLabelInferencer(BaseInferencer):
         for error in skipped:
             print_log(f'skipped {error}', 'current', logging.WARNING)
         return list(images)
-
-    def _readable(
-        self,
-        inputs: Iterable[ImageInput],
-        on_error: Callable[[UnreadableImageError], None] | None,
-    ) -> Iterator[tuple[ImageInput, Any]]:
-        for image in inputs:
-            try:
-                yield image, self.pipeline(image)
-            except UnreadableImageError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
 
 
 def _loads(step: Mapping[str, Any]) -> bool:

@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmpretrain.structures import DataSample
-from torch import Tensor
 
 from ltml_mm.apis.checkpoint import are_names
 from ltml_mm.apis.config import dataset_configs
@@ -153,7 +152,18 @@ def prediction_record(
     Raises:
         ValueError: A score is not finite, or there is not one per class.
     """
-    scores = _checked_scores(sample, len(class_info))
+    scores = sample.pred_score.detach().float().cpu()
+    if scores.shape != (len(class_info),):
+        raise ValueError(
+            f'the model gives {scores.numel()} scores, but {len(class_info)} '
+            'class names are known'
+        )
+    if not torch.isfinite(scores).all():
+        name = printable(sample.get('img_path', 'an image'))
+        raise ValueError(
+            f'the model gives a score that is not finite for {name}: its '
+            'weights are broken'
+        )
     order = scores.argsort(descending=True, stable=True)
     if topk is not None:
         order = order[:topk]
@@ -169,19 +179,3 @@ def prediction_record(
         ],
         'scores': dict(zip(names, values, strict=True)),
     }
-
-
-def _checked_scores(sample: DataSample, num_classes: int) -> Tensor:
-    scores = sample.pred_score.detach().float().cpu()
-    if scores.shape != (num_classes,):
-        raise ValueError(
-            f'the model gives {scores.numel()} scores, but {num_classes} '
-            'class names are known'
-        )
-    if not torch.isfinite(scores).all():
-        name = printable(sample.get('img_path', 'an image'))
-        raise ValueError(
-            f'the model gives a score that is not finite for {name}: its '
-            'weights are broken'
-        )
-    return scores

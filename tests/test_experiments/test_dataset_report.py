@@ -332,7 +332,10 @@ def test_errors_name_the_file_and_write_nothing(
     assert not out.exists()
 
 
-def test_a_mistyped_dataset_is_named_in_one_line(config, tmp_path, capsys):
+def test_a_mistyped_dataset_is_named_in_one_line(
+    config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     config.write_text(config.read_text().replace('LongTailMulti', 'LongTial'))
     with pytest.raises(SystemExit):
         run_tool(lambda: main([str(config), '--out', str(tmp_path / 'out')]))
