@@ -138,7 +138,6 @@ def _check_output(backbone: Any, last: int) -> None:
 
 
 def _with_weights(module: nn.Module, names: list[str]) -> list[str]:
-    """Keeps the names of modules that exist and hold weights."""
     known = dict(module.named_modules())
     return [n for n in names if n in known and known[n].state_dict()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ def describe_children(backbone: nn.Module) -> str:
     prefix = 'timm_model' if hasattr(backbone, 'timm_model') else ''
     lines = []
     for name, child in backbone.get_submodule(prefix).named_children():
-        label = name = f'{prefix}.{name}'.lstrip('.')
+        name = f'{prefix}.{name}'.lstrip('.')
         if isinstance(child, nn.ModuleList | nn.Sequential) and len(child):
-            label = f'{name}.0 ... {name}.{len(child) - 1}'
-        lines.append(f'{label} ({type(child).__name__})')
+            name = f'{name}.0 ... {name}.{len(child) - 1}'
+        lines.append(f'{name} ({type(child).__name__})')
     names = suggest_fork(backbone)
     example = f'fork=dict(at={names}), or ' if names else ''
     return (
@@ -80,11 +81,12 @@ def suggest_fork(backbone: nn.Module) -> list[str]:
     weights = [*map(weight, units)]
     if sum(weights[start:]) > CONSTANT * sum(weights):
         heaviest = max(units, key=weight)
-        if isinstance(backbone.get_submodule(heaviest), nn.Sequential):
-            at = units.index(heaviest)
+        if weight(heaviest) > sum(weights) / 2 and inside(heaviest):
+            at = units.index(heaviest)  # it holds the blocks
             units[at : at + 1] = inside(heaviest)
+        units = [name for name in units if weight(name)]
         kinds = [type(backbone.get_submodule(name)) for name in units]
-        kind = kinds[units.index(max(units, key=weight))]
+        kind = Counter(kinds).most_common(1)[0][0]
         blocks = [index for index, own in enumerate(kinds) if own is kind]
         start = blocks[-max(1, len(blocks) // VIT_SHARE)]
     return [name for name in units[start:] if weight(name)]
