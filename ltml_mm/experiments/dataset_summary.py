@@ -20,7 +20,11 @@ from ltml_mm.class_statistics import (
     TAIL_COUNT,
     ClassStatistics,
 )
-from ltml_mm.datasets.annotations import LabelTable, read_labels
+from ltml_mm.datasets.annotations import (
+    LabelTable,
+    read_labels,
+    training_metainfo,
+)
 from ltml_mm.datasets.samplers import (
     ClassAwareMultiLabelSampler,
     ImageStreamSampler,
@@ -184,10 +188,11 @@ def _summarise(source: str, cfg: Config) -> DatasetSummary:
             f'classes, and it names {len(classes)}'
         )
     names = [str(name) for name in classes]
-    if dataset.metainfo.get(COUNTS_KEY) is None:
+    metainfo = training_metainfo(dataset)
+    if metainfo.get(COUNTS_KEY) is None:
         statistics = table.statistics(len(names))
     else:
-        statistics = ClassStatistics.from_metainfo(dataset.metainfo)
+        statistics = ClassStatistics.from_metainfo(metainfo)
     seed = cfg.get('randomness', {}).get('seed') or 0
     sampler: Any = DATA_SAMPLERS.build(
         loader['sampler'], default_args={'dataset': dataset, 'seed': seed}
