@@ -165,6 +165,8 @@ class ImageStreamSampler(StreamSampler):
         return np.random.Generator(np.random.PCG64((self.seed, epoch)))
 
     def _resolve_length(self, value: int | str, reduce: int) -> int:
+        if not isinstance(reduce, int) or reduce < 1:
+            raise ValueError(f'reduce must be a positive int, got {reduce!r}')
         if isinstance(value, int) and not isinstance(value, bool):
             length = value
         elif value == 'dataset':
@@ -187,8 +189,6 @@ class ImageStreamSampler(StreamSampler):
         return length
 
     def _class_max(self, reduce: int) -> int:
-        if not isinstance(reduce, int) or reduce < 1:
-            raise ValueError(f'reduce must be a positive int, got {reduce!r}')
         counts = self.labels.counts(0)
         if not counts.any():
             raise ValueError(

@@ -41,9 +41,8 @@ class TwoStreamSampler(StreamSampler):
         dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
         streams (dict[str, dict]): Name and sampler config of each stream.
         epoch_length (str | int): Positions per epoch over all ranks: an
-            int, whatever the ``num_samples`` of the streams, or the name
-            of the stream whose own length counts; the others are cut or
-            continued to it.
+            int, or the name of the stream whose own length counts; the
+            others are cut or continued to it.
         seed (int, optional): Seed of all streams, the same on all ranks.
             Defaults to None: one that the ranks agree on.
 
@@ -144,13 +143,15 @@ class TwoStreamSampler(StreamSampler):
             raise ValueError(
                 f'stream {name!r} must be a UniformSampler, a '
                 'ClassAwareMultiLabelSampler or another ImageStreamSampler, '
-                f'got {kind!r}'
+                f'got {kind}'
             )
-        # A length of its own, which the data may be too few for, is not
-        # asked for where the epoch has one.
-        own = {} if isinstance(length, str) else {'num_samples': length}
+        config = dict(config)
+        # A set may be too small for it, which does not matter here.
+        derived = config.get('num_samples', 'class_max') == 'class_max'
+        if derived and isinstance(length, int):
+            config['num_samples'] = length
         return DATA_SAMPLERS.build(
-            {**config, **own},
+            config,
             default_args=dict(
                 dataset=self.dataset, seed=stream_seed(self.seed, name)
             ),
