@@ -88,8 +88,9 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f'{option!r} is not of the form KEY=VALUE')
         if key.rpartition('.')[2] in PATH_OPTIONS:
             places = ('.', values.get('data_root') or '.')
-            found = any(Path(place, value).exists() for place in places)
-            values[key] = None if value == 'None' and not found else value
+            paths = (os.path.join(place, value) for place in places)
+            is_none = value == 'None' and not any(map(os.path.exists, paths))
+            values[key] = None if is_none else value
             continue
         try:
             parsed = DictAction._parse_iterable(value)
@@ -264,7 +265,7 @@ def _check_work_dir(work_dir: str) -> None:
 
 
 def _remove_hooks(cfg: Config) -> None:
-    """Lets None remove every hook: MMEngine takes it for its own six alone."""
+    """Removes hooks set to None; MMEngine removes its own six alone."""
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
         if hook is None and name not in STOCK_HOOKS:
             del cfg.default_hooks[name]

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from sklearn.metrics import average_precision_score
 from tiny_comparison import SMALL_HEAD, arguments, planned, write_set
 
@@ -131,6 +132,18 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
         result.pop('seconds')
         result.pop('device')
     assert found == expected
+
+
+def test_a_dry_run_writes_configs_where_the_set_has_none(
+    data, tmp_path, capsys
+):
+    args = arguments(data, tmp_path, [f'plain=erm,{SMALL_HEAD}'])
+    compare.main([*args, '--dry-run'])
+    folder = tmp_path / 'plain/seed_0'
+    config = folder / 'config.py'
+    assert f'{folder} {config}\n' in capsys.readouterr().out
+    assert [*folder.iterdir()] == [config]
+    assert Config.fromfile(config).model.head.num_classes == 3
 
 
 def test_a_row_may_keep_its_own_epoch_length(data):
