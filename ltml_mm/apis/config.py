@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.datasets.images import first_line
 from ltml_mm.datasets.two_stream import innermost_dataset
 
 #: The dataset whose classes and counts are known from its files alone.
@@ -86,10 +87,8 @@ def read_config(path: str | Path) -> Config:
         raise
     # A config is a program: it can fail in every way.
     except Exception as error:
-        words = str(error).strip().split('\n')[0]
-        raise ValueError(
-            f'{path} is not a config: {type(error).__name__}: {words}'
-        ) from error
+        reason = f'{type(error).__name__}: {first_line(error)}'
+        raise ValueError(f'{path} is not a config: {reason}') from error
 
 
 def override(cfg: Config, key: str, value: Any) -> None:
