@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import (
@@ -25,7 +25,7 @@ from ltml_mm.apis.checkpoint import (
     read_checkpoint,
 )
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import load_config, training_dataset
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets.two_stream import innermost_dataset
@@ -131,11 +131,9 @@ def training_batches(
         dict: A batch, of the size of the test's or one less.
     """
     loader = cfg.test_dataloader
-    innermost = innermost_dataset(cfg.train_dataloader)
+    pipeline = innermost_dataset(loader).pipeline
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        dataset = DATASETS.build(
-            {**innermost, 'pipeline': loader.dataset.pipeline}
-        )
+        dataset = training_dataset(cfg, pipeline)
     order = np.random.default_rng(seed).permutation(len(dataset))[:num_images]
     # Batches of nearly one size: a single image left over may have but one
     # value a channel, and no variance.
