@@ -20,7 +20,7 @@ from ltml_mm.experiments.drawing import (
     new_figure,
     picture,
 )
-from ltml_mm.experiments.results import GROUPS, Results, mean_and_std
+from ltml_mm.experiments.results import GROUPS, Results
 from ltml_mm.experiments.rows import Line
 
 ROW_HEIGHT = 0.34  # inches that a row with its seeds needs
@@ -83,7 +83,8 @@ def draw_groups(
 def _draw_row(axes: Axes, row: int, values: list[float], colour: str) -> None:
     heights = np.full(len(values), row + 0.25)
     axes.plot(values, heights, color=colour, mew=0, **SEED)
-    mean, std = mean_and_std(values)
+    mean = np.mean(values)
+    std = np.std(values, ddof=1) if len(values) > 1 else None
     style: dict[str, Any] = {
         'fmt': 'o',
         'ms': 6,
