@@ -265,7 +265,7 @@ def _check_work_dir(work_dir: str) -> None:
 
 
 def _remove_hooks(cfg: Config) -> None:
-    """Lets None remove every hook: MMEngine takes it for its own six alone."""
+    """Removes hooks set to None; MMEngine removes its own six alone."""
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
         if hook is None and name not in STOCK_HOOKS:
             del cfg.default_hooks[name]

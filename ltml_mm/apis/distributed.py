@@ -41,11 +41,17 @@ def init_distributed(cfg: Config, launcher: str) -> None:
         torch.distributed.DistNetworkError: The port is in use.
     """
     if launcher == 'none':
-        _check_single()
+        _refuse_several()
         return
     ranks = _read_ranks(launcher)
     if torch.cuda.is_available():
-        _check_gpus()
+        wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        found = torch.cuda.device_count()
+        if wanted > found:
+            raise ValueError(
+                f'{wanted} processes on this machine need {wanted} GPUs, but '
+                f'it has {found}'
+            )
         return
     os.environ.update(ranks)
     if not torch.distributed.is_initialized():
@@ -122,24 +128,13 @@ def _chain(error: BaseException | None) -> Iterator[RuntimeError]:
         error = error.__cause__ or error.__context__
 
 
-def _check_single() -> None:
-    """Refuses a second whole run in the same folder."""
-    for launcher in ('pytorch', 'mpi'):
-        variable = RANK_VARIABLES[launcher][1]
-        if os.environ.get(variable, '1') not in ('', '1'):
-            raise ValueError(
-                f'{variable}={os.environ[variable]}: this is one process of '
-                f'several; add --launcher {launcher}'
-            )
-
-
-def _check_gpus() -> None:
-    wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    found = torch.cuda.device_count()
-    if wanted > found:
+def _refuse_several() -> None:
+    """Each would be a whole run, and all of them write into one folder."""
+    processes = os.environ.get('WORLD_SIZE') or '1'
+    if processes != '1':
         raise ValueError(
-            f'{wanted} processes on this machine need {wanted} GPUs, but it '
-            f'has {found}'
+            f'WORLD_SIZE={processes}: this is one process of several; add '
+            '--launcher pytorch'
         )
 
 

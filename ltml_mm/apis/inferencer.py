@@ -110,7 +110,7 @@ class MultiLabelInferencer(BaseInferencer):
         batch_size: int = 1,
         **kwargs: Any,
     ) -> list:
-        """Predicts.
+        """Predicts the classes of images.
 
         Args:
             inputs (str | Path | Image | ndarray | list): An image, a list of

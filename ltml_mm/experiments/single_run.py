@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.config import read_config
+from ltml_mm.apis.config import load_config
 from ltml_mm.apis.merge import training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
@@ -58,7 +58,7 @@ def make_run(folder: Path) -> None:
     with FileLock(folder / 'lock'):
         if (folder / RESULT).exists():
             return
-        cfg = read_config(folder / CONFIG)
+        cfg = load_config(folder / CONFIG)
         _check_unchanged(cfg, run)
         steps, seconds = _train(deepcopy(cfg))
         loader = cfg.train_dataloader

@@ -21,6 +21,7 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
 from ltml_mm.files import write_json
@@ -57,7 +58,7 @@ class ClassStatisticsHook(Hook):
                 another number of classes.
         """
         dataset = runner.train_dataloader.dataset
-        metainfo = getattr(dataset, 'metainfo', {})
+        metainfo = training_metainfo(dataset)
         _check_num_classes(runner.model, metainfo.get('classes'))
         for module in runner.model.modules():
             if hasattr(module, 'set_class_statistics'):
