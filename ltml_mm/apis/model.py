@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from ltml_mm.apis.checkpoint import are_names
 from ltml_mm.apis.config import dataset_configs
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.datasets.images import printable
+from ltml_mm.datasets.images import first_line, printable
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 #: The least score of a predicted class where none is given.
@@ -33,8 +33,9 @@ def pick_device(device: str | None = None) -> torch.device:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split('\n')[0]
-        raise ValueError(f'no device {device!r} here ({reason})') from error
+        raise ValueError(
+            f'no device {device!r} here ({first_line(error)})'
+        ) from error
     return target
 
 

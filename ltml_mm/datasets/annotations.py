@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from mmengine.fileio import get_text
 
-from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.class_statistics import IMAGES_KEY, ClassStatistics
 
 
 def read_annotations(
@@ -291,26 +291,72 @@ class LabelTable:
         return cls(labels, offsets)
 
 
+def has_labels(dataset: Any) -> bool:
+    """Tells whether :func:`labels_of` can ask a dataset."""
+    return hasattr(dataset, 'get_cat_ids') or hasattr(dataset, 'get_data_info')
+
+
+def labels_of(dataset: Any, index: int) -> list[int]:
+    """Returns the classes of an image, each once.
+
+    Args:
+        dataset: A dataset with ``get_cat_ids``, or a wrapper that hands
+            ``get_data_info`` on alone, such as MMEngine's ``ConcatDataset``.
+        index: Index of the image.
+
+    Raises:
+        TypeError: The dataset names no classes.
+    """
+    if hasattr(dataset, 'get_cat_ids'):
+        labels = dataset.get_cat_ids(index)
+    else:
+        info = dataset.get_data_info(index) if has_labels(dataset) else {}
+        labels = info.get('gt_label')
+    if labels is None:
+        raise TypeError(
+            f'{type(dataset).__name__} has no get_cat_ids(index), which '
+            'lists the classes of an image; use a multi-label dataset'
+        )
+    return list(dict.fromkeys(np.atleast_1d(labels).tolist()))
+
+
 def read_labels(dataset: Any) -> LabelTable:
     """Reads the labels of every image without loading any.
 
     Args:
-        dataset: Anything with ``__len__`` and ``get_cat_ids(index)``, the
-            contract of MMPretrain's datasets and their wrappers.
+        dataset: A dataset or wrapper, see :func:`labels_of`.
 
     Returns:
         LabelTable: The labels in the order of the dataset.
 
     Raises:
-        TypeError: The dataset has no ``get_cat_ids``.
+        TypeError: The dataset names no classes.
     """
     table = getattr(dataset, 'label_table', None)
     if isinstance(table, LabelTable):
         return table
-    if not hasattr(dataset, 'get_cat_ids'):
-        raise TypeError(
-            f'{type(dataset).__name__} has no get_cat_ids(index), which '
-            'lists the classes of an image; use a multi-label dataset'
-        )
-    lists = [list(dataset.get_cat_ids(i)) for i in range(len(dataset))]
+    lists = [labels_of(dataset, i) for i in range(len(dataset))]
     return LabelTable.from_lists(lists)
+
+
+def training_metainfo(
+    dataset: Any, table: LabelTable | None = None
+) -> dict[str, Any]:
+    """Returns a dataset's ``metainfo``, with the counts of its own images.
+
+    What wraps a dataset, such as ``KFoldDataset`` or ``RepeatDataset``,
+    hands on the counts of the images within, not of those that it gives.
+
+    Args:
+        dataset: The dataset that is trained on. One with ``test_mode`` or
+            without labels keeps the counts that it declares.
+        table: Its labels, where they are read already.
+    """
+    metainfo = dict(getattr(dataset, 'metainfo', {}))
+    if getattr(dataset, 'test_mode', False):
+        return metainfo
+    if not has_labels(dataset):
+        return {IMAGES_KEY: len(dataset), **metainfo}
+    table = table or read_labels(dataset)
+    num_classes = len(metainfo.get('classes') or table.counts(0))
+    return {**metainfo, **table.statistics(num_classes).to_metainfo()}

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ltml_mm.datasets.annotations import LabelTable
+
 
 @dataclass(frozen=True)
 class ParetoRecipe:
@@ -244,14 +246,19 @@ def stratified_holdout(
     check_fraction(fraction)
     rng = random.Random(int(seed))
     rows = np.asarray(labels, bool)
+    images, classes = np.nonzero(rows)
+    starts = np.searchsorted(images, np.arange(len(rows) + 1))
+    table = LabelTable(classes, starts)
+    members, offsets = table.images_by_class(rows.shape[1])
+    # Of every class: the images that are not dealt out yet.
+    left = np.diff(offsets)
     shares = np.array([1 - fraction, fraction])
     lacks_images = shares * len(rows)
-    lacks_class = shares[:, None] * rows.sum(0)
+    lacks_class = shares[:, None] * left
     waiting = np.ones(len(rows), bool)
     is_test = np.zeros(len(rows), bool)
 
-    def deal(images: np.ndarray, label: int | None) -> None:
-        order = images.tolist()
+    def deal(order: list[int], label: int | None) -> None:
         rng.shuffle(order)
         for image in order:
             wishes = [
@@ -266,13 +273,16 @@ def stratified_holdout(
             is_test[image] = part == 1
             waiting[image] = False
             lacks_images[part] -= 1
-            lacks_class[part] -= rows[image]
+            shown = classes[starts[image] : starts[image + 1]]
+            lacks_class[part, shown] -= 1
+            left[shown] -= 1
 
     # The rarest class first: a frequent one is balanced with what is left.
-    while (left := rows[waiting].sum(0)).any():
+    while left.any():
         label = int(np.where(left > 0, left, len(rows) + 1).argmin())
-        deal(np.flatnonzero(waiting & rows[:, label]), label)
-    deal(np.flatnonzero(waiting), None)
+        own = members[offsets[label] : offsets[label + 1]]
+        deal(own[waiting[own]].tolist(), label)
+    deal(np.flatnonzero(waiting).tolist(), None)
     return np.flatnonzero(is_test)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.comparison_figures import draw_groups
+from ltml_mm.experiments.drawing import png
 from ltml_mm.experiments.results import (
     GROUPS,
     RESAMPLES,
@@ -71,7 +72,7 @@ def write_report(
     (out / PICTURE).unlink(missing_ok=True)
     shown = [line for line in lines if results.values(line)]
     if shown:
-        content = draw_groups(results, shown, reference, title)
+        content = png(draw_groups, results, shown, reference, title)
         write_bytes(out / PICTURE, content)
     return text
 

@@ -1,4 +1,4 @@
-"""One branch out of two: averages the copies of a trained network."""
+"""Averages the two branches of a trained network into one."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def reestimate_norms(
 
 
 def has_norms(model: nn.Module, modules: Sequence[str]) -> bool:
-    """Whether modules have a BatchNorm that could be estimated anew."""
+    """Whether :func:`reestimate_norms` has a BatchNorm to measure."""
     return bool(_norms(model, modules))
 
 
@@ -161,7 +161,7 @@ def _norms(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:
 
 @contextmanager
 def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Has only these norms in training mode for a while."""
+    """Sets only these norms to training mode for a while."""
     momenta = [layer.momentum for layer in norms]
     with evaluating(model):
         for layer in norms:

@@ -1,6 +1,7 @@
 """The log of a training is read as it was written, resumed or cut short."""
 
 import json
+import re
 
 import pytest
 
@@ -42,16 +43,15 @@ def test_steps_stand_at_their_part_of_an_epoch(tmp_path):
     run = read_run(f'mine={tmp_path}')
     assert (run.name, run.unit) == ('mine', 'epoch')
     numbers = [10, 20, 35, 45, 60, 70]
-    assert run.train['loss'] == {n / LENGTH: 100.0 + n for n in numbers}
-    assert run.val['multi-label/mAP'] == {1: 10, 2: 20, 3: 30}
-    assert 'time' not in run.train
+    assert run.curves['loss'] == {n / LENGTH: 100.0 + n for n in numbers}
+    assert run.curves['multi-label/mAP'] == {1: 10, 2: 20, 3: 30}
 
 
 def test_one_epoch_ends_with_its_last_record(tmp_path):
     write(tmp_path, 1, epochs(1))
     run = read_run(str(tmp_path))
     assert run.name == tmp_path.name
-    assert run.train['loss'] == {0.5: 110, 1: 120}
+    assert run.curves['loss'] == {0.5: 110, 1: 120}
 
 
 def test_a_run_without_epochs(tmp_path):
@@ -61,8 +61,8 @@ def test_a_run_without_epochs(tmp_path):
     write(tmp_path, 1, records)
     run = read_run(str(tmp_path))
     assert run.unit == 'step'
-    assert run.train['loss'] == {10: 110, 20: 120, 30: 130}
-    assert run.val['multi-label/mAP'] == {20: 1, 32: 2}
+    assert run.curves['loss'] == {10: 110, 20: 120, 30: 130}
+    assert run.curves['multi-label/mAP'] == {20: 1, 32: 2}
 
 
 def test_a_resumed_part_stands_in_for_what_was_lost(tmp_path):
@@ -77,47 +77,37 @@ def test_a_resumed_part_stands_in_for_what_was_lost(tmp_path):
     # A part without a step, as one that failed at once, changes nothing.
     write(tmp_path, 3, [evaluation(0, 99.0)])
     run = read_run(str(tmp_path))
-    assert run.train['loss'] == {0.4: 110, 0.8: 120, 1.4: 0.5, 1.8: 0.5}
-    assert run.val['multi-label/mAP'] == {1: 10, 2: 7}
-
-
-def test_one_part_alone(tmp_path):
-    first = write(tmp_path, 1, epochs(1, 2))
-    write(tmp_path, 2, epochs(2, 3))
-    run = read_run(f'first={first.parents[1]}')
-    assert [*run.val['multi-label/mAP']] == [1, 2]
+    assert run.curves['loss'] == {0.4: 110, 0.8: 120, 1.4: 0.5, 1.8: 0.5}
+    assert run.curves['multi-label/mAP'] == {1: 10, 2: 7}
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path, capsys):
     path = write(tmp_path, 1, epochs(1, 2), end='\n{"lr": 0.1, "lo')
     run = read_run(str(tmp_path))
-    assert len(run.train['loss']) == 4
+    assert len(run.curves['loss']) == 4
     assert f'{path}, line 7: cut short' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ('line', 'message'),
+    'line',
     [
-        ('{"lr": 0.1, "lo\n', 'line 3 is no JSON'),
-        ('[1, 2]\n', 'line 3 is no record'),
-        ('{"loss": 1.0}\n', 'line 3 is no record'),
-        ('{"loss": 1.0, "iter": "a", "step": "a"}\n', 'line 3 is no record'),
+        '{"lr": 0.1, "lo',
+        '[1, 2]',
+        '{"loss": 1.0}',
+        '{"loss": 1.0, "iter": "a", "step": "a"}',
     ],
 )
-def test_a_broken_line_is_named(tmp_path, line, message):
-    path = write(tmp_path, 1, epochs(1)[:2], end=f'\n{line}')
-    with path.open('a') as file:
-        file.write(json.dumps(step(30)) + '\n')
-    with pytest.raises(ValueError, match=message) as error:
+def test_a_broken_line_is_named(tmp_path, line):
+    end = f'\n{line}\n{json.dumps(step(30))}\n'
+    path = write(tmp_path, 1, epochs(1)[:2], end)
+    message = re.escape(f'{path}, line 3 is no record of a step')
+    with pytest.raises(ValueError, match=message):
         read_run(str(tmp_path))
-    assert str(path) in str(error.value)
 
 
 def test_nothing_to_read(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no log'):
         read_run(f'mine={tmp_path / "missing"}')
-    with pytest.raises(FileNotFoundError, match='holds no log'):
-        read_run(str(tmp_path))
     write(tmp_path, 1, [evaluation(0, 1.0)])
     with pytest.raises(ValueError, match='no training step'):
         read_run(str(tmp_path))

@@ -300,6 +300,10 @@ UNLISTED = {
         ),
         ['stages.10', 'stages.11'],
     ),
+    'timm-one-resolution': (
+        dict(type='TIMMBackbone', model_name='mixer_s32_224'),
+        ['timm_model.blocks.7', 'timm_model.norm'],
+    ),
     'timm': (
         dict(type='TIMMBackbone', model_name='mobilenetv3_small_050'),
         [f'timm_model.{n}' for n in ('blocks.4', 'blocks.5', 'conv_head')],

@@ -165,6 +165,8 @@ class ImageStreamSampler(StreamSampler):
         return np.random.Generator(np.random.PCG64((self.seed, epoch)))
 
     def _resolve_length(self, value: int | str, reduce: int) -> int:
+        if not isinstance(reduce, int) or reduce < 1:
+            raise ValueError(f'reduce must be a positive int, got {reduce!r}')
         if isinstance(value, int) and not isinstance(value, bool):
             length = value
         elif value == 'dataset':
@@ -178,14 +180,15 @@ class ImageStreamSampler(StreamSampler):
             )
         if length < 1:
             raise ValueError(
-                f'num_samples={value!r} gives an epoch of {length} draws; it '
-                'needs at least one'
+                f'num_samples={value!r} gives an epoch of {length} draws, '
+                'and it needs one at least: set num_samples of that stream, '
+                'train_dataloader.sampler.streams.*.num_samples (of a sampler '
+                'alone train_dataloader.sampler.num_samples), to a number or '
+                "to 'dataset'"
             )
         return length
 
     def _class_max(self, reduce: int) -> int:
-        if not isinstance(reduce, int) or reduce < 1:
-            raise ValueError(f'reduce must be a positive int, got {reduce!r}')
         counts = self.labels.counts(0)
         if not counts.any():
             raise ValueError(

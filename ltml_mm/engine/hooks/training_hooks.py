@@ -21,6 +21,7 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
@@ -59,7 +60,7 @@ class ClassStatisticsHook(Hook):
                 number of classes, or a resumed run had other counts.
         """
         dataset = runner.train_dataloader.dataset
-        metainfo = getattr(dataset, 'metainfo', {})
+        metainfo = training_metainfo(dataset)
         _check_num_classes(runner.model, metainfo.get('classes'))
         compare = runner._resume and not any(
             isinstance(hook, ExactResumeHook) for hook in runner.hooks

@@ -89,7 +89,7 @@ def fork_neck(neck: nn.Module | None, init: str) -> nn.Module | None:
     return ForkedTail(neck, copy.deepcopy(neck), init)
 
 
-def auto_fork_points(backbone: nn.Module) -> list[str]:
+def auto_fork_points(backbone: Any) -> list[str]:
     """Names the modules of a known backbone's last stage, in their order.
 
     The last stage is what works at the last resolution, the final norms
@@ -104,8 +104,13 @@ def auto_fork_points(backbone: nn.Module) -> list[str]:
             return _timm_points(backbone)
         if cls in ROWS:
             last, names = ROWS[cls](backbone)
-            if last is not None:
-                _check_output(backbone, last)
+            if last is not None and last not in backbone.out_indices:
+                raise ValueError(
+                    f"fork.at='auto' forks the last stage of {cls.__name__}, "
+                    f'whose output is number {last}, but out_indices='
+                    f'{tuple(backbone.out_indices)} leaves it out: add '
+                    f'{last} or name the modules to fork in fork.at'
+                )
             return _with_weights(backbone, names)
     raise ValueError(
         f"fork.at='auto' has no row for {type(backbone).__name__}. "
@@ -124,17 +129,6 @@ def _timm_points(backbone: Any) -> list[str]:
         f"fork.at='auto' has no row for timm's {type(model).__name__}. "
         + describe_children(backbone)
     )
-
-
-def _check_output(backbone: Any, last: int) -> None:
-    indices: Sequence[int] = backbone.out_indices
-    if last not in indices:
-        raise ValueError(
-            f"fork.at='auto' forks the last stage of "
-            f'{type(backbone).__name__}, whose output is number {last}, but '
-            f'out_indices={tuple(indices)} leaves it out: add {last} or '
-            'name the modules to fork in fork.at'
-        )
 
 
 def _with_weights(module: nn.Module, names: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ BRANCHES = ('uniform', 'rebalanced')
 
 
 class FirstModule:
-    """Tells the later modules of a fork whether the first one has run."""
+    """The name of a fork's first module and whether it has run."""
 
     def __init__(self, name: str = '') -> None:
         self.name = name
@@ -189,11 +189,11 @@ class ForkedTail(Branches):
 
 
 def sync_branches(module: nn.Module) -> None:
-    """Lets both copies of every fork start from the same weights.
+    """Copies the uniform copy's weights to the other one in every fork.
 
-    To be called once the weights are initialised: initialisers draw other
-    numbers for each copy. Does nothing for ``init='reinit'``, where a
-    checkpoint with both branches was loaded, or when called again.
+    Call it once the weights are initialised: initialisers draw other numbers
+    for each copy. It does nothing for ``init='reinit'``, after a checkpoint
+    with both branches, or when called again.
 
     Args:
         module: The model, or any part of it.

@@ -61,6 +61,12 @@ def suggest_fork(backbone: nn.Module) -> list[str]:
         # One position left of many is a global pooling.
         return 1 if after == 1 and before > 4 else max(1, before / after)
 
+    def is_one_stage(name: str) -> bool:
+        inner = max(inside(name), key=ratio, default='')
+        if inner and ratio(inner) == ratio(name):
+            return is_one_stage(inner)
+        return not inner or ratio(inner) == 1
+
     def weight(name: str) -> int:
         return sum(
             p.numel() for p in backbone.get_submodule(name).parameters()
@@ -74,16 +80,17 @@ def suggest_fork(backbone: nn.Module) -> list[str]:
         if ratio(name) > 1 and any(map(weight, units[index:]))
     ]:
         start = strided[-1]
-        inner = inside(units[start])
-        if max(map(ratio, inner), default=1) in (1, ratio(units[start])):
+        if is_one_stage(units[start]):
             break
-        units[start : start + 1] = inner  # it holds more than one stage
-    weights = [*map(weight, units)]
-    if sum(weights[start:]) > CONSTANT * sum(weights):
-        heaviest = max(units, key=weight)
-        if weight(heaviest) > sum(weights) / 2 and inside(heaviest):
-            at = units.index(heaviest)  # it holds the blocks
-            units[at : at + 1] = inside(heaviest)
+        units[start : start + 1] = inside(units[start])
+    total = weight('')
+    if sum(map(weight, units[start:])) > CONSTANT * total:
+        # Down to the blocks, where no module holds most of the weights.
+        while inner := inside(heaviest := max(units, key=weight)):
+            if weight(heaviest) <= total / 2:
+                break
+            at = units.index(heaviest)
+            units[at : at + 1] = inner
         units = [name for name in units if weight(name)]
         kinds = [type(backbone.get_submodule(name)) for name in units]
         kind = Counter(kinds).most_common(1)[0][0]
@@ -119,8 +126,6 @@ def _count_tokens(value: Any) -> int:
         value = value[0]
     if not isinstance(value, Tensor) or value.dim() < 3:
         return 1
-    if value.dim() == 3:  # (N, L, C)
-        return value.shape[1]
-    # (N, C, H, W), or (N, H, W, C) where the sides are the axes 1 and 2.
-    first = 2 if value.shape[2] == value.shape[3] else 1
-    return value.shape[first] * value.shape[first + 1]
+    # (N, L, C), (N, C, H, W), or (N, H, W, C), which has equal axes 1 and 2.
+    maps = value.dim() == 4 and value.shape[2] == value.shape[3]
+    return value.shape[2:].numel() if maps else value.shape[1:-1].numel()

@@ -1,4 +1,4 @@
-"""What the losses share: precision, shapes, means and class counts."""
+"""Base of the losses: shapes, precision, means and class counts."""
 
 from __future__ import annotations
 
