@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,12 @@ from ltml_mm.apis.config import load_config, training_dataset
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets.two_stream import innermost_dataset
-from ltml_mm.files import AtomicFileBackend, write_text
+from ltml_mm.files import (
+    AtomicFileBackend,
+    checksum_path,
+    flush_folder,
+    write_text,
+)
 from ltml_mm.models.weight_averaging import (
     DRIFT_LIMIT,
     branch_drift,
@@ -141,12 +147,20 @@ def training_batches(
 
 
 def write_merged(merged: Merged, out: str | Path) -> None:
-    """Writes ``out``, a checkpoint ``*.pth``, then its config ``*.py``."""
+    """Writes a checkpoint ``*.pth`` and its config ``*.py``, both or none."""
+    out = Path(out)
     content = BytesIO()
     torch.save(merged.checkpoint, content)
-    # The larger one first: where it finds no room, nothing has changed.
-    AtomicFileBackend().put(content.getvalue(), out)
-    write_text(Path(out).with_suffix('.py'), merged.config.pretty_text)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix='.merge_', dir=out.parent) as folder:
+        whole = Path(folder, out.name)
+        AtomicFileBackend().put(content.getvalue(), whole)
+        write_text(whole.with_suffix('.py'), merged.config.pretty_text)
+        # That of an older checkpoint would tell the new one is damaged.
+        checksum_path(out).unlink(missing_ok=True)
+        for path in (whole.with_suffix('.py'), whole, checksum_path(whole)):
+            os.replace(path, out.with_name(path.name))
+    flush_folder(out.parent)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
