@@ -59,7 +59,8 @@ def write_json(path: str | Path, content: Any) -> None:
         content: What to write; NaN is refused, since it is not JSON.
     """
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + '\n')
+    # Bytes of a name that are not UTF-8 become escapes of JSON.
+    write_bytes(path, f'{text}\n'.encode('utf-8', 'backslashreplace'))
 
 
 class AtomicFileBackend(LocalBackend):

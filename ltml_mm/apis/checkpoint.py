@@ -183,15 +183,11 @@ def _refusal(path: str | Path, error: Exception) -> str:
     # What torch says besides is how to load the file all the same.
     reason = str(error).split('WeightsUnpickler error: ')[-1].strip()
     reason = reason.split(' Please use ')[0].split('\n')[0]
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
-        foreign = re.findall(r'GLOBAL (\S+) was not', reason)
+    foreign = re.search(r'GLOBAL (\S+) was not', reason)
     if not foreign:
         return f'{path} is no checkpoint ({reason})'
     return (
-        f'{path} is refused: it holds pickled objects '
-        f'({", ".join(sorted(foreign))}) that weights do not need and that '
-        'could run any code when loaded. If you trust its source, save its '
-        'state_dict alone to a new file first'
+        f'{path} is refused: it holds pickled objects ({foreign[1]}) that '
+        'weights do not need and that could run any code when loaded. If you '
+        'trust its source, save its state_dict alone to a new file first'
     )

@@ -61,8 +61,7 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
 
     Values are read as MMEngine's ``DictAction`` does, with two differences:
     a value that is no list keeps its blanks, and one of :data:`PATH_OPTIONS`
-    is a text whatever it looks like, since folders have names such as
-    ``2024`` or ``cats,dogs``. There, ``None`` is a folder where one exists.
+    is None or a text, since folders have names such as ``2024``.
 
     Raises:
         ValueError: An option is not of the form ``KEY=VALUE``, or its
@@ -78,10 +77,7 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
         if not separator or not key:
             raise ValueError(f'{option!r} is not of the form KEY=VALUE')
         if key.rpartition('.')[2] in PATH_OPTIONS:
-            places = ('.', values.get('data_root') or '.')
-            paths = (os.path.join(place, value) for place in places)
-            is_none = value == 'None' and not any(map(os.path.exists, paths))
-            values[key] = None if is_none else value
+            values[key] = None if value == 'None' else value
             continue
         try:
             parsed = DictAction._parse_iterable(value)

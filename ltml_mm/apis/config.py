@@ -182,12 +182,7 @@ class RunnerFromData:
 
     @staticmethod
     def from_cfg(cfg: Config) -> Runner:
-        """Completes a config in place and builds MMEngine's Runner.
-
-        Raises:
-            FileNotFoundError: An annotation file does not exist.
-            ValueError: An annotation file is broken.
-        """
+        """Builds MMEngine's Runner; raises what :func:`load_config` does."""
         complete_config(cfg)
         return Runner.from_cfg(cfg)
 

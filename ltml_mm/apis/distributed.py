@@ -128,10 +128,5 @@ def _first_machine(launcher: str) -> str:
         raise ValueError(
             'set MASTER_ADDR to the address of the machine with process 0'
         )
-    names = subprocess.run(
-        ['scontrol', 'show', 'hostnames', nodes],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    return names[0]
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    return subprocess.check_output(command, text=True).split()[0]

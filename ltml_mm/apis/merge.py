@@ -52,8 +52,7 @@ def merge_checkpoint(
 ) -> tuple[Config, dict[str, Any]]:
     """Merges the two branches of a checkpoint.
 
-    A checkpoint that was written with MMEngine's ``EMAHook`` holds the
-    averaged weights, those that were evaluated, and they are merged.
+    Of a run with MMEngine's ``EMAHook`` these are the averaged weights.
 
     Args:
         config: The config file of the training.
@@ -71,8 +70,7 @@ def merge_checkpoint(
         FileNotFoundError: The config does not exist.
         CheckpointError: The checkpoint cannot be read, has no two branches,
             or does not fit the config.
-        ValueError: The config has no two branches, or its networks no
-            BatchNorm where one is to be measured.
+        ValueError: The config has no two branches, or no BatchNorm to measure.
     """
     checkpoint = read_checkpoint(path)
     meta = checkpoint_meta(checkpoint, path)

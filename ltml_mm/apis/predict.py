@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,13 @@ from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
 from ltml_mm.apis.model import (
     DEFAULT_THRESHOLD,
     check_selection,
+    encode_picture,
+    picture_format,
     prediction_record,
 )
-from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
-from ltml_mm.files import write_bytes
+from ltml_mm.files import write_bytes, write_json
 
 #: The exit status where at least one file was skipped.
 SOME_SKIPPED = 3
@@ -108,12 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for error in skipped
             ],
         }
-        text = json.dumps(
-            content, indent=2, allow_nan=False, ensure_ascii=False
-        )
-        # Bytes of a name that are not UTF-8 become escapes of JSON.
-        encoded = f'{text}\n'.encode('utf-8', 'backslashreplace')
-        write_bytes(Path(args.out) / 'predictions.json', encoded)
+        write_json(Path(args.out) / 'predictions.json', content)
     if skipped:
         print(f'{len(skipped)} of {found} files were skipped', file=sys.stderr)
         sys.exit(SOME_SKIPPED)

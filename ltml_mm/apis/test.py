@@ -16,7 +16,7 @@ from mmengine.registry import RUNNERS
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.visualization import draw_prediction, encode_picture
+from ltml_mm.apis.model import draw_prediction, encode_picture
 from ltml_mm.evaluation import PredictionCollector
 from ltml_mm.files import write_bytes, write_json
 
@@ -53,7 +53,6 @@ def test_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: The config or a file of the data does not exist.
-        CheckpointError: The checkpoint cannot be read.
         ValueError: Config, data and arguments do not fit together.
     """
     meta = read_checkpoint(args.checkpoint).get('meta', {})
