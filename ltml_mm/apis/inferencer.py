@@ -45,10 +45,8 @@ ImageInput = str | Path | np.ndarray
 class MultiLabelInferencer(BaseInferencer):
     """Predicts all classes of an image, with their scores and groups.
 
-    MMPretrain's inferencer for classification returns the one class with the
-    highest score; this one serves multi-label models, two-branch ones and
-    stock baselines alike. Images go through the config's test pipeline, so
-    that a score is the one that an evaluation computes.
+    Serves two-branch models and stock baselines. Images go through the
+    config's test pipeline: a score is the one that an evaluation computes.
 
     Args:
         model (str | Path): The config file.
@@ -68,16 +66,6 @@ class MultiLabelInferencer(BaseInferencer):
             config.
         FileNotFoundError: The config does not exist.
         ValueError: The device does not exist, or no class names are known.
-
-    Examples:
-        >>> inferencer = MultiLabelInferencer(
-        ...     'configs/ltml_voc.py', 'work_dirs/ltml_voc/epoch_8.pth'
-        ... )  # doctest: +SKIP
-        >>> inferencer('photo.jpg', threshold=0.3)[0]  # doctest: +SKIP
-        {'path': 'photo.jpg',
-         'labels': [{'name': 'dog', 'group': 'medium', 'train_images': 48,
-                     'score': 0.91}],
-         'scores': {'aeroplane': 0.002, ...}}
     """
 
     def __init__(
@@ -100,7 +88,6 @@ class MultiLabelInferencer(BaseInferencer):
     def __call__(
         self,
         inputs: ImageInput | Sequence[ImageInput],
-        return_datasamples: bool = False,
         batch_size: int = 1,
         threshold: float | None = None,
         topk: int | None = None,
@@ -111,8 +98,6 @@ class MultiLabelInferencer(BaseInferencer):
             inputs (str | Path | ndarray | list): An image, a list of
                 them, or a folder, which is searched with those in it. Pixels
                 are BGR, uint8 of shape (H, W, 3).
-            return_datasamples (bool): Whether to return what the model
-                returns, by branch too, instead of dicts.
             batch_size (int): Images a step.
             threshold (float, optional): The least score of a predicted
                 class, 0.5 by default.
@@ -120,23 +105,19 @@ class MultiLabelInferencer(BaseInferencer):
                 their scores.
 
         Returns:
-            list[dict] | list[DataSample]: For each image its ``path`` (None
-            in memory), ``labels``, the predicted classes by decreasing
-            score, and ``scores``, those of all classes by name.
+            list[dict]: For each image its ``path`` (None in memory),
+            ``labels``, the predicted classes by decreasing score, and
+            ``scores``, those of all classes by name.
 
         Raises:
-            UnreadableImageError: An image cannot be read; names it.
-            ValueError: An argument is out of range, or a score is not
-                finite.
+            UnreadableImageError: An image cannot be read.
+            ValueError: An argument is out of range, a score not finite.
         """
         check_selection(threshold, topk, len(self.class_info))
         pairs = self.stream(self._inputs_to_list(inputs), batch_size)
-        samples = [sample for _, sample in pairs]
-        if return_datasamples:
-            return samples
         return [
             prediction_record(sample, self.class_info, threshold, topk)
-            for sample in samples
+            for _, sample in pairs
         ]
 
     def stream(
@@ -216,11 +197,10 @@ class MultiLabelInferencer(BaseInferencer):
                 'of the training, or add test_dataloader.dataset.pipeline'
             )
         loading = [step for step in steps if _loads(step)]
-        others = [step for step in steps if not _loads(step)]
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):
             # A set made in memory has images, not files to load.
             self._loader = Compose(loading or [{'type': 'LoadCheckedImage'}])
-            rest = Compose(others)
+            rest = Compose([step for step in steps if not _loads(step)])
         return lambda image: rest(self.load(image))
 
     def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
@@ -235,8 +215,7 @@ class MultiLabelInferencer(BaseInferencer):
 
 
 def _loads(step: Mapping[str, Any]) -> bool:
-    kind = step['type']
-    name = kind if isinstance(kind, str) else kind.__name__
+    name = getattr(step['type'], '__name__', step['type'])
     return name.split('.')[-1].startswith('Load')
 
 

@@ -103,12 +103,8 @@ def training_batches(
     """Yields training images as the test shows them, in batches.
 
     The pipeline is the test's: the statistics are for images without
-    augmentation, and with it they would depend on more than the images.
-
-    Args:
-        cfg: A complete config of a training.
-        num_images: How many to draw, each once; at most all there are.
-        seed: Chooses which, and their order.
+    augmentation, and with it they would depend on more than the images. The
+    seed chooses which, each once and at most all there are, and their order.
     """
     loader = cfg.test_dataloader
     pipeline = innermost_dataset(loader).pipeline
@@ -177,7 +173,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _check_output(args: argparse.Namespace) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Merges the branches, and warns where that may lose accuracy."""
+    args = parse_args(argv)
+    # Before any work is done.
     sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
     for target in (Path(args.out), Path(args.out).with_suffix('.py')):
         if os.path.realpath(target) in sources or target.is_dir():
@@ -185,12 +184,6 @@ def _check_output(args: argparse.Namespace) -> None:
             raise ValueError(f'{target} is {kind}; give another OUT.pth')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Merges the branches, and warns where that may lose accuracy."""
-    args = parse_args(argv)
-    _check_output(args)
     config, checkpoint = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )

@@ -30,11 +30,7 @@ MAX_LABELS = 15
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """Returns a device that exists, by default a GPU where there is one.
-
-    Raises:
-        ValueError: There is no such device.
-    """
+    """Returns a device, by default a GPU; ValueError where there is none."""
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -84,13 +80,13 @@ def class_info(
         cfg: A complete config; its test evaluator bounds the groups.
         meta: What :func:`checkpoint_meta` returned.
 
-    Returns:
-        list[dict]: ``name``, ``group`` and ``train_images`` of each class.
-
     Raises:
         ValueError: No source names the classes.
     """
-    sources = [meta or {}, *map(_config_meta, dataset_configs(cfg))]
+    sources = [dict(meta or {})]
+    for dataset in dataset_configs(cfg):
+        own = getattr(DATASETS.get(dataset['type']), 'METAINFO', {})
+        sources.append({**own, **dataset.get('metainfo', {})})
     named = [source for source in sources if source.get('classes')]
     if not named:
         raise ValueError(
@@ -100,23 +96,18 @@ def class_info(
     names = list(named[0]['classes'])
     if not are_names(names):
         raise ValueError(f'the classes are not distinct names: {names}')
-    for source in named:
+    groups: Sequence[Any] = [None] * len(names)
+    counts: Sequence[Any] = groups
+    for source in reversed(named):
         counted = source.get(COUNTS_KEY) is not None
         if counted and list(source['classes']) == names:
             statistics = ClassStatistics.from_metainfo(source)
             groups = statistics.group_of(**group_bounds(cfg))
-            return [
-                {'name': name, 'group': group, 'train_images': count}
-                for name, group, count in zip(
-                    names, groups, statistics.counts, strict=True
-                )
-            ]
-    return [{'name': n, 'group': None, 'train_images': None} for n in names]
-
-
-def _config_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    own = getattr(DATASETS.get(dataset['type']), 'METAINFO', {})
-    return {**own, **dataset.get('metainfo', {})}
+            counts = statistics.counts
+    return [
+        {'name': name, 'group': group, 'train_images': count}
+        for name, group, count in zip(names, groups, counts, strict=True)
+    ]
 
 
 def check_selection(
@@ -140,13 +131,7 @@ def prediction_record(
     threshold: float | None = None,
     topk: int | None = None,
 ) -> dict[str, Any]:
-    """Turns a prediction into what the inferencer returns.
-
-    Args:
-        sample: The prediction, with ``pred_score`` (K,).
-        class_info: ``name``, ``group`` and ``train_images`` of each class.
-        threshold: The least score of a predicted class, 0.5 by default.
-        topk: The number of predicted classes; then no threshold applies.
+    """Turns a prediction, ``pred_score`` (K,), into what is returned.
 
     Raises:
         ValueError: A score is not finite, or there is not one per class.

@@ -75,12 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predicts, shows a table and, where asked, writes files.
-
-    Raises:
-        SystemExit: With status 3, after everything else is done, where files
-            were skipped.
-    """
+    """Predicts, shows a table, writes files; exits with 3 if some failed."""
     args = parse_args(argv)
     images, skipped = _list_images(args)
     inferencer = MultiLabelInferencer(
@@ -161,7 +156,10 @@ def _predict_images(
             )
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
-                name = _picture_name(_relative(str(image), args.input))
+                # Its own path, so that names differ where those do.
+                relative = _relative(str(image), args.input)
+                suffix = '' if picture_format(relative) else '.png'
+                name = f'pictures/{relative}{suffix}'
                 path = Path(args.out, name)
                 # A folder there may be a link.
                 if not path.parent.resolve().is_relative_to(
@@ -203,9 +201,3 @@ def _relative(path: str, source: str) -> str:
     # An image that was given by itself is named by its last part.
     folder = source if os.path.isdir(source) else os.path.dirname(source)
     return os.path.relpath(path, folder or '.')
-
-
-def _picture_name(relative: str) -> str:
-    """Mirrors an image's own path, so that names differ where those do."""
-    suffix = '' if picture_format(relative) else '.png'
-    return str(Path('pictures') / f'{relative}{suffix}')

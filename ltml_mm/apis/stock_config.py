@@ -8,12 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    MODELS,
-    TRANSFORMS,
-)
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS
 
 from ltml_mm.apis.config import FILE_DATASETS, config_parts
 from ltml_mm.apis.model import scope_of, without_pretrained

@@ -49,12 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def test_config(args: argparse.Namespace) -> Config:
-    """Builds the complete config of an evaluation.
-
-    Raises:
-        FileNotFoundError: The config or a file of the data does not exist.
-        ValueError: Config, data and arguments do not fit together.
-    """
+    """Builds the complete config of an evaluation."""
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
@@ -78,8 +73,7 @@ def draw_predictions(
 ) -> None:
     """Draws true and predicted classes on every image of a test set.
 
-    MMPretrain's hook draws one image in 5,000, those of the first process,
-    and takes blue for red.
+    MMPretrain's hook draws one image in 5,000 and takes blue for red.
 
     Args:
         dataset: The test set; its items are what the network sees, BGR.
@@ -104,11 +98,10 @@ def draw_predictions(
 def add_flip_tta(cfg: Config) -> None:
     """Makes the test average each image and its mirror image, in place.
 
-    The test pipeline ends with the packing transform. As in MMPretrain, a
-    ``tta_pipeline`` takes the place of the flips.
+    As in MMPretrain, a ``tta_pipeline`` takes the place of the flips.
 
     Raises:
-        ValueError: It has no ``tta_model``.
+        ValueError: The config has no ``tta_model``.
     """
     if cfg.get('tta_model') is None:
         raise ValueError(

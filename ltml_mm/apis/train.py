@@ -54,12 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def training_config(args: argparse.Namespace) -> Config:
-    """Builds the complete config of a training.
-
-    Raises:
-        FileNotFoundError: The config or a file of the data does not exist.
-        ValueError: Config, data and arguments do not fit together.
-    """
+    """Builds the complete config of a training."""
     cfg = load_config(args.config, args.cfg_options)
     prepare_config(cfg, args)
     if args.no_validate:

@@ -110,7 +110,7 @@ def test_pixels_of_another_kind_are_refused(inferencer):
 
 def test_data_samples_hold_the_branches(inferencer, tmp_path):
     path = save(tmp_path / 'a.png')
-    (sample,) = inferencer(path, return_datasamples=True)
+    ((_, sample),) = inferencer.stream([path])
     assert set(sample.branch_scores) == {'uniform', 'rebalanced'}
     mean = sum(torch.logit(s) for s in sample.branch_scores.values()) / 2
     torch.testing.assert_close(mean.sigmoid(), sample.pred_score)
