@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
@@ -56,11 +57,8 @@ def load_config(
     Args:
         path: The config file.
         cfg_options: Overrides, as ``--cfg-options`` gives them.
-        dataset_meta: Classes and counts where they are known already, from
-            a checkpoint's ``meta``; then no training annotations are read.
-
-    Returns:
-        Config: The complete config.
+        dataset_meta: Classes and counts from a checkpoint's ``meta``; then
+            no training annotations are read.
 
     Raises:
         FileNotFoundError: The config or an annotation file does not exist.
@@ -136,11 +134,11 @@ def complete_config(
         for dataset in dataset_configs(cfg)
         if dataset.get('type') == GENERIC_DATASET
     ]
+    known = {COUNTS_KEY, 'classes'}
     uncounted = [
         dataset
         for dataset in generic
-        if dataset.get('test_mode')
-        and not {COUNTS_KEY, 'classes'} <= {*dataset.get('metainfo', {})}
+        if dataset.get('test_mode') and known - {*dataset.get('metainfo', ())}
     ]
     unnumbered = [
         part
@@ -156,12 +154,22 @@ def complete_config(
     for part in unnumbered:
         part['num_classes'] = len(classes)
     statistics = ClassStatistics.from_metainfo(dataset_meta)
+    learned = {**statistics.to_metainfo(), 'classes': classes}
     for dataset in uncounted:
-        dataset.metainfo = {
-            **statistics.to_metainfo(),
-            'classes': classes,
-            **dataset.get('metainfo', {}),
-        }
+        own = dict(dataset.get('metainfo', {}))
+        dataset.metainfo = LearnedMetainfo(own, learned)
+
+
+class LearnedMetainfo(ChainMap):
+    """``metainfo`` of which only the config's own entries are printed.
+
+    MMEngine prints the config at each start and checkpoint: the names and
+    counts of 10,000 classes take it half a minute each time. A config that
+    is read from that text learns them from the data again.
+    """
+
+    def __repr__(self) -> str:
+        return repr(self.maps[0])
 
 
 @RUNNERS.register_module()

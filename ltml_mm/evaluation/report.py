@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,7 +144,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """
     cells = [[_cell(value) for value in row] for row in (header, *rows)]
     columns = list(zip(*cells, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(map(_width, column)) for column in columns]
     numeric = [_are_numbers(column[1:]) for column in columns]
     rule = [
         '-' * (width - 1) + (':' if right else '-')
@@ -151,7 +152,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     ]
     lines = [
         [
-            cell.rjust(width) if right else cell.ljust(width)
+            _pad(cell, width, right)
             for cell, width, right in zip(line, widths, numeric, strict=True)
         ]
         for line in (cells[0], rule, *cells[1:])
@@ -161,6 +162,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return ' '.join(str(value).split()).replace('|', r'\|')
+
+
+def _width(text: str) -> int:
+    """Counts a terminal's columns: an East Asian character takes two."""
+    wide = (unicodedata.east_asian_width(char) in 'FW' for char in text)
+    return len(text) + sum(wide)
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    blanks = ' ' * (width - _width(text))
+    return blanks + text if right else text + blanks
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:
