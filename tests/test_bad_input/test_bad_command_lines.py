@@ -161,7 +161,7 @@ def test_unparsed(place, case):
 
 #: Configs that cannot be read.
 UNREADABLE = {
-    'not Python': ('cats and dogs', 'SyntaxError'),
+    'not Python': ('model = dict(', 'SyntaxError'),
     'an unknown name': ('model = modle', "name 'modle' is not defined"),
     'a base that is missing': ("_base_ = 'no_base.py'", r'no_base\.py'),
     'a module that is missing': (
