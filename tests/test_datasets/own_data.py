@@ -6,11 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ltml_mm.datasets.converters import (
-    CustomOptions,
-    OutputOptions,
-    convert_custom,
-)
+from ltml_mm.datasets.converters.convert import convert_custom
+from ltml_mm.datasets.converters.records import OutputOptions
 
 CLASSES = ('cat', 'dog', 'emu')
 # Image names and labels that every format can express.
@@ -113,9 +110,9 @@ def make_images(root):
     return root
 
 
-def convert(source, out, form='csv', force=False, outside=False, **options):
-    output = OutputOptions(str(out), force, False, outside)
-    return convert_custom(form, str(source), output, CustomOptions(**options))
+def convert(source, out, form='csv', output=(), **options):
+    output = OutputOptions(str(out), **dict.fromkeys(output, True))
+    return convert_custom(form, str(source), output, **options)
 
 
 def load(path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltml_mm.datasets.converters import OutputOptions
+from ltml_mm.datasets.converters.records import OutputOptions
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 
 

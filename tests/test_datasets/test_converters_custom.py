@@ -62,7 +62,7 @@ def test_images_beside_the_output_need_no_prefix(root):
 
 def test_twice_gives_identical_bytes(root, tmp_path):
     source, _ = make_csv(root)
-    options = {'test_fraction': 0.5, 'seed': 3}
+    options = {'test': 0.5, 'seed': 3}
     convert(source, tmp_path / '1' / 'out', **options)
     convert(source, tmp_path / '2' / 'out', **options)
     for name in ('train.json', 'test.json', 'split.json'):
@@ -80,7 +80,7 @@ def test_holdout_and_long_tail(root, tmp_path):
     source = many(root)
     convert(source, tmp_path / 'all')
     recipe = ParetoRecipe(100, min_count=5, shape=3.0)
-    convert(source, tmp_path / 'out', test_fraction=0.25, recipe=recipe)
+    convert(source, tmp_path / 'out', test=0.25, recipe=recipe)
     whole, train, test = (
         load(tmp_path / name)
         for name in ('all/train.json', 'out/train.json', 'out/test.json')

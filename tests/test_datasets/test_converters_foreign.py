@@ -50,7 +50,7 @@ def test_labels_separated_otherwise_need_the_separator(root, out, mark):
     assert {p: v for p, v in converted(out).items() if p in EXPECTED} == (
         EXPECTED
     )
-    convert(source, out, force=True, separator=';')
+    convert(source, out, output=['force'], separator=';')
     assert mark.join(['cat', 'dog']) in converted(out)['b.jpg']
 
 
@@ -210,7 +210,7 @@ def test_voc_names_that_fit_are_not_replaced(tmp_path, out, recwarn):
     assert not [w for w in recwarn if 'another name' in str(w.message)]
     write_xml(tmp_path / 'voc', 'gone', 'lost.jpg')
     with pytest.raises(ValueError, match=r'gone\.xml: .*lost\.jpg'):
-        convert(tmp_path / 'voc', out, 'voc', force=True)
+        convert(tmp_path / 'voc', out, 'voc', output=['force'])
 
 
 def test_images_is_the_folder_that_voc_names_refer_to(tmp_path, out):

@@ -22,7 +22,7 @@ def test_source_is_never_overwritten(root):
     source.rename(root / 'train.json')
     before = (root / 'train.json').read_bytes()
     with pytest.raises(ValueError, match='read as a source'):
-        convert(root / 'train.json', root, 'mmpretrain', force=True)
+        convert(root / 'train.json', root, 'mmpretrain', output=['force'])
     assert (root / 'train.json').read_bytes() == before
 
 
@@ -36,7 +36,7 @@ def test_a_fault_while_writing_leaves_whole_files_and_no_record(
 ):
     source, _ = make_csv(root)
     out = tmp_path / 'out'
-    convert(source, out, test_fraction=0.5)
+    convert(source, out, test=0.5)
     (out / 'mine.txt').write_text('mine')
     before = snapshot(out)
     calls = []
@@ -50,13 +50,13 @@ def test_a_fault_while_writing_leaves_whole_files_and_no_record(
 
     monkeypatch.setattr(os, 'replace', faulty)
     with pytest.raises(OSError, match='No space left'):
-        convert(source, out, force=True)
+        convert(source, out, output=['force'])
     found = snapshot(out)
     assert set(found) == {'train.json', 'mine.txt'}
     assert len(load(out / 'train.json')['data_list']) == (2, 4)[fails_at - 1]
     assert found['mine.txt'] == before['mine.txt']
     monkeypatch.undo()
-    convert(source, out, force=True)
+    convert(source, out, output=['force'])
     # A stale test set would not belong to the new training set.
     assert set(snapshot(out)) == {'train.json', 'split.json', 'mine.txt'}
 

@@ -19,10 +19,8 @@ from published_trees import (
 )
 
 from ltml_mm.datasets import COCOLTDataset, VOCLTDataset
-from ltml_mm.datasets.converters import (
-    OutputOptions,
-    convert_published,
-)
+from ltml_mm.datasets.converters.convert import convert_published
+from ltml_mm.datasets.converters.records import OutputOptions
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import VOC_LT
 

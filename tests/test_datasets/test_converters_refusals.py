@@ -15,11 +15,6 @@ from own_data import (
 )
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
-from ltml_mm.datasets.converters import (
-    CustomOptions,
-    OutputOptions,
-    convert_custom,
-)
 
 
 @pytest.fixture
@@ -157,9 +152,9 @@ def test_paths_and_links_may_leave_only_if_allowed(root, tmp_path):
     for path in ('linked/x.jpg', 'link.jpg', '../elsewhere/x.jpg'):
         (root / 'x.csv').write_text(f'path,labels\n{path},cat')
         with pytest.raises(ValueError, match=r'x\.csv:2: .*outside'):
-            convert(root / 'x.csv', tmp_path / 'out', force=True)
+            convert(root / 'x.csv', tmp_path / 'out', output=['force'])
         summary = convert(
-            root / 'x.csv', tmp_path / 'out', force=True, outside=True
+            root / 'x.csv', tmp_path / 'out', output=('force', 'allow_outside')
         )
         assert summary.endswith(' allow_outside=True')
         entry = load(tmp_path / 'out' / 'train.json')['data_list'][0]
@@ -185,13 +180,12 @@ def test_check_images_lists_what_does_not_decode(root, tmp_path):
     whole = (root / 'b.jpg').read_bytes()
     (root / 'b.jpg').write_bytes(whole[: len(whole) // 2])
     (root / 'd.jpg').write_text('no image')
-    output = OutputOptions(str(tmp_path / 'out'), check_images=True)
     with pytest.raises(ValueError, match='do not decode: 2') as caught:
-        convert_custom('csv', str(source), output, CustomOptions())
+        convert(source, tmp_path / 'out', output=['check_images'])
     lines = str(caught.value).splitlines()
     assert lines[0] == 'images that do not decode: 2'
     assert 'l.csv:3' in lines[1]
     assert 'l.csv:5' in lines[2]
     (root / 'b.jpg').write_bytes(whole)
     (root / 'd.jpg').write_bytes(whole)
-    convert_custom('csv', str(source), output, CustomOptions())
+    convert(source, tmp_path / 'out', output=['check_images'])

@@ -8,15 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from own_data import CASES as OWN_DATA
-from own_data import make_images
+from own_data import convert, make_images
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
-from ltml_mm.datasets.converters import (
-    CustomOptions,
-    OutputOptions,
-    convert_custom,
-)
-from ltml_mm.datasets.converters.readers import read_ids
+from ltml_mm.datasets.converters.readers import read_names
 
 FEW = 40
 MANY = 3000
@@ -159,11 +154,10 @@ def folder(tmp_path_factory):
 
 def outcome(folder, form, source):
     """Converts, then loads what was written; returns how it ended."""
-    output = OutputOptions(str(folder / 'out'), force=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
-            convert_custom(form, str(source), output, CustomOptions())
+            convert(source, folder / 'out', form, ['force'])
         except ValueError as error:
             refused = str(error)
         else:
@@ -195,7 +189,7 @@ def check_split_file(folder, data):
     path.write_bytes(data)
     refused, found = None, []
     try:
-        found = read_ids(str(path), known=['1', '2', '3'])
+        found = read_names(str(path), known=['1', '2', '3'])
     except ValueError as error:
         refused = str(error)
     assert str(path) in refused if refused else found
