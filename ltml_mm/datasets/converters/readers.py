@@ -252,11 +252,10 @@ def read_coco(path: str) -> ImageSet:
     images = _coco_names(path, content, 'images', 'file_name')
     categories = _coco_names(path, content, 'categories', 'name')
     problems = Problems()
-    fields = (('image_id', images), ('category_id', categories))
     for number, entry in enumerate(content['annotations']):
-        for field, known in fields:
+        for field, ids in (('image_id', images), ('category_id', categories)):
             value = entry.get(field)
-            if type(value) not in (int, str) or value not in known:
+            if type(value) not in (int, str) or value not in ids:
                 kind = 'ids that their list lacks (the text "7" is not 7)'
                 place = f'{path}: annotations[{number}]'
                 problems.add(kind, place, f'{field} {json.dumps(value)}')

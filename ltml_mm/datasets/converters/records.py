@@ -87,8 +87,11 @@ class ImageSet(NamedTuple):
 
     def matrix(self) -> np.ndarray:
         """Returns the labels as an array, bool (N, K)."""
-        rows = [[k in e.names for k in self.classes] for e in self.examples]
-        return np.array(rows, bool).reshape(-1, len(self.classes))
+        index = {name: k for k, name in enumerate(self.classes)}
+        matrix = np.zeros((len(self.examples), len(self.classes)), bool)
+        for row, example in zip(matrix, self.examples, strict=True):
+            row[[index[name] for name in example.names]] = True
+        return matrix
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Returns some of the images, in the order of ``indices``."""
@@ -105,19 +108,18 @@ def settle_classes(images: ImageSet, classes: Iterable[str] = ()) -> ImageSet:
             repeats or is not known.
     """
     classes = tuple(classes) or images.classes
-    if not classes:
-        names = {name for e in images.examples for name in e.names}
-        classes = tuple(sorted(n for n in names if not UNWRITABLE.search(n)))
+    check_names(classes, [images.source] * len(classes))
+    names = {name for example in images.examples for name in example.names}
+    classes = classes or tuple(sorted(names))
     if not images.examples or not classes:
         lack = 'names no class' if images.examples else 'holds no image'
         raise ValueError(f'{images.source}: {lack}')
-    check_names(classes, [images.source] * len(classes))
+    bad = {n for n in names if UNWRITABLE.search(n)} | (names - {*classes})
     problems = Problems()
     for example in images.examples:
-        for name in example.names:
-            if name not in classes:
-                kind = 'class names that are unknown or cannot be written'
-                problems.add(kind, example.place, repr(name))
+        for name in sorted(bad.intersection(example.names)):
+            kind = 'class names that are unknown or cannot be written'
+            problems.add(kind, example.place, repr(name))
     problems.check()
     return images._replace(classes=classes)
 
