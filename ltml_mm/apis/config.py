@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
@@ -14,7 +16,9 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.datasets.images import first_line
+from ltml_mm.datasets.two_stream import innermost_datasets
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
@@ -53,11 +57,8 @@ def load_config(
     Args:
         path: The config file.
         cfg_options: Overrides, as ``--cfg-options`` gives them.
-        dataset_meta: Classes and counts where they are known already, from
-            a checkpoint's ``meta``; then no training annotations are read.
-
-    Returns:
-        Config: The complete config.
+        dataset_meta: Classes and counts from a checkpoint's ``meta``; then
+            no training annotations are read.
 
     Raises:
         FileNotFoundError: The config or an annotation file does not exist.
@@ -86,10 +87,8 @@ def read_config(path: str | Path) -> Config:
         raise
     # A config is a program: it can fail in every way.
     except Exception as error:
-        words = str(error).strip().split('\n')[0]
-        raise ValueError(
-            f'{path} is not a config: {type(error).__name__}: {words}'
-        ) from error
+        reason = f'{type(error).__name__}: {first_line(error)}'
+        raise ValueError(f'{path} is not a config: {reason}') from error
 
 
 def override(cfg: Config, key: str, value: Any) -> None:
@@ -121,8 +120,12 @@ def complete_config(
     cfg: Config, dataset_meta: Mapping[str, Any] | None = None
 ) -> None:
     """Fills in, in place, what :func:`load_config` describes."""
+    training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:
+            # Its own counts say nothing, as those of a fold's images.
+            if not any(dataset is one for one in training):
+                dataset.setdefault('test_mode', True)
             for key in ('data_root', 'data_prefix', 'allow_outside'):
                 if cfg.get(key) is not None:
                     dataset.setdefault(key, cfg[key])
@@ -131,11 +134,11 @@ def complete_config(
         for dataset in dataset_configs(cfg)
         if dataset.get('type') == GENERIC_DATASET
     ]
+    known = {COUNTS_KEY, 'classes'}
     uncounted = [
         dataset
         for dataset in generic
-        if dataset.get('test_mode')
-        and not {COUNTS_KEY, 'classes'} <= {*dataset.get('metainfo', {})}
+        if dataset.get('test_mode') and known - {*dataset.get('metainfo', ())}
     ]
     unnumbered = [
         part
@@ -146,17 +149,27 @@ def complete_config(
     if not generic or not uncounted + unnumbered:
         return
     if dataset_meta is None or COUNTS_KEY not in dataset_meta:
-        dataset_meta = _training_metainfo(cfg)
+        dataset_meta = training_metainfo(training_dataset(cfg, []))
     classes = list(dataset_meta['classes'])
     for part in unnumbered:
         part['num_classes'] = len(classes)
     statistics = ClassStatistics.from_metainfo(dataset_meta)
+    learned = {**statistics.to_metainfo(), 'classes': classes}
     for dataset in uncounted:
-        dataset.metainfo = {
-            **statistics.to_metainfo(),
-            'classes': classes,
-            **dataset.get('metainfo', {}),
-        }
+        own = dict(dataset.get('metainfo', {}))
+        dataset.metainfo = LearnedMetainfo(own, learned)
+
+
+class LearnedMetainfo(ChainMap):
+    """``metainfo`` of which only the config's own entries are printed.
+
+    MMEngine prints the config at each start and checkpoint: the names and
+    counts of 10,000 classes take it half a minute each time. A config that
+    is read from that text learns them from the data again.
+    """
+
+    def __repr__(self) -> str:
+        return repr(self.maps[0])
 
 
 @RUNNERS.register_module()
@@ -184,13 +197,23 @@ def dataset_configs(cfg: Config) -> Iterator[Any]:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name) or {}
         if isinstance(loader.get('dataset'), Mapping):
-            yield innermost_dataset(loader)
+            yield from innermost_datasets(loader)
 
 
-def _training_metainfo(cfg: Config) -> dict[str, Any]:
-    innermost = innermost_dataset(cfg.train_dataloader)
-    dataset = DATASETS.build({**innermost, 'pipeline': [], 'lazy_init': False})
-    return dataset.metainfo
+def training_dataset(cfg: Config, pipeline: Any) -> Any:
+    """Builds what a config trains on, with another pipeline.
+
+    Args:
+        cfg: A config whose datasets know their folders.
+        pipeline: The pipeline of every dataset within.
+
+    Returns:
+        Any: The dataset in its wrappers, its annotations read.
+    """
+    config = deepcopy(cfg.train_dataloader.dataset)
+    for dataset in innermost_datasets(config):
+        dataset.update(pipeline=pipeline, lazy_init=False)
+    return DATASETS.build(config)
 
 
 def config_parts(node: Any) -> Iterator[Any]:

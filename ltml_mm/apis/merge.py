@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.checkpoint import (
@@ -24,11 +25,16 @@ from ltml_mm.apis.checkpoint import (
     read_checkpoint,
 )
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import load_config, training_dataset
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets.two_stream import innermost_dataset
-from ltml_mm.files import AtomicFileBackend, write_text
+from ltml_mm.files import (
+    AtomicFileBackend,
+    checksum_path,
+    flush_folder,
+    write_text,
+)
 from ltml_mm.models.weight_averaging import (
     DRIFT_LIMIT,
     branch_drift,
@@ -38,27 +44,12 @@ from ltml_mm.models.weight_averaging import (
 )
 
 
-class Merged(NamedTuple):
-    """A stock network out of a two-branch one.
-
-    Attributes:
-        config: Its config, see :func:`~ltml_mm.apis.stock_config`.
-        checkpoint: Its ``state_dict``, and in ``meta`` the classes;
-            ``branch_drift``, see
-            :func:`~ltml_mm.models.weight_averaging.branch_drift`; and
-            ``bn_images``, those that the norms were measured on.
-    """
-
-    config: Config
-    checkpoint: dict[str, Any]
-
-
 def merge_checkpoint(
     config: str | Path,
     path: str | Path,
     cfg_options: Mapping[str, Any] | None = None,
     bn_images: int = 0,
-) -> Merged:
+) -> tuple[Config, dict[str, Any]]:
     """Merges the two branches of a checkpoint.
 
     A checkpoint that was written with MMEngine's ``EMAHook`` holds the
@@ -72,7 +63,9 @@ def merge_checkpoint(
             merged modules on, 0 to average those of the branches.
 
     Returns:
-        Merged: Config and checkpoint of the stock network.
+        tuple: The config of the stock network; and its checkpoint, whose
+        ``meta`` holds the classes, the ``branch_drift`` and ``bn_images``,
+        how many the norms were measured on.
 
     Raises:
         FileNotFoundError: The config does not exist.
@@ -98,14 +91,12 @@ def merge_checkpoint(
         batches = training_batches(cfg, bn_images)
         modules = merged_modules(state_dict)
         bn_images = reestimate_norms(model, batches, modules)
-    facts = dict(
+    facts: dict[str, Any] = {'dataset_meta': meta} if meta else {}
+    facts.update(
         merged_from=Path(path).name, branch_drift=drift, bn_images=bn_images
     )
-    content = {
-        'state_dict': {k: v.cpu() for k, v in model.state_dict().items()},
-        'meta': {**facts, **({'dataset_meta': meta} if meta else {})},
-    }
-    return Merged(stock, content)
+    weights = {k: v.cpu() for k, v in model.state_dict().items()}
+    return stock, {'state_dict': weights, 'meta': facts}
 
 
 def training_batches(
@@ -120,16 +111,11 @@ def training_batches(
         cfg: A complete config of a training.
         num_images: How many to draw, each once; at most all there are.
         seed: Chooses which, and their order.
-
-    Yields:
-        dict: A batch, of the size of the test's or one less.
     """
     loader = cfg.test_dataloader
-    innermost = innermost_dataset(cfg.train_dataloader)
+    pipeline = innermost_dataset(loader).pipeline
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        dataset = DATASETS.build(
-            {**innermost, 'pipeline': loader.dataset.pipeline}
-        )
+        dataset = training_dataset(cfg, pipeline)
     order = np.random.default_rng(seed).permutation(len(dataset))[:num_images]
     # Batches of nearly one size: a single image left over may have but one
     # value a channel, and no variance.
@@ -142,13 +128,22 @@ def training_batches(
     )
 
 
-def write_merged(merged: Merged, out: str | Path) -> None:
-    """Writes ``out``, a checkpoint ``*.pth``, then its config ``*.py``."""
+def write_merged(
+    config: Config, checkpoint: Mapping[str, Any], out: Path
+) -> None:
+    """Writes a checkpoint ``*.pth`` and its config ``*.py``, both or none."""
     content = BytesIO()
-    torch.save(merged.checkpoint, content)
-    # The larger one first: where it finds no room, nothing has changed.
-    AtomicFileBackend().put(content.getvalue(), out)
-    write_text(Path(out).with_suffix('.py'), merged.config.pretty_text)
+    torch.save(checkpoint, content)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix='.merge_', dir=out.parent) as folder:
+        whole = Path(folder, out.name)
+        AtomicFileBackend().put(content.getvalue(), whole)
+        write_text(whole.with_suffix('.py'), config.pretty_text)
+        # That of an older checkpoint would tell the new one is damaged.
+        checksum_path(out).unlink(missing_ok=True)
+        for path in (whole.with_suffix('.py'), whole, checksum_path(whole)):
+            os.replace(path, out.with_name(path.name))
+    flush_folder(out.parent)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -185,13 +180,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check_output(args: argparse.Namespace) -> None:
-    """Checks that the output may be written, before any work is done."""
     sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
     for target in (Path(args.out), Path(args.out).with_suffix('.py')):
-        if os.path.realpath(target) in sources:
-            raise ValueError(f'{target} is read; give another OUT.pth')
-        if target.is_dir():
-            raise ValueError(f'{target} is a folder; give another OUT.pth')
+        if os.path.realpath(target) in sources or target.is_dir():
+            kind = 'a folder' if target.is_dir() else 'read'
+            raise ValueError(f'{target} is {kind}; give another OUT.pth')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
 
@@ -200,31 +193,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Merges the branches, and warns where that may lose accuracy."""
     args = parse_args(argv)
     _check_output(args)
-    merged = merge_checkpoint(
+    config, checkpoint = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )
-    write_merged(merged, args.out)
+    write_merged(config, checkpoint, Path(args.out))
     print(f'{args.out} and {Path(args.out).with_suffix(".py")} written')
-    meta = merged.checkpoint['meta']
-    print(f'drift of the branches: {meta["branch_drift"]:.3f}')
-    if meta['bn_images']:
-        print(f'BatchNorm measured on {meta["bn_images"]} training images')
-    for warning in _warnings(merged):
-        print(f'WARNING: {warning}', file=sys.stderr)
-
-
-def _warnings(merged: Merged) -> Iterator[str]:
-    drift = merged.checkpoint['meta']['branch_drift']
+    drift = checkpoint['meta']['branch_drift']
+    print(f'drift of the branches: {drift:.3f}')
+    if number := checkpoint['meta']['bn_images']:
+        print(f'BatchNorm measured on {number} training images')
     if drift > DRIFT_LIMIT:
-        yield (
-            'the branches have drifted apart (drift '
+        print(
+            'WARNING: the branches have drifted apart (drift '
             f'{drift:.3f}, above {DRIFT_LIMIT}): their average may be '
             'far from both; compare it with the two-branch network before '
-            'using it (docs/deployment.md)'
+            'using it (docs/deployment.md)',
+            file=sys.stderr,
         )
-    own = plugin_types(merged.config.to_dict())
-    if own:
-        yield (
-            f'MMPretrain has no counterpart of {", ".join(own)}: the config '
-            'still imports ltml_mm'
+    if own := plugin_types(config.to_dict()):
+        print(
+            f'WARNING: MMPretrain has no counterpart of {", ".join(own)}: the '
+            'config still imports ltml_mm',
+            file=sys.stderr,
         )

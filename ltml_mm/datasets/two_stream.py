@@ -14,7 +14,14 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain.registry import DATASETS
 from torch.utils.data import Dataset
 
-from ltml_mm.datasets.annotations import LabelTable
+from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY
+from ltml_mm.datasets.annotations import (
+    LabelTable,
+    has_labels,
+    labels_of,
+    read_labels,
+    training_metainfo,
+)
 from ltml_mm.datasets.samplers.two_stream_sampler import DRAW
 
 
@@ -36,15 +43,15 @@ class TwoStreamDataset:
     The pipeline of a draw runs under random states that are a function of
     the sampler's seed, the epoch, the position and the stream alone, and
     gives the callers' states back: stock transforms draw from the global
-    generators, which otherwise depend on the worker that happens to run
-    them. So a run is the same for any number of workers.
+    generators. So a run is the same for any number of workers.
 
     Args:
         dataset (dict | Dataset): The dataset, or its config: any of
-            MMPretrain's multi-label datasets, or a wrapper of one that has
-            ``get_cat_ids``.
-        lazy_init (bool): Whether to leave the annotations unread until they
-            are needed. Defaults to False.
+            MMPretrain's multi-label datasets, or a wrapper of them, such
+            as ``KFoldDataset``, ``ConcatDataset`` or ``RepeatDataset``. In
+            a config, the counts of concatenated sets may differ.
+        lazy_init (bool): Whether to read no annotations yet. Defaults to
+            False.
 
     Raises:
         TypeError: ``dataset`` cannot name the classes of an image.
@@ -54,38 +61,38 @@ class TwoStreamDataset:
         self, dataset: dict | Dataset, lazy_init: bool = False
     ) -> None:
         if isinstance(dataset, dict):
-            dataset = DATASETS.build(dataset)
-        if not hasattr(dataset, 'get_cat_ids'):
+            dataset = DATASETS.build(_allow_other_counts(dataset))
+        if not has_labels(dataset):
             raise TypeError(
                 'dataset must be a config or a multi-label dataset with '
                 f'get_cat_ids(index), got {type(dataset).__name__}'
             )
         self.dataset: Any = dataset
+        #: The labels of all images, None before they are read.
+        self.label_table: LabelTable | None = None
         if not lazy_init:
             self.full_init()
 
     @property
     def metainfo(self) -> dict:
-        """A copy of the wrapped dataset's meta information."""
-        return self.dataset.metainfo
+        """The wrapped dataset's meta information, with its own counts."""
+        if self.label_table is None:
+            return self.dataset.metainfo
+        return training_metainfo(self.dataset, self.label_table)
 
     @property
     def CLASSES(self) -> Any:  # noqa: N802
         """The class names of the wrapped dataset."""
         return self.metainfo.get('classes')
 
-    @property
-    def label_table(self) -> LabelTable | None:
-        """The labels of the wrapped dataset, where it keeps them."""
-        return getattr(self.dataset, 'label_table', None)
-
     def full_init(self) -> None:
         """Reads the annotations of the wrapped dataset."""
         self.dataset.full_init()
+        self.label_table = read_labels(self.dataset)
 
     def get_cat_ids(self, index: int) -> list[int]:
         """Returns the classes of an image."""
-        return self.dataset.get_cat_ids(index)
+        return labels_of(self.dataset, index)
 
     def get_data_info(self, index: int) -> dict:
         """Returns the annotation of an image."""
@@ -96,36 +103,22 @@ class TwoStreamDataset:
         return len(self.dataset)
 
     def __getitem__(self, draw: int | Mapping[str, Any]) -> dict:
-        """Runs the pipeline on the images of a draw.
-
-        Args:
-            draw: What :class:`TwoStreamSampler` yields: the index of an image
-                by the name of its stream, and the draw's number. Or the index
-                of one image.
-
-        Returns:
-            dict: The sample of the image, for a draw of one stream and for a
-            plain index; else under each key of the samples, such as
-            ``inputs`` and ``data_samples``, a dict by stream.
-        """
+        """Runs the pipeline on the images of a draw, as the class says."""
         if not isinstance(draw, Mapping):
             return self.dataset[draw]
-        number = draw[DRAW]
         samples = {}
-        for name, index in draw.items():
-            if name == DRAW:
-                continue
+        for name in [name for name in draw if name != DRAW]:
             # Each stream from states of its own: a stream is augmented alike
             # with and without the other.
-            with seeded_draw(number, name):
-                samples[name] = self.dataset[index]
+            with seeded_draw(draw[DRAW], name):
+                samples[name] = self.dataset[draw[name]]
+        first = next(iter(samples.values()))
         # A stock classifier knows no streams.
         if len(samples) == 1:
-            return next(iter(samples.values()))
-        keys = next(iter(samples.values()))
+            return first
         return {
             key: {name: sample[key] for name, sample in samples.items()}
-            for key in keys
+            for key in first
         }
 
     def __repr__(self) -> str:
@@ -133,24 +126,43 @@ class TwoStreamDataset:
         return f'{type(self).__name__} of {self.dataset!r}'
 
 
-def innermost_dataset(holder: Any) -> Any:
-    """Finds the dataset within a dataloader or within any wrappers.
+def _allow_other_counts(config: Any) -> Any:
+    """Copies a config whose ConcatDatasets take sets of unequal counts."""
+    if isinstance(config, (list, tuple)):
+        return [_allow_other_counts(part) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    config = {
+        key: _allow_other_counts(value) if key.startswith('dataset') else value
+        for key, value in config.items()
+    }
+    if config.get('type') == 'ConcatDataset':
+        config.setdefault('ignore_keys', [COUNTS_KEY, IMAGES_KEY])
+    return config
 
-    Args:
-        holder: A dataloader, a wrapper such as :class:`TwoStreamDataset`, a
-            dataset, or the config of one of them.
+
+def innermost_datasets(holder: Any) -> list[Any]:
+    """Finds the datasets within a dataloader, wrappers or their configs.
 
     Returns:
-        Any: The dataset that wraps no other, or its config; no copy.
+        list: The datasets that wrap no other, or their configs; no copies.
     """
-    inner = holder
-    while inner is not None:
-        holder = inner
+    for key in ('dataset', 'datasets'):
         if isinstance(holder, Mapping):
-            inner = holder.get('dataset')
+            inner = holder.get(key)
         else:
-            inner = getattr(holder, 'dataset', None)
-    return holder
+            inner = getattr(holder, key, None)
+        if inner is not None:
+            parts = inner if isinstance(inner, (list, tuple)) else [inner]
+            return [
+                leaf for part in parts for leaf in innermost_datasets(part)
+            ]
+    return [holder]
+
+
+def innermost_dataset(holder: Any) -> Any:
+    """Returns the first of :func:`innermost_datasets`."""
+    return innermost_datasets(holder)[0]
 
 
 @contextmanager
@@ -160,9 +172,6 @@ def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
     Args:
         number: Seed, epoch and position of the draw.
         stream: Name of the stream.
-
-    Yields:
-        None: With ``random``, ``numpy.random`` and ``torch`` seeded.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     sequence = np.random.SeedSequence((*number, zlib.crc32(stream.encode())))

@@ -1,36 +1,29 @@
-"""The picture of a comparison, as a PNG file in memory."""
+"""The picture of a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ltml_mm.experiments.drawing import (
     GREY,
     GROUP_COLOURS,
-    legend,
     name_labels,
     new_figure,
-    picture,
 )
-from ltml_mm.experiments.results import GROUPS, Results, mean_and_std
+from ltml_mm.experiments.results import GROUPS, Results
 from ltml_mm.experiments.rows import Line
 
 ROW_HEIGHT = 0.34  # inches that a row with its seeds needs
 DARK = '#333333'
 COLOURS = {'total': DARK, **GROUP_COLOURS}
-SEED: dict[str, Any] = {'marker': 'o', 'ls': 'none', 'ms': 3, 'alpha': 0.5}
-REFERENCE: dict[str, Any] = {'color': GREY, 'lw': 1, 'ls': (0, (4, 3))}
 
 
-@picture
 def draw_groups(
     results: Results, lines: Sequence[Line], reference: Line, title: str
 ) -> Figure:
@@ -43,13 +36,13 @@ def draw_groups(
         title: What is compared.
 
     Returns:
-        bytes: A PNG file: four panels with the rows in common.
+        Figure: Four panels with the rows in common.
     """
     seeds = sorted({result['seed'] for result in results.found})
     about = (
-        f'{results.found[0]["set"]}: {len(results.found)} runs, '
-        f'{"seed" if len(seeds) == 1 else "seeds"} '
-        f'{", ".join(map(str, seeds))}'
+        f'{results.found[0]["set"]}: {len(results.found)} runs, seeds '
+        f'{", ".join(map(str, seeds))}\nMean ± 1 deviation; small dots: '
+        f'seeds; dashed: mean of {reference.label}'
     )
     figure = new_figure(11, ROW_HEIGHT * len(lines) + 1.7, title, about)
     panels = figure.subplots(1, len(GROUPS), sharey=True)
@@ -60,38 +53,26 @@ def draw_groups(
                 _draw_row(axes, row, values, COLOURS[group])
         middle = [*results.values(reference, group).values()]
         if middle:
-            axes.axvline(np.mean(middle), zorder=1, **REFERENCE)
+            axes.axvline(np.mean(middle), zorder=1, color=GREY, lw=1, ls='--')
         axes.set_title(group, loc='left', color='black', fontsize=10)
-        name = '' if group == 'total' else f' {group}'
-        axes.set_xlabel(f'mAP{name} in %')
+        axes.set_xlabel('mAP in %')
         axes.tick_params(axis='y', length=0)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     labels = name_labels([line.label for line in lines])
     panels[0].set_yticks(np.arange(len(lines)), **labels)
     panels[0].set_ylim(len(lines) - 0.4, -0.6)
-    styles: dict[str, dict[str, Any]] = {
-        'mean': {'color': DARK, 'marker': 'o', 'ls': 'none', 'ms': 6},
-        '± 1 deviation': {'color': DARK},
-        'seed': {'color': DARK, **SEED},
-        f'mean of {reference.label}': REFERENCE,
-    }
-    legend(figure, [Line2D([], [], label=k, **v) for k, v in styles.items()])
     return figure
 
 
 def _draw_row(axes: Axes, row: int, values: list[float], colour: str) -> None:
     heights = np.full(len(values), row + 0.25)
-    axes.plot(values, heights, color=colour, mew=0, **SEED)
-    mean, std = mean_and_std(values)
-    style: dict[str, Any] = {
-        'fmt': 'o',
-        'ms': 6,
-        'lw': 1.6,
-        'mec': 'white',
-        'mew': 0.6,
-    }
-    axes.errorbar(mean, row, xerr=std, color=colour, **style)
+    axes.plot(values, heights, 'o', ms=3, mew=0, color=colour, alpha=0.5)
+    mean = np.mean(values)
+    std = np.std(values, ddof=1) if len(values) > 1 else None
+    axes.errorbar(
+        mean, row, xerr=std, fmt='o', ms=6, lw=1.6, mec='white', color=colour
+    )
     axes.annotate(
         f'{mean:.1f}',
         (mean, row),

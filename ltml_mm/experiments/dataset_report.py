@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 
 from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.class_statistics import GROUPS
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.model import scope_of
+from ltml_mm.class_statistics import COUNTS_KEY, GROUPS, ClassStatistics
+from ltml_mm.datasets.annotations import read_labels, training_metainfo
+from ltml_mm.datasets.samplers import (
+    ClassAwareMultiLabelSampler,
+    UniformSampler,
+)
 from ltml_mm.datasets.splits import cooccurrence
+from ltml_mm.evaluation.grouped_average_precision import group_bounds
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.dataset_figures import draw_classes
-from ltml_mm.experiments.dataset_summary import (
-    DatasetSummary,
-    StreamDraws,
-    read_summary,
-)
+from ltml_mm.experiments.drawing import png
 from ltml_mm.files import write_bytes, write_json, write_text
 
 PICTURE = 'classes.png'
 EXPLANATION = (
-    'Classes are seen in % of the draws: an image shows all its classes, '
-    'whichever it was drawn for. "Exposure" is the ratio of the most and the '
-    'least seen class. The effective sample size is 1 / sum of p_i^2 over the '
-    'probabilities p_i that a draw is image i. "Draws an epoch" are expected '
-    'values, "first epoch" is what that one draws; images.csv lists every '
-    'image, report.json how often any two classes share one.'
+    'Groups follow the training counts that the annotations declare, else '
+    'the images here. A draw shows all classes of its image. Draws are '
+    "expected values; of a sampler other than the package's two, those of "
+    'its first epoch. "Exposure" is the ratio of the most and the least seen '
+    'class; the effective sample size is 1 / sum of p_i^2 over the '
+    'probabilities p_i that a draw is image i.'
 )
 
 
@@ -39,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Report on the training set of a config, or on an '
         'annotation file: class counts, co-occurrence, and how often its '
-        'samplers draw every class and image. No image is read.'
+        'samplers draw every class. No image is read.'
     )
     parser.add_argument(
         'source',
@@ -50,213 +55,215 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out',
         required=True,
         metavar='DIR',
-        help='where report.md, report.json, images.csv and the picture go; '
-        'those of an earlier report are replaced',
+        help='where report.md, report.json and the picture go; those of an '
+        'earlier report are replaced',
     )
     add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the report and prints its totals."""
+    """Writes the report."""
     args = parse_args(argv)
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f'--out {out} is not a folder')
-    summary = read_summary(args.source, args.cfg_options)
-    report = build_report(summary)
-    write_bytes(out / PICTURE, draw_classes(report))
-    write_text(out / 'images.csv', image_table(summary))
+    report = build_report(args.source, args.cfg_options)
+    write_bytes(out / PICTURE, png(draw_classes, report))
     write_json(out / 'report.json', report)
     write_text(out / 'report.md', markdown(report))
-    print(totals(report))
     print(f'The report is in {out / "report.md"}')
 
 
-def build_report(summary: DatasetSummary) -> dict[str, Any]:
-    """Gathers the figures of a dataset, ready for JSON.
+def build_report(
+    path: str | Path, cfg_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Gathers the figures of a training set, ready for JSON.
 
     Args:
-        summary: The labels of the dataset and the draws of its samplers.
+        path: A config, or a JSON file in MMPretrain's multi-label format,
+            which is drawn from as the configs of the package do.
+        cfg_options: Overrides of the config.
 
     Returns:
         dict: The totals of the dataset; ``groups``, their number of classes;
-        ``streams``, the figures of every stream; ``classes``, those of every
-        class, under ``draws`` by stream: ``share`` (of the draws that show
-        the class), ``expected`` and ``counted`` (draws of an epoch);
-        ``labels_per_image``, the images with 0, 1, ... labels;
-        ``cooccurrence``, the images that show both classes, (K, K). Shares
-        lie between 0 and 1.
+        ``classes`` and ``streams``, the figures of each; ``draws``, by
+        stream, the draws of an epoch that show each class, (K,);
+        ``cooccurrence``, the images that show both classes, (K, K).
+
+    Raises:
+        FileNotFoundError: The file, or one that it names, does not exist.
+        ValueError: The config or the annotation file is broken, or no image
+            has a label.
     """
-    counts = summary.table.counts(len(summary.names))
-    groups = summary.statistics.group_of(summary.head, summary.tail)
-    num_labels = np.diff(summary.table.offsets)
-    train_counts = summary.statistics.counts
-    classes: list[dict] = [
-        {
-            'name': name,
-            'group': groups[k],
-            'images': int(counts[k]),
-            'train_images': train_counts[k],
-            'draws': {},
+    path = Path(path)
+    cfg = _read_config(path, cfg_options)
+    loader = cfg.train_dataloader
+    init_default_scope(scope_of(cfg))
+    dataset = DATASETS.build(loader.dataset)
+    dataset.full_init()
+    images = read_labels(dataset)
+    known = len(images.counts(0))
+    names = list(map(str, dataset.metainfo.get('classes') or range(known)))
+    if not 0 < known <= len(names):
+        raise ValueError(
+            f'{path}: its {images.num_images} images have labels of {known} '
+            f'classes, and it names {len(names)}'
+        )
+    statistics = images.statistics(len(names))
+    labels = images.matrix(len(names))
+    counts, sizes = labels.sum(0), labels.sum(1)
+    metainfo = training_metainfo(dataset, images)
+    if metainfo.get(COUNTS_KEY) is not None:
+        statistics = ClassStatistics.from_metainfo(metainfo)
+    groups = statistics.group_of(**group_bounds(cfg))
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    sampler: Any = DATA_SAMPLERS.build(
+        loader.sampler, default_args={'dataset': dataset, 'seed': seed}
+    )
+    # A sampler of one stream goes by the name of its class.
+    alone = {type(sampler).__name__: sampler}
+    streams, draws = {}, {}
+    for name, own in getattr(sampler, 'streams', alone).items():
+        chances = draw_probabilities(own, labels)
+        shares = chances @ labels
+        draws[name] = (shares * len(sampler)).tolist()
+        streams[name] = {
+            'sampler': type(own).__name__,
+            'draws_an_epoch': len(sampler),
+            'exposure': _ratio(shares),
+            'effective_sample_size': float(1 / np.square(chances).sum()),
+            'labels_of_a_draw': float(shares.sum()),
         }
-        for k, name in enumerate(summary.names)
-    ]
-    streams = {}
-    for stream, draws in summary.draws.items():
-        shares = summary.sum_by_class(draws.probabilities)
-        counted = summary.sum_by_class(draws.counted)
-        for k, entry in enumerate(classes):
-            entry['draws'][stream] = {
-                'share': float(shares[k]),
-                'expected': float(shares[k] * draws.length),
-                'counted': round(counted[k]),
-            }
-        streams[stream] = _stream_entry(draws, shares, counts, summary.names)
     return {
-        'source': summary.source,
-        'images': summary.table.num_images,
-        'head_from': summary.head,
-        'tail_below': summary.tail,
-        'labels_of_an_image': float(num_labels.mean()),
-        'images_without_label': int((num_labels == 0).sum()),
+        # 'data/voc_lt/train.json' says more in a title than 'train.json'.
+        'source': '/'.join(path.resolve().parts[-2:]),
+        'images': images.num_images,
+        'labels_of_an_image': float(sizes.mean()),
+        'images_without_label': int((sizes == 0).sum()),
         'imbalance': _ratio(counts),
         'groups': {group: groups.count(group) for group in GROUPS},
-        'groups_from_other_counts': counts.tolist() != list(train_counts),
+        'classes': [
+            {'name': name, 'group': group, 'images': count}
+            for name, group, count in zip(
+                names, groups, counts.tolist(), strict=True
+            )
+        ],
         'streams': streams,
-        'classes': classes,
-        'labels_per_image': np.bincount(num_labels).tolist(),
-        'cooccurrence': cooccurrence(
-            summary.table.matrix(len(summary.names))
-        ).tolist(),
+        'draws': draws,
+        'cooccurrence': cooccurrence(labels).tolist(),
     }
 
 
-def image_table(summary: DatasetSummary) -> str:
-    """Lists how often every image is drawn in an epoch, as CSV.
+def draw_probabilities(sampler: Any, labels: np.ndarray) -> np.ndarray:
+    """Returns the probability of every image in a draw.
+
+    A class-aware draw takes one of the K' classes that have an image, then
+    one of its n_k images: p_i = 1 / K' * sum over the labels k of i of
+    1 / n_k. For a sampler other than the package's two, the shares of the
+    first epoch's draws stand in.
 
     Args:
-        summary: The labels of the dataset and the draws of its samplers.
+        sampler: A sampler of one stream.
+        labels: Of the N images that it draws from, bool (N, K).
 
     Returns:
-        str: One row per image: index, path, labels, and for every stream the
-        expected draws of an epoch and those of the first.
+        np.ndarray: float64 of shape (N,), summing to 1.
+
+    Raises:
+        ValueError: The sampler draws something else than images' indices.
     """
-    header = ['index', 'path', 'labels']
-    columns: list[list] = []
-    for name, draws in summary.draws.items():
-        header += [f'{name} expected', f'{name} counted']
-        columns += [
-            [f'{p * draws.length:.6g}' for p in draws.probabilities],
-            draws.counted.tolist(),
-        ]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(header)
-    rows = np.split(summary.table.labels, summary.table.offsets[1:-1])
-    for i, (labels, *draws) in enumerate(zip(rows, *columns, strict=True)):
-        names = ';'.join(summary.names[k] for k in labels)
-        path = summary.dataset.get_data_info(i).get('img_path', '')
-        writer.writerow([i, path, names, *draws])
-    return file.getvalue()
+    size = len(labels)
+    if isinstance(sampler, UniformSampler):
+        return np.full(size, 1 / size)
+    if isinstance(sampler, ClassAwareMultiLabelSampler):
+        counts = labels.sum(0)
+        return labels @ (1 / np.maximum(counts, 1)) / np.count_nonzero(counts)
+    # Some samplers never end: their length is that of a pass.
+    order = np.asarray(list(islice(iter(sampler), len(sampler))))
+    if order.dtype.kind != 'i' or order.min() < 0 or order.max() >= size:
+        raise ValueError(
+            f'{type(sampler).__name__} must draw indices of the {size} '
+            f'images, its first draws are {order[:3].tolist()}'
+        )
+    return np.bincount(order, minlength=size) / len(order)
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Renders a report.
-
-    Args:
-        report: What :func:`build_report` returned.
-
-    Returns:
-        str: Markdown.
-    """
-    total, names = report['images'], [c['name'] for c in report['classes']]
+    """Renders what :func:`build_report` returned as Markdown."""
+    total, streams = report['images'], report['streams']
+    names = [entry['name'] for entry in report['classes']]
     together = np.array(report['cooccurrence'])
     np.fill_diagonal(together, 0)
     header = ['class', 'group', 'images', '% of images', 'most often with']
-    for stream in report['streams']:
-        header += [f'{stream}: % of draws', 'draws an epoch', 'first epoch']
+    for stream in streams:
+        header += [f'{stream}: % of draws', 'draws an epoch']
     rows = []
-    for entry, others in zip(report['classes'], together, strict=True):
-        images, most = entry['images'], int(others.argmax())
-        row = [entry['name'], entry['group'], images, _percent(images / total)]
-        row += [f'{names[most]} ({others[most]})' if others[most] else '-']
-        for draws in entry['draws'].values():
-            expected = f'{draws["expected"]:.1f}'
-            row += [_percent(draws['share']), expected, draws['counted']]
+    for k, entry in enumerate(report['classes']):
+        most = int(together[k].argmax())
+        row = [*entry.values(), f'{100 * entry["images"] / total:.2f}']
+        shared = together[k, most]
+        row += [f'{names[most]} ({shared})' if shared else '-']
+        for stream, figures in streams.items():
+            draws = report['draws'][stream][k]
+            share = draws / figures['draws_an_epoch']
+            row += [f'{100 * share:.2f}', f'{draws:.1f}']
         rows.append(row)
     rows.sort(key=lambda row: -row[2])
-    labels = [
-        [number, images, _percent(images / total)]
-        for number, images in enumerate(report['labels_per_image'])
-    ]
+    groups = ', '.join(f'{n} {name}' for name, n in report['groups'].items())
+    fields = [key.replace('_', ' ') for key in next(iter(streams.values()))]
     parts = [
         f'# {report["source"]}',
-        totals(report),
+        f'{total} images, {len(names)} classes ({groups}), '
+        f'{report["labels_of_an_image"]:.2f} labels an image, '
+        f'{report["images_without_label"]} images without a label, '
+        f'largest over smallest class {report["imbalance"]:.1f}.',
+        table(
+            ['stream', *fields],
+            [[n, *map(_rounded, f.values())] for n, f in streams.items()],
+        ),
         EXPLANATION,
         '## Classes',
         table(header, rows),
-        '## Labels per image',
-        table(['labels', 'images', '% of images'], labels),
         f'![Images and draws of the classes]({PICTURE})',
     ]
     return '\n\n'.join(parts) + '\n'
 
 
-def totals(report: Mapping[str, Any]) -> str:
-    """Renders the totals of a report and the table of its streams.
-
-    Args:
-        report: What :func:`build_report` returned.
-
-    Returns:
-        str: Markdown, which reads well in a terminal too.
-    """
-    groups = ', '.join(f'{n} {name}' for name, n in report['groups'].items())
-    text = (
-        f'{report["images"]} images, {len(report["classes"])} classes '
-        f'({groups}; head from {report["head_from"]} training images, tail '
-        f'below {report["tail_below"]}), {report["labels_of_an_image"]:.2f} '
-        f'labels an image, {report["images_without_label"]} images without a '
-        f'label, largest over smallest class {report["imbalance"]:.1f}.'
-    )
-    if report['groups_from_other_counts']:
-        text += (
-            ' The groups follow the training counts that the annotations '
-            'declare, which are not those of these images.'
+def _read_config(path: Path, cfg_options: Mapping[str, Any] | None) -> Config:
+    if path.suffix != '.json':
+        cfg = load_config(path, cfg_options)
+        if not {'dataset', 'sampler'} <= {
+            *(cfg.get('train_dataloader') or {})
+        }:
+            raise ValueError(
+                f'{path}: the config has no train_dataloader with a dataset '
+                'and a sampler'
+            )
+        return cfg
+    if cfg_options:
+        raise ValueError(
+            f'{path}: --cfg-options overrides a config, not an annotation file'
         )
-    streams = report['streams']
-    header = [key.replace('_', ' ') for key in next(iter(streams.values()))]
-    rows = [
-        [name, *map(_text, entry.values())] for name, entry in streams.items()
-    ]
-    return f'{text}\n\n{table(["stream", *header], rows)}'
-
-
-def _stream_entry(
-    draws: StreamDraws,
-    shares: np.ndarray,
-    counts: np.ndarray,
-    names: Sequence[str],
-) -> dict[str, Any]:
-    """Gathers a stream's line of the table; all arrays are (K,)."""
-    most = int(shares.argmax())
-    # A class without an image is none that could be seen.
-    least = int(np.where(counts > 0, shares, np.inf).argmin())
-    return {
-        'sampler': draws.sampler,
-        'closed_form': draws.exact,
-        'draws_an_epoch': draws.length,
-        'most_seen': [float(shares[most]), names[most]],
-        'least_seen': [float(shares[least]), names[least]],
-        'exposure': _ratio(shares),
-        'effective_sample_size': float(
-            1 / np.square(draws.probabilities).sum()
-        ),
-        'labels_of_a_draw': float(shares.sum()),
-        'images_in_the_first_epoch': int(np.count_nonzero(draws.counted)),
-        'most_draws_of_one_image': int(draws.counted.max()),
+    # As a test set: a file's counts may be those of another training set,
+    # which make the groups. No image is opened, wherever it is.
+    dataset = {
+        'type': 'LongTailMultiLabelDataset',
+        'ann_file': str(path),
+        'test_mode': True,
+        'allow_outside': True,
     }
+    sampler = {
+        'type': 'TwoStreamSampler',
+        'streams': {
+            'uniform': {'type': 'UniformSampler'},
+            'class-aware': {'type': 'ClassAwareMultiLabelSampler'},
+        },
+        'epoch_length': 'class-aware',
+    }
+    return Config(
+        {'train_dataloader': {'dataset': dataset, 'sampler': sampler}}
+    )
 
 
 def _ratio(values: np.ndarray) -> float:
@@ -265,12 +272,5 @@ def _ratio(values: np.ndarray) -> float:
     return float(values.max() / values.min())
 
 
-def _percent(share: float) -> str:
-    percent = 100 * share
-    return f'{percent:.1f}' if percent >= 0.1 else f'{percent:.2g}'
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return f'{_percent(value[0])} {value[1]}'
-    return f'{value:.1f}' if isinstance(value, float) else str(value)
+def _rounded(value: Any) -> Any:
+    return f'{value:.1f}' if isinstance(value, float) else value

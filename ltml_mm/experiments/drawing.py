@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec
+from typing import Any
 
 from matplotlib import style
 from matplotlib.axis import Axis
@@ -26,40 +25,26 @@ STYLE = {
     'axes.grid': True,
     'grid.color': '#e4e4e4',
     'grid.linewidth': 0.6,
+    'legend.fontsize': 8.5,
     'legend.frameon': False,
+    'legend.handlelength': 3,
     'figure.dpi': 130,
     'savefig.dpi': 130,
 }
 MAX_NAME = 28
 
-P = ParamSpec('P')
 
-
-def picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+def png(draw: Callable[..., Figure], *args: Any) -> bytes:
     """Renders what a function draws as PNG, whatever the user's own style."""
-
-    @functools.wraps(draw)
-    def render(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        with style.context(['default', STYLE]):
-            file = io.BytesIO()
-            # No version of matplotlib inside: the same data, the same bytes.
-            draw(*args, **kwargs).savefig(
-                file, format='png', metadata={'Software': None}
-            )
-        return file.getvalue()
-
-    return render
+    with style.context(['default', STYLE]):
+        file = io.BytesIO()
+        # No version of matplotlib inside: the same data, the same bytes.
+        draw(*args).savefig(file, format='png', metadata={'Software': None})
+    return file.getvalue()
 
 
 def new_figure(width: float, height: float, title: str, about: str) -> Figure:
-    """Makes a figure with a title and a line below it.
-
-    Args:
-        width: Inches.
-        height: Inches.
-        title: What the picture shows, as a quantity.
-        about: The data that it shows, below the title.
-    """
+    """Makes a figure with a title and a line about its data; inches."""
     figure = Figure(figsize=(width, height), layout='constrained')
     # Constrained layout makes room for the one title that a figure has.
     figure.suptitle(
@@ -80,13 +65,6 @@ def name_labels(names: Sequence[str]) -> dict[str, Any]:
     ]
     # A dollar sign in a class name is no formula.
     return {'labels': short, 'parse_math': False}
-
-
-def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Adds a legend below the axes, where it hides nothing."""
-    figure.legend(
-        handles=handles, loc='outside lower left', ncols=6, fontsize=8.5
-    )
 
 
 def log_ticks(axis: Axis) -> None:

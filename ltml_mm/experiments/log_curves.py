@@ -13,26 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ltml_mm.evaluation.report import table
-from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, picture
-from ltml_mm.experiments.run_log import Curve, RunLog, read_run
+from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, png
+from ltml_mm.experiments.run_log import RunLog, read_run
 from ltml_mm.files import write_bytes
 
 #: The style of each run's lines, from the first to the last.
 RUN_STYLES = ('-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-BRANCHES = {'uniform': 'uniform branch', 'rebalanced': 're-balanced branch'}
-#: What to call the terms of the loss; Okabe and Ito's palette.
-TERMS = {
-    'loss': 'all together',
-    **{f'{name}.loss_cls': label for name, label in BRANCHES.items()},
-    'loss_consistency': 'consistency',
-}
+#: Of the terms of the loss; from Okabe and Ito's palette.
 TERM_COLOURS = ('#999999', '#56B4E9', '#D55E00', '#CC79A7', '#F0E442')
-AGREEMENT = {
-    'agreement/rms_difference': "difference of the branches' logits (RMS)",
-    'agreement/correlation': "correlation of the branches' logits",
-}
-METRIC = re.compile(r'(.*/)?mAP(?:_(head|medium|tail))?')
+METRIC = re.compile(r'(.*mAP)(?:_(head|medium|tail))?')
 #: By the title of each pair of axes, label and colour of each logged name.
 Panels = dict[str, dict[str, tuple[str, str]]]
 
@@ -55,49 +44,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the picture and prints the last value of every curve."""
+    """Writes the picture."""
     args = parse_args(argv)
     runs = [read_run(text) for text in args.runs]
-    write_bytes(args.out, picture(draw)(runs))
-    rows = []
-    for styles in (training_panels(runs) | metric_panels(runs)).values():
-        for name in styles:
-            curves = [(run.train | run.val).get(name) for run in runs]
-            last = [f'{[*c.values()][-1]:.4g}' if c else '' for c in curves]
-            rows.append([name, *last])
-    print(table(['last value', *(run.name for run in runs)], rows))
-
-
-def training_panels(runs: Sequence[RunLog]) -> Panels:
-    """Chooses what is drawn of the training steps."""
-    names = _names([run.train for run in runs])
-    losses = dict.fromkeys([*TERMS, *(n for n in names if 'loss' in n)])
-    colours = zip(losses, cycle(TERM_COLOURS), strict=False)
-    panels = {
-        'terms of the loss (log scale)': {
-            n: (TERMS.get(n, n), colour) for n, colour in colours if n in names
-        }
-    }
-    for name, title in AGREEMENT.items():
-        panels[title] = {name: ('', '#333333')} if name in names else {}
-    return {title: styles for title, styles in panels.items() if styles}
-
-
-def metric_panels(runs: Sequence[RunLog]) -> Panels:
-    """Chooses what is drawn of the evaluations: a panel for each branch."""
-    names = _names([run.val for run in runs])
-    found = [match for name in names if (match := METRIC.fullmatch(name))]
-    prefixes = {match[1] for match in found}
-    panels: Panels = {}
-    for match in found:
-        title = 'mAP in %' + ', branches fused' * (len(prefixes) > 1)
-        if match[1] != 'multi-label/':
-            branch = (match[1] or '').split('/')[-2:][0]
-            title = f'mAP in %, {BRANCHES.get(branch, branch)}'
-        group = match[2] or 'all classes'
-        colour = GROUP_COLOURS.get(group, '#000000')
-        panels.setdefault(title, {})[match[0]] = (group, colour)
-    return panels
+    write_bytes(args.out, png(draw, runs))
 
 
 def draw(runs: Sequence[RunLog]) -> Figure:
@@ -112,60 +62,37 @@ def draw(runs: Sequence[RunLog]) -> Figure:
         ``'run:logged name'``.
 
     Raises:
-        ValueError: There are more runs than styles, two have one name, or
-            some are logged by epochs and some by steps, or there is nothing
-            to draw.
+        ValueError: There are more runs than styles, two have one name, some
+            are logged by epochs and some by steps, or there is nothing to
+            draw.
     """
     _check(runs)
-    rows = [p for p in (training_panels(runs), metric_panels(runs)) if p]
+    rows = [panels for panels in _choose_panels(runs) if panels]
     if not rows:
         raise ValueError('the logs hold neither a loss nor a mAP')
-    width = max(len(row) for row in rows)
+    width = max(map(len, rows))
     size = (max(3.6 * width, 5), 3.1 * len(rows) + 0.3)
     figure = Figure(size, layout='constrained')
-    if len(runs) > 1:
-        handles = [
-            Line2D([], [], color='black', ls=style, label=run.name)
-            for run, style in zip(runs, RUN_STYLES, strict=False)
-        ]
-        figure.legend(
-            handles=handles,
-            loc='outside upper left',
-            ncols=4,
-            handlelength=3.5,
-        )
-    parts = figure.subfigures(len(rows), squeeze=False).flat
-    for part, row in zip(parts, rows, strict=True):
-        shared = 'mAP' in next(iter(row))
-        grid = part.subplots(
-            1, width, sharex=True, sharey=shared, squeeze=False
-        )[0]
-        for axes, (title, styles) in zip(grid, row.items(), strict=False):
-            _draw_panel(axes, title, styles, runs)
-        for axes in grid[len(row) :]:
-            axes.remove()
-        labels = dict(style for p in row.values() for style in p.values())
-        handles = [
+    handles = [
+        Line2D([], [], color='black', ls=style, label=run.name)
+        for run, style in zip(runs, RUN_STYLES, strict=False)
+    ]
+    for row, panels in enumerate(rows):
+        shared = None
+        for column, (title, curves) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(
+                len(rows), width, row * width + column, sharey=shared
+            )
+            _draw_panel(axes, title, curves, runs)
+            shared = axes if 'mAP' in title else None
+        labels = dict(style for p in panels.values() for style in p.values())
+        handles += [
             Line2D([], [], color=colour, lw=2, label=label)
             for label, colour in labels.items()
             if label
         ]
-        part.legend(handles=handles, loc='outside lower left', ncols=4)
+    figure.legend(handles=handles, loc='outside lower left', ncols=6)
     return figure
-
-
-def _names(parts: Sequence[dict[str, Curve]]) -> list[str]:
-    # In the order of the log; a group without a class is all NaN.
-    names = dict.fromkeys(name for part in parts for name in part)
-    return [
-        name
-        for name in names
-        if any(
-            math.isfinite(value)
-            for part in parts
-            for value in part.get(name, {}).values()
-        )
-    ]
 
 
 def _check(runs: Sequence[RunLog]) -> None:
@@ -182,30 +109,52 @@ def _check(runs: Sequence[RunLog]) -> None:
         raise ValueError(f'runs are logged over different units: {units}')
 
 
+def _choose_panels(runs: Sequence[RunLog]) -> tuple[Panels, Panels]:
+    """Chooses what is drawn of the training steps and of the evaluations."""
+    # A group without a class is all NaN, a term that is off all 0.
+    names = dict.fromkeys(
+        name
+        for run in runs
+        for name, curve in run.curves.items()
+        if any(y and math.isfinite(y) for y in curve.values())
+    )
+    colours = cycle(TERM_COLOURS)
+    training: Panels = {}
+    evaluations: Panels = {}
+    for name in names:
+        if 'loss' in name:
+            terms = training.setdefault('terms of the loss (log scale)', {})
+            terms[name] = (name, next(colours))
+        elif name.startswith('agreement/'):
+            training[name] = {name: ('', '#333333')}
+        elif match := METRIC.fullmatch(name):
+            group = match[2] or 'all classes'
+            metrics = evaluations.setdefault(f'{match[1]} in %', {})
+            metrics[name] = (group, GROUP_COLOURS.get(group, '#000000'))
+    return training, evaluations
+
+
 def _draw_panel(
     axes: Axes,
     title: str,
-    styles: dict[str, tuple[str, str]],
+    curves: dict[str, tuple[str, str]],
     runs: Sequence[RunLog],
 ) -> None:
     for run, style in zip(runs, RUN_STYLES, strict=False):
-        for name, (_, colour) in styles.items():
-            curve = run.train.get(name) or run.val.get(name) or {}
-            # A log axis has no place for the 0 of a term that is off.
-            if 'loss' in name and not any(y > 0 for y in curve.values()):
-                continue
+        for name, (_, colour) in curves.items():
+            curve = run.curves.get(name, {})
             axes.plot(
                 [*curve],
                 [*curve.values()],
                 color=colour,
                 ls=style,
                 lw=1.5,
-                marker='o' if name in run.val or len(curve) == 1 else None,
+                marker='o' if len(curve) < 20 else None,
                 ms=3,
                 gid=f'{run.name}:{name}',
             )
     if 'loss' in title:
-        axes.set_yscale('log')
+        axes.set_yscale('log', nonpositive='mask')
         log_ticks(axes.yaxis)
         low, high = axes.get_ylim()
         if high > 2000 * low:  # no room for 2 and 5 between 1 and 10

@@ -1,4 +1,4 @@
-"""The two-branch network of LTML."""
+"""The two-branch network of LTML, and its augmented test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from mmengine.model import ModuleDict
+from mmengine.model import BaseTTAModel, ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS
@@ -177,7 +177,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """The unified entry of training and test.
 
         Args:
-            inputs (Tensor | dict[str, Tensor]): Images (N, 3, H, W); for
+            inputs (Tensor | dict[str, Tensor]): Images (N, C, H, W); for
                 ``mode='loss'`` those of each stream.
             data_samples (list | dict[str, list], optional): The samples of
                 the images, shaped like ``inputs``.
@@ -199,28 +199,14 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         )
 
     def extract_feat(self, inputs: Tensor) -> dict[str, tuple]:
-        """Extracts the features of both branches in one pass.
-
-        Args:
-            inputs (Tensor): Images (N, 3, H, W).
-
-        Returns:
-            dict[str, tuple]: The features of each branch after the neck.
-        """
+        """Extracts each branch's features of images (N, C, H, W) at once."""
         feats = self.backbone(inputs)
         if self.neck is not None:
             feats = self.neck(feats)
-        return split_branches(feats, len(inputs))
+        return split_branches(feats, inputs.shape[0])
 
     def branch_logits(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Computes the logits of both branches for every image.
-
-        Args:
-            inputs (Tensor): Images (N, 3, H, W).
-
-        Returns:
-            dict[str, Tensor]: Logits (N, K) by branch.
-        """
+        """Computes logits (N, K) by branch for images (N, C, H, W)."""
         feats = self.extract_feat(inputs)
         return {name: self.heads[name](feats[name]) for name in BRANCHES}
 
@@ -236,7 +222,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         classification loss. The weight lambda is the consistency loss's.
 
         Args:
-            inputs (dict[str, Tensor]): Images (N, 3, H, W) by stream.
+            inputs (dict[str, Tensor]): Images (N, C, H, W) by stream.
             data_samples (dict[str, list[DataSample]]): Samples by stream.
 
         Returns:
@@ -275,7 +261,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """Predicts with the average of the branches.
 
         Args:
-            inputs (Tensor): Images (N, 3, H, W).
+            inputs (Tensor): Images (N, C, H, W).
             data_samples (list[DataSample], optional): Samples to write to.
 
         Returns:
@@ -296,12 +282,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     def write_prediction(
         self, sample: DataSample, branch_logits: dict[str, Tensor]
     ) -> None:
-        """Writes the fused prediction of one image into its sample.
-
-        Args:
-            sample (DataSample): The sample to write to.
-            branch_logits (dict[str, Tensor]): Logits (K,) by branch.
-        """
+        """Writes the fused prediction of logits (K,) by branch."""
         score = fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
@@ -320,6 +301,38 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """Returns the depth of a parameter's layer and the largest depth."""
         name = plain_name(param_name)
         return self.backbone.get_layer_depth(name, 'backbone.')
+
+
+@ROOT_MODELS.register_module()
+class CollaborativeTTA(BaseTTAModel):
+    """Averages over the views of an image what ``fuse`` averages.
+
+    With ``fuse='logits'`` the logits of all branches and views are averaged,
+    with ``fuse='probs'`` their probabilities; figures by branch average over
+    the views alike. The paper reports an augmented test without describing
+    it: the horizontal flip in our configs is our reading.
+
+    Args:
+        module (dict | nn.Module): A
+            :class:`CollaborativeTwoBranchClassifier`.
+    """
+
+    def merge_preds(
+        self, data_samples_list: list[tuple[DataSample, ...]]
+    ) -> list[DataSample]:
+        """Merges the samples of each image's views into one sample."""
+        return [self._merge_views(views) for views in data_samples_list]
+
+    def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:
+        merged = views[0].new()
+        logits = {
+            name: fuse_logits(
+                [view.branch_logits[name] for view in views], self.module.fuse
+            )
+            for name in views[0].branch_logits
+        }
+        self.module.write_prediction(merged, logits)
+        return merged
 
 
 def _check_num_classes(value: int) -> int:

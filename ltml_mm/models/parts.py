@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.model import ModuleDict
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -38,19 +39,40 @@ DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
 PROBE_SIDE = 224
 
 
+@ROOT_MODELS.register_module()
+class TokenPooling(nn.Module):
+    """Takes the class token, or the mean of the tokens where there is none.
+
+    For backbones that return all tokens, such as the vision transformers of
+    timm in MMPretrain's ``TIMMBackbone``, or maps with their channels last,
+    such as timm's Swin.
+
+    Args:
+        num_prefix_tokens (int): Tokens ahead of the patches; the first of
+            them is the class token. Defaults to 0: none.
+    """
+
+    def __init__(self, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def forward(self, feats: Tensor | tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Pools the last of the features to (N, C).
+
+        Args:
+            feats (Tensor | tuple[Tensor]): Tokens (N, L, C) or maps
+                (N, H, W, C).
+        """
+        tokens = feats if isinstance(feats, Tensor) else feats[-1]
+        if self.num_prefix_tokens:
+            return (tokens[:, 0],)
+        return (tokens.flatten(1, -2).mean(1),)
+
+
 def check_keywords(
     owner: str, given: Iterable[str], known: Sequence[str]
 ) -> None:
-    """Checks the names of options.
-
-    Args:
-        owner: What takes them, for the message.
-        given: The names that are given.
-        known: The names that exist.
-
-    Raises:
-        TypeError: One does not exist; names it and those like it.
-    """
+    """Raises a TypeError for a name that is not known, with those like it."""
     for name in given:
         if name not in known:
             near = get_close_matches(name, known)
@@ -69,16 +91,7 @@ def fork_options(
 
     Args:
         fork: Options by the names in ``FORK_DEFAULTS``.
-        keywords: Keywords of the two-branch network, among them those in
-            ``FORK_SPELLINGS``.
-
-    Returns:
-        dict: Every option by its name.
-
-    Raises:
-        TypeError: ``fork`` is no dict, holds an unknown name, or an option
-            is given in both spellings.
-        ValueError: An option has an unknown value.
+        keywords: Of the network, those in ``FORK_SPELLINGS`` among them.
     """
     if not isinstance(fork, Mapping | None):
         raise TypeError(
@@ -104,39 +117,45 @@ def fork_options(
 
 
 @torch.no_grad()
+def run_blank_image(network: nn.Module) -> Any:
+    """Returns a network's features of one blank image, in eval mode."""
+    with evaluating(network):
+        return network(torch.zeros(1, *_image_shape(network)))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Sets a network to eval mode for a while."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
-    """Runs a backbone, and a neck behind it, on one blank image.
-
-    Args:
-        backbone: A backbone of MMPretrain.
-        neck: A neck for its features.
-
-    Returns:
-        Any: The features for a batch of one, a tensor or a tuple of them.
+    """Returns the features of one blank image, behind the neck if given.
 
     Raises:
-        ValueError: They do not run on an image of the backbone's size.
+        ValueError: They do not run on a blank image.
     """
-    height, width = _image_size(backbone)
-    image = torch.zeros(1, 3, height, width)
     network = nn.Sequential(backbone, *([] if neck is None else [neck]))
-    with _eval_mode(network):
-        try:
-            return network(image)
-        except (RuntimeError, AssertionError) as error:
-            kinds = ' and '.join(type(module).__name__ for module in network)
-            raise ValueError(
-                f'{kinds} do not run on a blank image of {height} x {width}: '
-                f'{error}'
-            ) from error
+    try:
+        return run_blank_image(network)
+    except (RuntimeError, AssertionError) as error:
+        kinds = ' and '.join(type(module).__name__ for module in network)
+        channels, height, width = _image_shape(backbone)
+        raise ValueError(
+            f'{kinds} do not run on a blank image of {height} x {width} with '
+            f'{channels} channels: {error}. With the neck and '
+            'head.in_channels given none is needed'
+        ) from error
 
 
 def last_shape(features: Any) -> tuple[int, ...]:
-    """Returns the shape of the last feature, the batch first.
-
-    Args:
-        features: A tensor, or a list or tuple of them.
-    """
+    """Returns the shape of the last of the features, the batch first."""
     while not isinstance(features, Tensor):
         features = features[-1]
     return tuple(features.shape)
@@ -150,19 +169,20 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
             average pooling of feature maps, :class:`TokenPooling` of tokens,
             none for vectors.
         backbone: The backbone, not forked yet.
-
-    Returns:
-        dict | list | None: The config.
     """
     if config != 'auto':
         return config
-    axes = len(last_shape(probe_features(backbone)))
-    if axes == 4:
-        return dict(type='GlobalAveragePooling')
-    if axes == 3:
+    shape = last_shape(probe_features(backbone))
+    if len(shape) == 3:
         model = getattr(backbone, 'timm_model', backbone)
         prefix = getattr(model, 'num_prefix_tokens', 0)
         return dict(type='TokenPooling', num_prefix_tokens=prefix)
+    if len(shape) == 4:
+        # The blank image is square: two equal sides ahead of another axis
+        # are a map with its channels last, as timm's Swin gives.
+        channels_last = shape[1] == shape[2] != shape[3]
+        pooling = 'TokenPooling' if channels_last else 'GlobalAveragePooling'
+        return dict(type=pooling)
     return None
 
 
@@ -185,16 +205,10 @@ def head_config(
     Args:
         config: Config of one head; its type, ``num_classes`` and
             ``in_channels``, the width behind the neck, are filled in where
-            missing.
+            missing. A loss of its own would never be used and is an error.
         num_classes: K.
         backbone: The backbone, not forked yet.
         neck: The neck, not forked yet.
-
-    Returns:
-        dict: The config.
-
-    Raises:
-        ValueError: It has a loss, which would never be used.
     """
     config = {**DEFAULT_HEAD, **(config or {})}
     if 'loss' in config:
@@ -204,22 +218,12 @@ def head_config(
         )
     config.setdefault('num_classes', num_classes)
     if 'in_channels' not in config:
-        shape = last_shape(probe_features(backbone, neck))
-        config['in_channels'] = shape[1]
+        config['in_channels'] = last_shape(probe_features(backbone, neck))[1]
     return config
 
 
 def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
-    """Builds a classification loss for each branch.
-
-    Args:
-        config: Config of one loss; its type is filled in where missing, and
-            ``num_classes`` where the loss takes it, too.
-        num_classes: K.
-
-    Returns:
-        ModuleDict: The losses by branch.
-    """
+    """Builds a classification loss for each branch, with its defaults."""
     config = {**DEFAULT_LOSS, **(config or {})}
     loss = MODELS.get(config['type'])
     if loss and 'num_classes' in inspect.signature(loss).parameters:
@@ -227,23 +231,15 @@ def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
 
-@contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _image_size(backbone: nn.Module) -> tuple[int, int]:
-    size: Any = getattr(backbone, 'img_size', None)
-    size = size or getattr(backbone, 'img_resolution', None)
-    for module in backbone.modules():  # timm keeps it in the patch embedding
-        size = size or getattr(module, 'img_size', None)
+def _image_shape(network: nn.Module) -> tuple[int, int, int]:
+    """Returns the channels, height and width that a network takes."""
+    channels, size = 0, None
+    for module in network.modules():
+        # img_size in ViT and timm, init_input_size in Swin's patch embedding.
+        for name in ('img_size', 'img_resolution', 'init_input_size'):
+            size = size or getattr(module, name, None)
+        if isinstance(module, nn.Conv2d):
+            channels = channels or module.in_channels
     size = size or PROBE_SIDE
-    if isinstance(size, Sequence):
-        return int(size[0]), int(size[-1])
-    return int(size), int(size)
+    sides = size if isinstance(size, Sequence) else (size, size)
+    return channels or 3, int(sides[0]), int(sides[-1])

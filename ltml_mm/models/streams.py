@@ -11,8 +11,10 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, label_to_onehot
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ltml_mm.models.fork.branches import BRANCHES
+from ltml_mm.models.losses.base import upcast
 
 STREAM_HELP = """\
 CollaborativeTwoBranchClassifier trains on two streams, but got a flat batch.
@@ -44,13 +46,12 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
         """Prepares a batch.
 
         Args:
-            data (dict): ``inputs``, images (N, 3, H, W) or a list of them,
+            data (dict): ``inputs``, images (N, C, H, W) or a list of them,
                 and ``data_samples``, a list; or a dict of streams of each.
             training (bool): Whether to apply batch augmentations.
 
         Returns:
-            dict: ``inputs``, float32 (N, 3, H, W), and ``data_samples``; a
-            dict of streams of each where the batch had streams.
+            dict: The same with float32 images (N, C, H, W).
         """
         if not isinstance(data['inputs'], dict):
             return super().forward(data, training)
@@ -72,15 +73,10 @@ def build_preprocessor(
     """Builds the data preprocessor of a model of two streams.
 
     Args:
-        config: Its config, by default of type ``TwoStreamDataPreprocessor``.
+        config: Its config, by default of type ``TwoStreamDataPreprocessor``;
+            MMPretrain's own, which takes flat batches alone, is an error.
         batch_augments: Where the config has none.
         num_classes: Likewise.
-
-    Returns:
-        nn.Module: The data preprocessor.
-
-    Raises:
-        ValueError: It is MMPretrain's own, which takes flat batches alone.
     """
     preprocessor = MODELS.build(
         {
@@ -100,15 +96,7 @@ def build_preprocessor(
 
 
 def check_streams(inputs: Any) -> None:
-    """Checks that a training batch holds both streams.
-
-    Args:
-        inputs: The images, by stream.
-
-    Raises:
-        ValueError: It is a flat batch, or has other streams; says what to
-            write in the config.
-    """
+    """Raises a ValueError unless a batch of images holds both streams."""
     if not isinstance(inputs, dict):
         raise ValueError(STREAM_HELP)
     if set(inputs) != set(BRANCHES):
@@ -124,7 +112,7 @@ def stream_targets(
     num_classes: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Gathers the labels of a batch.
+    """Gathers the labels of a batch, float32 (N, K) in [0, 1] by stream.
 
     Kept out of compiled graphs: the number of labels differs from image to
     image, and each would be compiled anew.
@@ -134,9 +122,6 @@ def stream_targets(
             ``gt_label``, class indices.
         num_classes: K.
         device: Where the result shall be.
-
-    Returns:
-        dict[str, Tensor]: float32 of shape (N, K), in [0, 1], by stream.
     """
     targets = {}
     for name, samples in data_samples.items():
@@ -158,9 +143,9 @@ def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
         fuse: ``'logits'`` averages the logits, ``'probs'`` their sigmoids.
 
     Returns:
-        Tensor: float32 of that shape, in [0, 1].
+        Tensor: float32 of that shape, or float64 where they are; in [0, 1].
     """
-    stacked = torch.stack(tuple(logits)).float()
+    stacked = torch.stack([upcast(z) for z in logits])
     if fuse == 'logits':
         return stacked.mean(0).sigmoid()
     return stacked.sigmoid().mean(0)
@@ -174,12 +159,15 @@ def fuse_logits(logits: Sequence[Tensor], fuse: str) -> Tensor:
         fuse: See :func:`fuse_scores`.
 
     Returns:
-        Tensor: Of that shape; its sigmoid is the fused score.
+        Tensor: float32 of that shape, or float64 where they are; its sigmoid
+        is the fused score.
     """
-    stacked = torch.stack(tuple(logits))
+    stacked = torch.stack([upcast(z) for z in logits])
     if fuse == 'logits':
         return stacked.mean(0)
-    return torch.logit(stacked.float().sigmoid().mean(0))
+    # log(p / (1 - p)) of the mean p: finite where p rounds to 0 or 1.
+    log_p = torch.logsumexp(logsigmoid(stacked), 0)
+    return log_p - torch.logsumexp(logsigmoid(-stacked), 0)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One branch out of two: averages the copies of a trained network."""
+"""Averages the two branches of a trained network into one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ltml_mm.models.fork.branches import BRANCHES, plain_name
+from ltml_mm.models.parts import evaluating
 
 #: Above this :func:`branch_drift` the average of the copies is doubtful.
 DRIFT_LIMIT = 0.5
@@ -62,15 +63,7 @@ def merge_branches(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merged_modules(state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names the modules that :func:`merge_branches` averages.
-
-    Args:
-        state_dict: That of a :class:`CollaborativeTwoBranchClassifier`.
-
-    Returns:
-        list[str]: Their names in the merged network, such as
-        ``['backbone.layer4', 'head']``.
-    """
+    """Names what :func:`merge_branches` averages, such as backbone.layer4."""
     found = (
         'head' if key.startswith(_HEADS) else match[1]
         for key in state_dict
@@ -87,12 +80,6 @@ def branch_drift(state_dict: Mapping[str, Tensor]) -> float:
     each other. The heads are left out: they start apart, and however far
     apart they are, the average of linear heads is exact for equal features.
     Running statistics are left out, too; their scale is the data's.
-
-    Args:
-        state_dict: That of a :class:`CollaborativeTwoBranchClassifier`.
-
-    Returns:
-        float: The drift, not negative.
 
     Raises:
         ValueError: As in :func:`merge_branches`.
@@ -159,15 +146,7 @@ def reestimate_norms(
 
 
 def has_norms(model: nn.Module, modules: Sequence[str]) -> bool:
-    """Whether :func:`reestimate_norms` has anything to do.
-
-    Args:
-        model: An ``ImageClassifier``.
-        modules: Names of the modules whose norms are meant.
-
-    Returns:
-        bool: Whether they have a BatchNorm with running statistics.
-    """
+    """Whether :func:`reestimate_norms` has a BatchNorm to measure."""
     return bool(_norms(model, modules))
 
 
@@ -182,19 +161,16 @@ def _norms(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:
 
 @contextmanager
 def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
-    """Has only these norms in training mode for a while."""
-    modes = {module: module.training for module in model.modules()}
+    """Sets only these norms to training mode for a while."""
     momenta = [layer.momentum for layer in norms]
-    model.eval()
-    for layer in norms:
-        layer.train()
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        for layer in norms:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(norms, momenta, strict=True):
+                layer.momentum = momentum
 
 
 def _plain_key(key: str) -> str:

@@ -1,12 +1,14 @@
 """How every tool reads the overrides of a config."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ltml_mm.apis.cli import PATH_OPTIONS, parse_cfg_options
 
 
+@settings(deadline=None)
+@example('data_root', 'x' * 5000)
 @given(st.sampled_from(PATH_OPTIONS), st.text().filter('None'.__ne__))
 @pytest.mark.parametrize('prefix', ['', 'train_dataloader.dataset.'])
 def test_a_path_is_the_text_that_was_given(prefix, name, text):

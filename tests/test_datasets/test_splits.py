@@ -212,6 +212,55 @@ def draw_labels(seed, num_images, num_classes, low=0.01):
     return (rng.random((num_images, num_classes)) < shares).astype(int)
 
 
+def test_large_sets_are_dealt_as_ever():
+    # Summing the whole matrix for every class would take an hour.
+    labels = np.zeros((100_000, 2000), bool)
+    rng = np.random.default_rng(0)
+    chances = 1 / np.arange(1, 2001)
+    classes = rng.choice(2000, 300_000, p=chances / chances.sum())
+    labels[np.arange(300_000) // 3, classes] = True
+    test = stratified_holdout(labels, 0.2)
+    assert len(test) == pytest.approx(20_000, abs=50)
+    counts = labels.sum(0)
+    off = np.abs(labels[test].sum(0) - 0.2 * counts)
+    assert (off <= 2 + counts / 100).all()
+
+
+def reference_holdout(labels, fraction, seed):
+    """The definition: every class is counted anew after each."""
+    rng = random.Random(seed)
+    rows = labels.astype(bool)
+    lacks_images = np.array([1 - fraction, fraction]) * len(rows)
+    lacks_class = np.outer([1 - fraction, fraction], rows.sum(0))
+    waiting = np.ones(len(rows), bool)
+    test = []
+    while waiting.any():
+        left = rows[waiting].sum(0)
+        label = int(np.where(left, left, len(rows) + 1).argmin())
+        known = left[label] > 0
+        order = np.flatnonzero(waiting & (rows[:, label] | ~known)).tolist()
+        rng.shuffle(order)
+        for image in order:
+            wishes = [
+                (lacks_class[p, label] * known, lacks_images[p], rng.random())
+                for p in (0, 1)
+            ]
+            part = int(wishes[1] > wishes[0])
+            test += [image] * part
+            waiting[image] = False
+            lacks_images[part] -= 1
+            lacks_class[part] -= rows[image]
+    return sorted(test)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 90), st.integers(1, 8))
+def test_holdout_equals_its_definition(seed, images, classes):
+    labels = draw_labels(seed, images, classes, low=0.05)
+    test = stratified_holdout(labels, 0.3, seed)
+    assert test.tolist() == reference_holdout(labels, 0.3, seed)
+
+
 def test_every_class_keeps_its_share_where_chance_would_not():
     labels = draw_labels(0, 2000, 15)
     test = stratified_holdout(labels, 0.2)

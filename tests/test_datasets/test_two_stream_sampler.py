@@ -81,6 +81,14 @@ def test_epoch_length_of_a_stream():
         assert len(sampler) == len(list(sampler)) == length
 
 
+def test_a_given_epoch_needs_no_length_of_the_streams():
+    few = single_labels(1, 1)
+    sampler = build(epoch_length=8, dataset=few)
+    assert len(list(sampler)) == len(sampler) == 8
+    with pytest.raises(ValueError, match=r'sampler\.streams\.\*\.num_samples'):
+        build(epoch_length='rebalanced', dataset=few)
+
+
 def test_streams_of_one_seed_are_apart():
     names = ('uniform', 'rebalanced', 'a', 'b')
     seeds = {stream_seed(seed, n) for seed in range(500) for n in names}

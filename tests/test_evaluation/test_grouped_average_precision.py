@@ -183,15 +183,20 @@ def test_missing_counts_are_refused(data):
 
 
 def test_table_shows_the_report(data):
-    names = ['[bold]person', *NAMES[1:]]
+    names = ['[bold]person', '東京ｱ', *NAMES[2:]]
     meta = {'classes': names, 'class_counts': COUNTS, 'num_train_images': 400}
     samples = make_samples(data, branches=True)
     got, metric = evaluate(samples, meta)
     report = json.loads(json.dumps(metric.report, allow_nan=False))
     assert report['num_train_images'] == 400
+    table = class_table(report).splitlines()
+    # East Asian characters are two columns wide, but for halfwidth ones.
+    assert {len(line) + 2 * ('東京' in line) for line in table} == {
+        len(table[0])
+    }
     lines = [
         [cell.strip() for cell in line.strip('| ').split('|')]
-        for line in class_table(report).splitlines()
+        for line in table
     ]
     assert lines[0][-3:] == ['AP', 'AP uniform', 'AP rebalanced']
     assert [row[0] for row in lines[2:]] == [

@@ -3,10 +3,8 @@ import itertools
 import numpy as np
 import pytest
 from comparison_results import make_result, write_result
-from matplotlib import style
 
-from ltml_mm.experiments import comparison_figures
-from ltml_mm.experiments.drawing import STYLE
+from ltml_mm.experiments.comparison_figures import draw_groups
 from ltml_mm.experiments.results import read_results
 from ltml_mm.experiments.rows import Line
 
@@ -15,14 +13,6 @@ SEEDS = range(3)
 
 def of(row, key):
     return [make_result(row, s)['metrics']['fused'][key] for s in SEEDS]
-
-
-def drawn(picture, *args):
-    """The figure itself, laid out, instead of its PNG file."""
-    with style.context(['default', STYLE]):
-        figure = picture.__wrapped__(*args)
-        figure.draw_without_rendering()
-    return figure
 
 
 @pytest.fixture
@@ -34,9 +24,7 @@ def results(tmp_path):
 
 def test_panels_hold_means_deviations_and_every_seed(results):
     lines = [Line('erm'), Line('ltml')]
-    figure = drawn(
-        comparison_figures.draw_groups, results, lines, lines[1], 'Rows'
-    )
+    figure = draw_groups(results, lines, lines[1], 'Rows')
     keys = ['mAP', 'mAP_head', 'mAP_medium', 'mAP_tail']
     for axes, key in zip(figure.axes, keys, strict=True):
         for row, bar in enumerate(axes.containers):

@@ -73,9 +73,9 @@ def test_copies_that_return_different_plain_values_are_an_error():
 def test_stage_that_returns_something_else_is_an_error():
     class Stage(nn.Module):
         def forward(self, x):
-            return {'x': x}
+            return {x}
 
-    with pytest.raises(TypeError, match='got dict'):
+    with pytest.raises(TypeError, match='got set'):
         Fork(Stage(), Stage())(torch.rand(2, 2))
 
 
@@ -95,6 +95,29 @@ def test_tensor_that_the_first_copy_changes_is_an_error():
     x = torch.rand(2, 2)
     with pytest.raises(ValueError, match='in place'):
         Fork(stage, stage)(x)
+
+
+def test_further_tensor_that_the_first_copy_changes_is_an_error():
+    class Stage(nn.Module):
+        def forward(self, x, inner):
+            return x + inner.add_(1)
+
+    x = torch.rand(2, 2)
+    for given in ((x, x.clone()), (x,)):
+        further = {} if len(given) > 1 else {'inner': x.clone()}
+        with pytest.raises(ValueError, match='Stage changes its input in'):
+            Fork(Stage(), Stage())(*given, **further)
+
+
+def test_dict_of_tensors_is_joined_and_halved():
+    class Stage(nn.Module):
+        def forward(self, x):
+            return {'x': x['x'] + 1, 'size': 2}
+
+    x = torch.rand(4, 2)
+    found = ForkedTail(Stage(), Stage())(Fork(Stage(), Stage())({'x': x}))
+    assert_close(found['x'], torch.cat([x + 2, x + 2]))
+    assert found['size'] == 2
 
 
 def test_tail_may_change_its_half_in_place_and_is_differentiable():

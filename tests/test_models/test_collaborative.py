@@ -17,6 +17,8 @@ from two_branch_case import (
     build,
 )
 
+from ltml_mm.models.streams import fuse_logits, fuse_scores
+
 
 def make_logits_large(model):
     with torch.no_grad():
@@ -199,6 +201,26 @@ def test_tta_averages_what_fuse_averages(fuse):
     else:
         expected = sigmoid(logits).mean(0)
     np.testing.assert_allclose(merged.pred_score.detach(), expected, rtol=1e-5)
+
+
+def test_fused_logits_stay_finite_where_both_branches_saturate():
+    z = torch.tensor([-200.0, -20.0, -1.0, 0.0, 2.0, 17.0, 40.0, 200.0])
+    found = fuse_logits([z, z + 1], 'probs')
+    # In float64 exp() reaches that far.
+    u, r = z.double(), z.double() + 1
+    yes = 1 / (1 + (-u).exp()) + 1 / (1 + (-r).exp())
+    no = 1 / (1 + u.exp()) + 1 / (1 + r.exp())
+    torch.testing.assert_close(found, (yes.log() - no.log()).float())
+
+
+@pytest.mark.parametrize('fuse', ['logits', 'probs'])
+def test_views_and_branches_are_averaged_in_full_precision(fuse):
+    views = [torch.tensor([z]).bfloat16() for z in (1.0, 1.0078125)]
+    for average in (fuse_logits, fuse_scores):
+        expected = average([view.float() for view in views], fuse)
+        found = average(views, fuse)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
 
 
 def test_a_flat_batch_names_the_lines_to_add():
@@ -399,6 +421,61 @@ def test_widths_are_found_behind_the_neck(backbone, neck, width):
     sum(losses.values()).backward()
     for name, parameter in model.backbone.named_parameters():
         assert parameter.grad is not None, name
+
+
+def test_features_with_their_channels_last_are_pooled_over_the_map():
+    pytest.importorskip('timm')
+    backbone = dict(
+        type='TIMMBackbone',
+        model_name='swin_tiny_patch4_window7_224',
+        img_size=64,
+        window_size=2,
+        embed_dim=8,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 1, 1),
+    )
+    at = ['timm_model.layers.3', 'timm_model.norm']
+    model = build(backbone=backbone, fork=dict(at=at)).eval()
+    assert model.heads['uniform'].fc.in_features == 64
+    images = batch(2, side=64)['inputs']['uniform']
+    maps = model.backbone(images)[-1][:2]
+    (pooled,) = model.extract_feat(images)['uniform']
+    torch.testing.assert_close(pooled, maps.mean((1, 2)))
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_may_have_another_number_of_channels(channels):
+    model = build(
+        backbone=dict(BACKBONE, in_channels=channels),
+        data_preprocessor=dict(mean=[0] * channels, std=[255] * channels),
+    )
+    assert model.heads['uniform'].fc.in_features == 64
+    assert model(torch.rand(2, channels, 32, 32)).shape == (2, K)
+
+
+def test_blank_image_has_the_side_that_the_backbone_was_built_for():
+    arch = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4)
+    model = build(
+        backbone=dict(
+            type='SwinTransformerV2',
+            arch=dict(arch, extra_norm_every_n_blocks=0),
+            img_size=256,
+            window_size=8,
+        )
+    )
+    assert model.heads['uniform'].fc.in_features == 64
+
+
+def test_exported_network_takes_any_number_of_images():
+    model = build().eval()
+    batch_axis = torch.export.Dim('batch', min=2, max=16)
+    exported = torch.export.export(
+        model,
+        (torch.rand(3, 3, 32, 32),),
+        dynamic_shapes=({0: batch_axis},),
+    ).module()
+    images = torch.rand(5, 3, 32, 32)
+    torch.testing.assert_close(exported(images), model(images))
 
 
 def test_plain_checkpoint_loads_into_both_copies():

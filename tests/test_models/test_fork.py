@@ -1,6 +1,7 @@
 """The fork of a backbone: loading, initialisation, options, errors."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -186,7 +187,7 @@ def test_norm_eval_holds_the_running_statistics_of_both_copies():
 @pytest.mark.parametrize(
     ('at', 'message'),
     [
-        ([], r"fork.at is empty.*fork=dict\(at=\['layer3', 'layer4'\]"),
+        ([], r"fork.at is empty.*fork=dict\(at=\['layer4'\]\)"),
         (
             ['layer5'],
             r"'layer5', which ResNet does not have.*children are conv1 "
@@ -214,9 +215,23 @@ def test_forking_twice_is_an_error():
             fork_backbone(backbone, at)
 
 
-def test_order_that_only_forward_knows_is_an_error_there():
-    backbone = forked(vit(), ['ln1', 'layers.2'])
+def test_order_that_only_forward_knows_is_an_error():
     with pytest.raises(
         ValueError, match=r'TransformerEncoderLayer ran before "ln1"'
     ):
-        backbone(images(4, side=16))
+        forked(vit(), ['ln1', 'layers.2'])
+
+
+@pytest.mark.parametrize(
+    ('at', 'missing'),
+    [
+        (['layer3'], ['layer4']),
+        ('layer3.1', ['layer4']),
+        (['layer4.0'], ['layer4.1']),
+        (['bn1', 'layer3'], ['layer1', 'layer2', 'layer4']),
+    ],
+)
+def test_weights_behind_the_fork_that_stay_shared_are_named(at, missing):
+    message = f'leaves .* behind the fork .*: add {re.escape(str(missing))}'
+    with pytest.raises(ValueError, match=message):
+        fork_backbone(resnet(), at)

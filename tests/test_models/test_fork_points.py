@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 
 import pytest
 import torch
@@ -88,6 +89,8 @@ def branch_state(backbone, branch):
 @every_row
 def test_auto_names_the_last_stage(row):
     assert plain_and_names(row)[1] == ROWS[row][1]
+    # Written out, it is refused where weights behind the fork stay shared.
+    fork_backbone(build(row), ROWS[row][1])
 
 
 @every_row
@@ -279,23 +282,51 @@ def test_output_before_the_last_stage_is_an_error():
         fork_backbone(backbone)
 
 
-def test_backbone_without_a_row_is_told_what_to_write():
+UNLISTED = {
+    'stages-in-a-sequential': (
+        dict(type='MobileViT', arch='xx_small'), ['layers.4', 'conv_1x1_exp'],
+    ),
+    'lists-by-kind': (
+        dict(type='EdgeNeXt', arch='xxsmall'),
+        ['downsample_layers.3', 'stages.3', 'norm3'],
+    ),
+    'one-resolution': (
+        dict(type='MlpMixer', arch='s', img_size=32), ['layers.7', 'ln1'],
+    ),
+    'blocks-in-a-sequential': (
+        dict(
+            type='ConvMixer',
+            arch=dict(embed_dims=16, depth=12, patch_size=16, kernel_size=3),
+        ),
+        ['stages.10', 'stages.11'],
+    ),
+    'timm-one-resolution': (
+        dict(type='TIMMBackbone', model_name='mixer_s32_224'),
+        ['timm_model.blocks.7', 'timm_model.norm'],
+    ),
+    'timm': (
+        dict(type='TIMMBackbone', model_name='mobilenetv3_small_050'),
+        [f'timm_model.{n}' for n in ('blocks.4', 'blocks.5', 'conv_head')],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('row', UNLISTED)
+def test_backbone_without_a_row_is_told_what_to_write(row):
+    if row.startswith('timm'):
+        pytest.importorskip('timm')
+    config, names = UNLISTED[row]
+    backbone = MODELS.build(copy.deepcopy(config))
+    example = re.escape(f'Write fork=dict(at={names})')
+    with pytest.raises(ValueError, match=f'no row for .*{example}'):
+        fork_backbone(backbone)
+    # Nothing behind the fork stays shared, or this would be an error.
+    assert fork_backbone(backbone, names) == names
+
+
+def test_children_of_a_backbone_without_a_row_are_listed():
     backbone = MODELS.build(dict(type='MlpMixer', arch='s', img_size=32))
     with pytest.raises(
-        ValueError,
-        match=r'no row for MlpMixer.*layers\.0 \.\.\. layers\.7 '
-        r"\(ModuleList\).*fork=dict\(at=\['layers\.7', 'ln1'\]",
-    ):
-        fork_backbone(backbone)
-
-
-def test_timm_model_without_a_row_is_told_what_to_write():
-    pytest.importorskip('timm')
-    backbone = MODELS.build(
-        dict(type='TIMMBackbone', model_name='mobilenetv3_small_050')
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"timm's MobileNetV3.*fork=dict\(at=\['timm_model\.blocks",
+        ValueError, match=r'layers\.0 \.\.\. layers\.7 \(ModuleList\)'
     ):
         fork_backbone(backbone)

@@ -31,8 +31,10 @@ def normalise(x, eps):
     return (x - mean[:, None, None]) / scale, mean, unbiased
 
 
+@pytest.mark.parametrize('compiling', [False, True])
 @pytest.mark.parametrize('momentum', [0.1, 0.3, None])
-def test_each_half_is_normalised_by_itself(momentum):
+def test_each_half_is_normalised_by_itself(momentum, compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 2, 3, 3))
     x[3:] = 4 * x[3:] + 7
@@ -53,6 +55,22 @@ def test_each_half_is_normalised_by_itself(momentum):
     )
     np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-10)
     np.testing.assert_allclose(norm.running_var, var, rtol=1e-10)
+    assert norm.num_batches_tracked == 2
+
+
+def test_gradients_are_those_of_two_calls(monkeypatch):
+    x = torch.rand(6, 2, 3, 3, dtype=torch.float64)
+    weight = torch.rand_like(x)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(
+            torch.compiler, 'is_compiling', lambda value=compiling: value
+        )
+        norm = separate_stream_norms(nn.BatchNorm2d(2)).double()
+        images = x.clone().requires_grad_()
+        (norm(images) * weight).sum().backward()
+        found.append([images.grad, norm.weight.grad, norm.bias.grad])
+    torch.testing.assert_close(*found)
 
 
 def test_evaluation_is_that_of_the_plain_layer():

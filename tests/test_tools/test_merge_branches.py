@@ -17,6 +17,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import DATASETS, DefaultScope
 from tiny_training import CLASSES, LABELS, write_data
 
+from ltml_mm.apis import merge as merge_module
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
@@ -222,7 +223,7 @@ def test_averaged_weights_are_what_is_merged(folder):
 
     model = save()
     save(change=average)
-    merged = merge_checkpoint('config.py', 'epoch_1.pth').checkpoint
+    _, merged = merge_checkpoint('config.py', 'epoch_1.pth')
     expected = merge_branches(model.state_dict())['head.fc.weight'] * 3
     torch.testing.assert_close(
         merged['state_dict']['head.fc.weight'], expected
@@ -287,7 +288,10 @@ def test_what_is_there_stays(folder):
 
 
 @pytest.mark.parametrize('old', [None, 'old'])
-def test_a_full_disk_leaves_no_half(folder, old, monkeypatch):
+@pytest.mark.parametrize(
+    'place', [(AtomicFileBackend, 'put'), (merge_module, 'write_text')]
+)
+def test_a_full_disk_leaves_no_half(folder, old, place, monkeypatch):
     save()
     for name in ('merged.py', 'merged.pth'):
         if old is not None:
@@ -296,7 +300,7 @@ def test_a_full_disk_leaves_no_half(folder, old, monkeypatch):
     def fail(*args):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(AtomicFileBackend, 'put', fail)
+    monkeypatch.setattr(*place, fail)
     before = {path: path.stat().st_size for path in folder.iterdir()}
     with pytest.raises(OSError, match='No space'):
         merge('--force')
@@ -320,6 +324,6 @@ def test_the_config_reads_back(folder):
     save()
     merge()
     written = Config.fromfile('merged.py')
-    merged = merge_checkpoint('config.py', 'epoch_1.pth')
-    assert written.to_dict() == merged.config.to_dict()
+    config, _ = merge_checkpoint('config.py', 'epoch_1.pth')
+    assert written.to_dict() == config.to_dict()
     assert 'custom_imports' not in written

@@ -32,10 +32,9 @@ class TwoStreamSampler(StreamSampler):
 
     Every position is a dict that names an image of each stream, and the
     draw's number: ``{'uniform': 17, 'rebalanced': 4, 'draw': (seed, epoch,
-    position)}``. :class:`TwoStreamDataset` resolves it. A batch of the
-    dataloader is a batch of pairs, so ``batch_size`` and the epoch length
-    count pairs. With one stream it is a numbered draw of single images, as
-    the baselines use it.
+    position)}``. :class:`TwoStreamDataset` resolves it. ``batch_size`` and
+    the epoch length count pairs. With one stream it is a numbered draw of
+    single images, as the baselines use it.
 
     Args:
         dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
@@ -74,12 +73,24 @@ class TwoStreamSampler(StreamSampler):
                 f'streams must name at least one stream, none of them '
                 f'{DRAW!r}; got {list(streams)}'
             )
+        if isinstance(epoch_length, str):
+            if epoch_length not in streams:
+                raise ValueError(
+                    f'epoch_length={epoch_length!r} names no stream; the '
+                    f'streams are {list(streams)}'
+                )
+        elif type(epoch_length) is not int or epoch_length < 1:
+            raise ValueError(
+                'epoch_length must be the name of a stream or a positive '
+                f'int, got {epoch_length!r}'
+            )
         self.streams = {
-            name: self._build_stream(name, config)
+            name: self._build_stream(name, config, epoch_length)
             for name, config in streams.items()
         }
-        # After the streams: the length may be that of one of them.
-        self.epoch_length = self._resolve_length(epoch_length)
+        if isinstance(epoch_length, str):
+            epoch_length = self.streams[epoch_length].epoch_length
+        self.epoch_length = epoch_length
 
     def positions(self, epoch: int) -> np.ndarray:
         """Returns one column per stream, int64 (epoch_length, streams)."""
@@ -118,53 +129,39 @@ class TwoStreamSampler(StreamSampler):
             stream.set_seed(stream_seed(seed, name))
 
     def _build_stream(
-        self, name: str, config: Mapping[str, Any]
+        self, name: str, config: Mapping[str, Any], length: str | int
     ) -> ImageStreamSampler:
         if 'seed' in config:
             raise ValueError(
                 f'stream {name!r} sets its own seed; set the seed of the '
                 'sampler around it, which gives each stream one of its own'
             )
-        seed = stream_seed(self.seed, name)
-        stream = DATA_SAMPLERS.build(
-            dict(config), default_args=dict(dataset=self.dataset, seed=seed)
-        )
-        if not isinstance(stream, ImageStreamSampler):
+        kind = config.get('type')
+        cls = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+        if not (isinstance(cls, type) and issubclass(cls, ImageStreamSampler)):
             raise ValueError(
                 f'stream {name!r} must be a UniformSampler, a '
                 'ClassAwareMultiLabelSampler or another ImageStreamSampler, '
-                f'got {type(stream).__name__}'
+                f'got {kind}'
             )
-        return stream
-
-    def _resolve_length(self, value: str | int) -> int:
-        if isinstance(value, str):
-            if value not in self.streams:
-                raise ValueError(
-                    f'epoch_length={value!r} names no stream; the streams '
-                    f'are {list(self.streams)}'
-                )
-            return self.streams[value].epoch_length
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                'epoch_length must be the name of a stream or a positive '
-                f'int, got {value!r}'
-            )
-        return value
+        config = dict(config)
+        # A set may be too small for it, which does not matter here.
+        derived = config.get('num_samples', 'class_max') == 'class_max'
+        if derived and isinstance(length, int):
+            config['num_samples'] = length
+        return DATA_SAMPLERS.build(
+            config,
+            default_args=dict(
+                dataset=self.dataset, seed=stream_seed(self.seed, name)
+            ),
+        )
 
 
 def stream_seed(seed: int, name: str) -> int:
-    """Derives the seed of a named stream.
+    """Derives the seed of a named stream, 32 bits, from that of the run.
 
     Seeds of streams must be unrelated: with seed + 1 one stream would repeat
     what the other draws in its next epoch.
-
-    Args:
-        seed: The seed of the run.
-        name: The name of the stream.
-
-    Returns:
-        int: A seed of 32 bits, a pure function of both.
     """
     tag = zlib.crc32(name.encode())
     return int(np.random.SeedSequence((seed, tag)).generate_state(1)[0])

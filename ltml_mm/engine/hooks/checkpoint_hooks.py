@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
-from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
+from ltml_mm.evaluation import GroupedAveragePrecision
 from ltml_mm.files import AtomicFileBackend, write_text
-from ltml_mm.models.fork.branches import plain_name
+from ltml_mm.models.fork.branches import BRANCHES, plain_name
 
 #: Under this name the message hub in a checkpoint lists what is removed once
 #: the checkpoint is written: a run that is killed before does it on resume.
@@ -93,7 +98,17 @@ class SafeCheckpointHook(CheckpointHook):
         self._saved_step: int | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Finds the folder, and removes what a killed run left in it."""
+        """Finds the folder, and removes what a killed run left in it.
+
+        Raises:
+            ValueError: ``save_best`` or a schedule asks for a metric that no
+                validation will give; names those that there are.
+        """
+        wanted = [*(self.save_best or ())]
+        for scheduler in flat_schedulers(runner):
+            wanted += [getattr(scheduler, 'monitor', 'auto')]
+        if any(key != 'auto' for key in wanted):
+            _check_keys(wanted, _metric_keys(runner))
         super().before_train(runner)
         self._saved_step = runner.iter  # What was loaded is saved.
         # The stock hook asks it to remove old files before it writes new ones.
@@ -180,6 +195,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
+        if self.save_best:  # of metrics whose keys nobody knew before
+            _check_keys(self.save_best, [*metrics])
         _gather(runner)
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)
@@ -191,6 +208,43 @@ class SafeCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         best = (v for k, v in info.items() if k.startswith('best_ckpt'))
         self.file_backend.remove_pending({self.last_ckpt, *best})
+
+
+def _metric_keys(runner: Runner) -> list[str]:
+    """Lists what validations give; nothing where nobody knows before."""
+    keys: list[str] = []
+    loop = runner.val_loop
+    for metric in loop.evaluator.metrics if loop is not None else ():
+        dataset = loop.dataloader.dataset
+        if not isinstance(metric, GroupedAveragePrecision) or not hasattr(
+            dataset, 'get_cat_ids'
+        ):
+            return []
+        classes = ClassStatistics.from_metainfo(metric.dataset_meta or {})
+        counts = read_labels(dataset).counts(classes.num_classes)
+        names = ['']
+        if metric.branches and hasattr(
+            unwrap_model(runner.model), 'branch_logits'
+        ):
+            names += BRANCHES
+        # One image with all labels of the set gives every key. The copy has
+        # a report: absent classes are named by the evaluation itself.
+        known = copy(metric)
+        known.report = {}
+        scores = dict.fromkeys(names, np.zeros(len(counts)))
+        found = known.compute_metrics([(scores, np.minimum(counts, 1))])
+        keys += [f'{metric.prefix}/{key}' for key in found]
+    return keys
+
+
+def _check_keys(wanted: Sequence[str], keys: Sequence[str]) -> None:
+    for key in wanted:
+        if keys and key not in ('auto', *keys):
+            raise ValueError(
+                f'no validation gives {key!r}, which save_best of the '
+                'checkpoint hook or monitor of a schedule asks for; it gives '
+                f'{", ".join(keys)}'
+            )
 
 
 def _gather(runner: Runner) -> None:

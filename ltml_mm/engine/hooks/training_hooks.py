@@ -21,7 +21,9 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
 from ltml_mm.files import write_json
 
@@ -39,9 +41,10 @@ class ClassStatisticsHook(Hook):
 
     Before training, after a checkpoint was loaded, each module of the model
     with a method ``set_class_statistics`` receives the counts of the
-    training set. They live in its buffers and travel with the checkpoint,
-    whose counts give way to those of the data. A model with another number
-    of classes than the training set's is an error.
+    training set. They live in its buffers and travel with the checkpoint.
+    With ``load_from`` its counts give way to those of the data; a resumed
+    run must have the same, unless ``ExactResumeHook`` compares the data. A
+    model with another number of classes than the training set's is an error.
     """
 
     priority = 'VERY_HIGH'
@@ -53,16 +56,37 @@ class ClassStatisticsHook(Hook):
             runner: The runner, its model loaded.
 
         Raises:
-            ValueError: The training set has no counts, or a module has
-                another number of classes.
+            ValueError: The training set has no counts, a module has another
+                number of classes, or a resumed run had other counts.
         """
         dataset = runner.train_dataloader.dataset
-        metainfo = getattr(dataset, 'metainfo', {})
+        metainfo = training_metainfo(dataset)
         _check_num_classes(runner.model, metainfo.get('classes'))
+        compare = runner._resume and not any(
+            isinstance(hook, ExactResumeHook) for hook in runner.hooks
+        )
         for module in runner.model.modules():
             if hasattr(module, 'set_class_statistics'):
                 statistics = ClassStatistics.from_metainfo(metainfo)
+                if compare:
+                    _check_counts(module, list(statistics.counts))
                 module.set_class_statistics(statistics)
+
+
+def _check_counts(module: nn.Module, counts: list[int]) -> None:
+    """Compares counts with those that a resumed module has, if any."""
+    found = getattr(module, 'class_counts', None)
+    if found is None or not module.num_train_images:
+        return
+    pairs = enumerate(zip(found.tolist(), counts, strict=False))
+    for k, (old, new) in pairs:
+        if old != new:
+            raise ValueError(
+                f'the checkpoint was trained on {old} images of class {k}, '
+                f'the training set has {new}: restore the data; or start a '
+                'new training from its weights with --cfg-options '
+                'load_from=CHECKPOINT in place of --resume'
+            )
 
 
 def _check_num_classes(
@@ -108,9 +132,7 @@ class ScheduleCheckHook(Hook):
                 before the warm-up ends.
         """
         _check_steps(runner)
-        schedulers = runner.param_schedulers or []
-        if isinstance(schedulers, dict):  # of several optimizers
-            schedulers = [s for group in schedulers.values() for s in group]
+        schedulers = flat_schedulers(runner)
         epoch = len(runner.train_dataloader)
         drops = [
             (scheduler.begin + milestone)

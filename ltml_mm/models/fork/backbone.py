@@ -14,12 +14,11 @@ from ltml_mm.models.fork.branches import (
     FirstModule,
     Fork,
     ForkedTail,
+    batch_sizes,
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
-from ltml_mm.models.fork.suggestion import describe_children, has_weights
-
-# The share of a plain transformer's blocks that counts as its last stage.
-VIT_SHARE = 6
+from ltml_mm.models.fork.suggestion import VIT_SHARE, describe_children
+from ltml_mm.models.parts import run_blank_image
 
 
 def fork_backbone(
@@ -30,10 +29,9 @@ def fork_backbone(
 ) -> list[str]:
     """Replaces a backbone's last modules by two copies, in place.
 
-    The backbone's own ``forward`` runs unchanged and returns features whose
-    batch is twice that of its input; :func:`split_branches` takes them
-    apart. After the initialisation of the weights call
-    :func:`sync_branches`.
+    The backbone's own ``forward`` runs unchanged and returns features of
+    twice the batch; :func:`split_branches` takes them apart. Call
+    :func:`sync_branches` once the weights are initialised.
 
     Args:
         backbone: A built backbone.
@@ -49,8 +47,8 @@ def fork_backbone(
         list[str]: The names of the forked modules.
 
     Raises:
-        ValueError: A name that does not exist, names inside one another or
-            of forked modules, no row in the table.
+        ValueError: Names that do not fit, no row in the table, or modules
+            with weights behind the fork that ``at`` does not name.
     """
     if at == 'auto':
         names = auto_fork_points(backbone)
@@ -79,35 +77,23 @@ def fork_backbone(
     hooks.move_to_end(handle.id, last=False)
     if bn_streams == 'separate':
         separate_stream_norms(backbone)
+    if at != 'auto':  # the table is complete
+        _check_nothing_shared(backbone, names, first)
     return names
 
 
 def fork_neck(neck: nn.Module | None, init: str) -> nn.Module | None:
-    """Copies a neck for each branch where it has parameters.
-
-    Args:
-        neck: The neck behind the plain backbone.
-        init: See :func:`fork_backbone`.
-
-    Returns:
-        nn.Module | None: The neck behind the fork.
-    """
+    """Copies a neck for each branch where it has parameters."""
     if neck is None or not any(True for _ in neck.parameters()):
         return neck
     return ForkedTail(neck, copy.deepcopy(neck), init)
 
 
-def auto_fork_points(backbone: nn.Module) -> list[str]:
-    """Names the modules of a known backbone's last stage.
+def auto_fork_points(backbone: Any) -> list[str]:
+    """Names the modules of a known backbone's last stage, in their order.
 
     The last stage is what works at the last resolution, the final norms
     included; of a plain transformer the last sixth of the blocks.
-
-    Args:
-        backbone: A built backbone.
-
-    Returns:
-        list[str]: Names of sub-modules, in the order of ``forward``.
 
     Raises:
         ValueError: The table has no row for the backbone, or its output does
@@ -118,8 +104,13 @@ def auto_fork_points(backbone: nn.Module) -> list[str]:
             return _timm_points(backbone)
         if cls in ROWS:
             last, names = ROWS[cls](backbone)
-            if last is not None:
-                _check_output(backbone, last)
+            if last is not None and last not in backbone.out_indices:
+                raise ValueError(
+                    f"fork.at='auto' forks the last stage of {cls.__name__}, "
+                    f'whose output is number {last}, but out_indices='
+                    f'{tuple(backbone.out_indices)} leaves it out: add '
+                    f'{last} or name the modules to fork in fork.at'
+                )
             return _with_weights(backbone, names)
     raise ValueError(
         f"fork.at='auto' has no row for {type(backbone).__name__}. "
@@ -136,25 +127,13 @@ def _timm_points(backbone: Any) -> list[str]:
             return [f'timm_model.{name}' for name in names]
     raise ValueError(
         f"fork.at='auto' has no row for timm's {type(model).__name__}. "
-        + describe_children(model, 'timm_model.')
+        + describe_children(backbone)
     )
 
 
-def _check_output(backbone: Any, last: int) -> None:
-    indices: Sequence[int] = backbone.out_indices
-    if last not in indices:
-        raise ValueError(
-            f"fork.at='auto' forks the last stage of "
-            f'{type(backbone).__name__}, whose output is number {last}, but '
-            f'out_indices={tuple(indices)} leaves it out: add {last} or '
-            'name the modules to fork in fork.at'
-        )
-
-
 def _with_weights(module: nn.Module, names: list[str]) -> list[str]:
-    """Keeps the names of modules that exist and hold weights."""
     known = dict(module.named_modules())
-    return [n for n in names if n in known and has_weights(known[n])]
+    return [n for n in names if n in known and known[n].state_dict()]
 
 
 def _check_names(backbone: nn.Module, names: list[str]) -> None:
@@ -179,6 +158,44 @@ def _check_names(backbone: nn.Module, names: list[str]) -> None:
                     f'fork.at names {name!r}, which is inside {outer!r}: '
                     'name only one of them'
                 )
+
+
+def _check_nothing_shared(
+    backbone: nn.Module, names: list[str], first: FirstModule
+) -> None:
+    """Refuses weights behind the fork that both branches would share."""
+    shared: list[str] = []
+
+    def note(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(_: nn.Module, inputs: Any) -> None:
+            # Of one image, only the joined features have an even batch.
+            batch = batch_sizes(inputs)[:1]
+            inside = any(name.startswith(f'{outer}.') for outer in shared)
+            if first.has_run and batch and batch[0] % 2 == 0 and not inside:
+                shared.append(name)
+
+        return hook
+
+    forked = tuple(f'{name}.' for name in names)
+    handles = [
+        module.register_forward_pre_hook(note(name))
+        for name, module in [*backbone.named_modules()][1:]
+        if any(True for _ in module.parameters())
+        and not f'{name}.'.startswith(forked)
+        and not any(own.startswith(f'{name}.') for own in forked)
+    ]
+    try:
+        run_blank_image(backbone)
+    except (RuntimeError, AssertionError):
+        pass  # The plain backbone does not run on one either, or not so.
+    finally:
+        for handle in handles:
+            handle.remove()
+    if shared:
+        raise ValueError(
+            f'fork.at={names} leaves modules with weights behind the fork '
+            f'that both branches would share: add {[*dict.fromkeys(shared)]}'
+        )
 
 
 def _reset(module: nn.Module) -> None:

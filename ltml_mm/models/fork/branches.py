@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 BRANCHES = ('uniform', 'rebalanced')
 
 
 class FirstModule:
-    """Tells the later modules of a fork whether the first one has run.
-
-    Args:
-        name: Its name in the backbone.
-    """
+    """The name of a fork's first module and whether it has run."""
 
     def __init__(self, name: str = '') -> None:
         self.name = name
@@ -76,12 +73,7 @@ class Branches(BaseModule):
         self.awaits_sync = False
 
     def spread(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Renames the plain keys of a state dict to those of both copies.
-
-        Args:
-            state_dict: Changed in place.
-            prefix: The module's own prefix, with its trailing dot.
-        """
+        """Renames a state dict's plain keys, in place, for both copies."""
         own = tuple(f'{prefix}{branch}.' for branch in BRANCHES)
         keys = [key for key in state_dict if key.startswith(prefix)]
         plain = [key for key in keys if not key.startswith(own)]
@@ -152,30 +144,25 @@ class Fork(Branches):
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs both copies and joins their outputs along the batch axis.
 
-        Args:
-            x: A tensor of shape (B, ...), or a list or tuple of them.
-            *args: Handed to both copies as they are.
-            **kwargs: Handed to both copies as they are.
-
-        Returns:
-            What the plain module returns, each tensor with the batch of the
-            uniform copy followed by that of the re-balanced one, (2B, ...).
-
-        Raises:
-            ValueError: The module changes its input in place.
+        Tensors (B, ...) give (2B, ...), the uniform branch first. A module
+        that changes its input in place is an error.
         """
         uniform, rebalanced = self.copies
-        seen = versions(x)
-        outputs = [uniform(rebuild(x), *args, **kwargs)]
-        if seen != versions(x):
+        given = ((x, *args), kwargs)
+        seen = versions(given)
+        # New lists around the same tensors: a copy may change those it gets.
+        args, kwargs = tree_map(lambda leaf: leaf, given)
+        output = uniform(*args, **kwargs)
+        if seen != versions(given):
             raise ValueError(
                 f'{type(uniform).__name__} changes its input in place, so '
                 'the second copy would not see the same: start fork.at one '
                 'module earlier or build it without inplace=True'
             )
-        outputs.append(rebalanced(rebuild(x), *args, **kwargs))
+        args, kwargs = tree_map(lambda leaf: leaf, given)
+        output = join(output, rebalanced(*args, **kwargs))
         self.first.has_run = True
-        return join(outputs)
+        return output
 
 
 class ForkedTail(Branches):
@@ -184,17 +171,8 @@ class ForkedTail(Branches):
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs each copy on its half and joins the outputs again.
 
-        Args:
-            x: A tensor of shape (2B, ...), the uniform branch first, or a
-                list or tuple of them; see :func:`half`.
-            *args: Handed to both copies as they are.
-            **kwargs: Handed to both copies as they are.
-
-        Returns:
-            What the plain module returns, each tensor of shape (2B, ...).
-
-        Raises:
-            ValueError: The module ran before the first of ``fork.at``.
+        The first argument, (2B, ...) with the uniform branch first, is
+        halved; the others are handed to both copies as they are.
         """
         if self.first.name and not self.first.has_run:
             raise ValueError(
@@ -203,19 +181,19 @@ class ForkedTail(Branches):
                 'list the modules in the order in which forward runs them'
             )
         return join(
-            [
+            *(
                 module(half(x, branch), *args, **kwargs)
                 for branch, module in enumerate(self.copies)
-            ]
+            )
         )
 
 
 def sync_branches(module: nn.Module) -> None:
-    """Lets both copies of every fork start from the same weights.
+    """Copies the uniform copy's weights to the other one in every fork.
 
-    To be called once the weights are initialised: initialisers draw other
-    numbers for each copy. Does nothing for ``init='reinit'``, where a
-    checkpoint with both branches was loaded, or when called again.
+    Call it once the weights are initialised: initialisers draw other numbers
+    for each copy. It does nothing for ``init='reinit'``, after a checkpoint
+    with both branches, or when called again.
 
     Args:
         module: The model, or any part of it.
@@ -228,21 +206,15 @@ def sync_branches(module: nn.Module) -> None:
 def split_branches(
     features: Any, batch_size: int | None = None
 ) -> dict[str, Any]:
-    """Takes the output of a forked backbone apart.
+    """Takes the output of a forked backbone apart, see :func:`half`.
 
     Args:
-        features: A tensor, or nested lists and tuples of them. Those from
-            ahead of the fork, which have half the batch of the others, go
-            to both branches.
-        batch_size: The number of images that the backbone saw; checked
-            against the features where it is given.
+        features: What the backbone returns.
+        batch_size: The number of images that it saw; checked against the
+            features where it is given.
 
     Returns:
-        dict[str, Any]: What the plain backbone returns, for each name in
-        ``BRANCHES``.
-
-    Raises:
-        ValueError: The features do not hold both branches.
+        dict[str, Any]: What the plain backbone returns, by branch.
     """
     size = max(batch_sizes(features), default=0)
     if batch_size is not None and size != 2 * batch_size:
@@ -264,35 +236,30 @@ def plain_name(name: str) -> str:
     return re.sub(rf'\.({"|".join(BRANCHES)})(?=\.)', '', name, count=1)
 
 
-def join(outputs: Sequence[Any]) -> Any:
-    """Joins structures of the same shape along the batch axis.
+def join(first: Any, second: Any) -> Any:
+    """Joins the outputs of both copies along the batch axis.
 
-    Args:
-        outputs: Tensors, or lists and tuples of them that hold plain values
-            besides, such as a height and width; those have to agree.
-
-    Returns:
-        Any: One structure whose tensors are concatenated along axis 0.
-
-    Raises:
-        ValueError: The plain values differ.
-        TypeError: Something is neither a tensor, list, tuple nor a plain
-            value.
+    Tensors (B, ...) become (2B, ...). Plain values beside them, such as a
+    height and width, have to agree.
     """
-    first = outputs[0]
+    values, structure = tree_flatten(first)
+    others = tree_flatten(second)[0]
+    pairs = zip(values, others, strict=True)
+    return tree_unflatten([_join(*pair) for pair in pairs], structure)
+
+
+def _join(first: Any, second: Any) -> Any:
     if isinstance(first, Tensor):
-        return torch.cat(list(outputs))
-    if isinstance(first, list | tuple):
-        items = zip(*outputs, strict=True)
-        return like(first, [join(item) for item in items])
+        return torch.cat([first, second])
     if first is not None and not isinstance(first, bool | int | float | str):
         raise TypeError(
-            'a forked module must return a tensor, or a list or tuple of '
-            f'tensors, got {type(first).__name__}'
+            'a forked module must return tensors, or lists, tuples and dicts '
+            f'of tensors, got {type(first).__name__}'
         )
-    if any(other != first for other in outputs[1:]):
+    if first != second:
         raise ValueError(
-            f'the copies of a forked module return different values: {outputs}'
+            'the copies of a forked module return different values: '
+            f'{first} and {second}'
         )
     return first
 
@@ -300,73 +267,48 @@ def join(outputs: Sequence[Any]) -> Any:
 def half(value: Any, index: int) -> Any:
     """Takes what belongs to one branch out of joined features.
 
-    Args:
-        value: A tensor of shape (2B, ...), or lists and tuples of them;
-            anything else stays as it is. Tensors of shape (B, ...) beside
-            them come from ahead of the fork and belong to both branches.
-        index: 0 for the first half, 1 for the second.
-
-    Returns:
-        Any: The same structure with tensors of shape (B, ...).
-
-    Raises:
-        ValueError: The largest batch has an odd size, or a tensor's batch is
-            neither that nor half of it.
+    Tensors (2B, ...) become their first or second half (B, ...). Tensors
+    (B, ...) beside them come from ahead of the fork and belong to both
+    branches; another size is an error. Anything else stays as it is.
     """
-    sizes = batch_sizes(value)
-    if sizes and max(sizes) % 2:
+    both = max(batch_sizes(value), default=0)
+    if both % 2:
         raise ValueError(
-            f'a batch of {max(sizes)} does not hold two branches; a module '
-            'of fork.at ran before the first one did'
+            f'a batch of {both} does not hold two branches; a module of '
+            'fork.at ran before the first one did'
         )
-    return _take(value, index, max(sizes, default=0) // 2)
+    size = both // 2
 
+    def take(item: Any) -> Any:
+        if not isinstance(item, Tensor) or item.shape[:1] in ((), (size,)):
+            return item
+        if item.shape[0] != both:
+            raise ValueError(
+                f'a feature has a batch of {item.shape[0]} beside one of '
+                f'{both}; it must be the same or half of it'
+            )
+        # Not chunk() or narrow(): a module may change its half in place, as
+        # an inplace ReLU does, and nothing reads the whole any more. Not
+        # unsafe_chunk(), which fixes the batch of an exported network.
+        return torch.unsafe_split_with_sizes(item, [size, size])[index]
 
-def _take(value: Any, index: int, size: int) -> Any:
-    if isinstance(value, list | tuple):
-        return like(value, [_take(item, index, size) for item in value])
-    if not isinstance(value, Tensor) or len(value) == size:
-        return value
-    if len(value) != 2 * size:
-        raise ValueError(
-            f'a feature has a batch of {len(value)} beside one of '
-            f'{2 * size}; it must be the same or half of it'
-        )
-    # Not chunk(): a module may change its half in place, as an inplace ReLU
-    # does, and nothing reads the whole any more.
-    return value.unsafe_chunk(2)[index]
-
-
-def rebuild(value: Any) -> Any:
-    """Makes new lists and tuples around the same tensors."""
-    if isinstance(value, list | tuple):
-        return like(value, [rebuild(item) for item in value])
-    return value
-
-
-def like(value: Sequence[Any], items: list[Any]) -> Any:
-    """Makes a list, tuple or named tuple of the type of ``value``."""
-    if hasattr(value, '_fields'):
-        return type(value)(*items)
-    return type(value)(items)  # type: ignore[call-arg]
+    return tree_map(take, value)
 
 
 def batch_sizes(value: Any) -> list[int]:
     """Lists the length of the batch axis of each tensor."""
-    if isinstance(value, list | tuple):
-        return [size for item in value for size in batch_sizes(item)]
-    return [len(value)] if isinstance(value, Tensor) else []
+    return [t.shape[0] for t in _leaves(value) if t.dim()]
 
 
 def versions(value: Any) -> list[int]:
     """Counts the in-place changes of each tensor, where torch counts them."""
     if torch.compiler.is_compiling():
         return []
-    if isinstance(value, list | tuple):
-        return [number for item in value for number in versions(item)]
-    if isinstance(value, Tensor) and not value.is_inference():
-        return [value._version]
-    return []
+    return [t._version for t in _leaves(value) if not t.is_inference()]
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    return [v for v in tree_flatten(value)[0] if isinstance(v, Tensor)]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

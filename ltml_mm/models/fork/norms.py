@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -22,19 +23,14 @@ class StreamNorm:
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises the halves of the batch apart in training.
-
-        Args:
-            x: The input, shape (2B, C, ...), the uniform stream first.
-
-        Returns:
-            Tensor: The normalised input, of the same shape.
+        """Normalises the halves of the batch (2B, C, ...) apart in training.
 
         Raises:
             ValueError: The batch has an odd size in training.
         """
+        layer: Any = self
         normalise = super().forward  # type: ignore[misc]
-        if not self.training:  # type: ignore[attr-defined]
+        if not layer.training:
             return normalise(x)
         if len(x) % 2:
             raise ValueError(
@@ -42,6 +38,12 @@ class StreamNorm:
                 f'batch, got an odd batch of {len(x)}; train with a '
                 "TwoStreamDataset or set bn_streams='joint'"
             )
+        kind: Any = type(self).__mro__[2]
+        plain = (
+            kind.forward is _BatchNorm.forward and layer.track_running_stats
+        )
+        if torch.compiler.is_compiling() and plain:
+            return _normalise_as_channels(layer, x)
         half = len(x) // 2
         return torch.cat([normalise(x[:half]), normalise(x[half:])])
 
@@ -54,6 +56,33 @@ class StreamNorm:
         return _restore, (type(self).__mro__[2],), self.__dict__
 
 
+def _normalise_as_channels(layer: Any, x: Tensor) -> Tensor:
+    """Normalises the halves in one call, each with channels of its own.
+
+    Inductor (torch 2.11) gets the gradients of two calls wrong that update
+    the same running statistics.
+    """
+    streams = x.unflatten(0, (2, -1)).transpose(0, 1).flatten(1, 2)
+    both = x.new_zeros(2, 2 * x.shape[1], dtype=layer.running_mean.dtype)
+    out = F.batch_norm(
+        streams,
+        both[0],
+        both[1],
+        weight=layer.weight.repeat(2) if layer.affine else None,
+        bias=layer.bias.repeat(2) if layer.affine else None,
+        training=True,
+        momentum=1.0,  # leaves the statistics of the batch alone
+        eps=layer.eps,
+    )
+    with torch.no_grad():
+        for mean, var in zip(*both.unflatten(1, (2, -1)), strict=True):
+            layer.num_batches_tracked += 1
+            rate = layer.momentum or 1 / layer.num_batches_tracked
+            layer.running_mean += rate * (mean - layer.running_mean)
+            layer.running_var += rate * (var - layer.running_var)
+    return out.unflatten(1, (2, -1)).transpose(0, 1).flatten(0, 1)
+
+
 def separate_stream_norms(module: nn.Module) -> nn.Module:
     """Makes every batch norm of a module normalise the streams apart.
 
@@ -64,9 +93,6 @@ def separate_stream_norms(module: nn.Module) -> nn.Module:
     Args:
         module: Any module; its batch norms are those of torch, timm and
             mmcv, synchronised ones included.
-
-    Returns:
-        nn.Module: The same module.
     """
     for layer in module.modules():
         if _is_batch_norm(layer) and not isinstance(layer, StreamNorm):

@@ -1,4 +1,4 @@
-"""What the losses share: precision, shapes, means and class counts."""
+"""Base of the losses: shapes, precision, means and class counts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,11 @@ def upcast(tensor: Tensor) -> Tensor:
 def prepare(
     logits: Tensor, target: Tensor, num_classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Checks the shapes of a loss's inputs and upcasts them.
-
-    Args:
-        logits: Raw scores of shape (N, K), any float dtype.
-        target: Labels in [0, 1] of the same shape, any dtype.
-        num_classes: The K that is expected, where it is known.
-
-    Returns:
-        tuple[Tensor, Tensor]: Both as float32, or float64 where the logits
-        are.
+    """Checks that logits and target are (N, K) and upcasts both.
 
     Raises:
-        ValueError: The shapes are not (N, K), or differ.
+        ValueError: The shapes are not (N, K), differ, or K is not
+            ``num_classes`` where that is given.
     """
     if logits.dim() != 2 or logits.shape != target.shape:
         raise ValueError(
@@ -67,39 +59,6 @@ def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     positive = -log_p * torch.exp(gamma * log_q)
     negative = -log_q * torch.exp(gamma * log_p)
     return target * positive + (1 - target) * negative
-
-
-def mean_over_batch_and_classes(
-    loss: Tensor,
-    weight: Tensor | None = None,
-    avg_factor: float | None = None,
-) -> Tensor:
-    """Averages a loss over the batch **and** the K classes.
-
-    MMPretrain's multi-label losses sum over K and divide by the batch only,
-    which makes them K times larger.
-
-    Args:
-        loss: Loss of every entry, of shape (N, K).
-        weight: Weight of every image, of shape (N,).
-        avg_factor: What to divide the sum over the batch by; N by default.
-
-    Returns:
-        Tensor: A scalar.
-
-    Raises:
-        ValueError: ``weight`` is not one value per image.
-    """
-    if weight is not None:
-        if weight.shape != loss.shape[:1]:
-            raise ValueError(
-                f'weight must hold one value for each of {loss.shape[0]} '
-                f'images, got the shape {tuple(weight.shape)}'
-            )
-        loss = loss * weight.to(loss.dtype)[:, None]
-    if avg_factor is None:
-        return loss.mean()
-    return loss.mean(dim=1).sum() / avg_factor
 
 
 class ClassStatisticsLoss(nn.Module):
@@ -173,17 +132,21 @@ class ClassStatisticsLoss(nn.Module):
                 counts of the training set and they are not known.
         """
         logits, target = prepare(logits, target, self.num_classes)
-        return self.loss_weight * mean_over_batch_and_classes(
-            self.entries(logits, target), weight, avg_factor
-        )
+        loss = self.entries(logits, target)
+        if weight is not None:
+            if weight.shape != loss.shape[:1]:
+                raise ValueError(
+                    f'weight must hold one value for each of {loss.shape[0]} '
+                    f'images, got the shape {tuple(weight.shape)}'
+                )
+            loss = loss * weight.to(loss.dtype)[:, None]
+        # A mean over the classes too, where MMPretrain's losses sum over them.
+        if avg_factor is None:
+            return self.loss_weight * loss.mean()
+        return self.loss_weight * (loss.mean(dim=1).sum() / avg_factor)
 
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Returns the loss of every entry, of shape (N, K).
-
-        Args:
-            logits: Raw scores of shape (N, K), float32 or float64.
-            target: Labels of the same shape and dtype.
-        """
+        """Returns the loss of every entry of logits and target, all (N, K)."""
         raise NotImplementedError
 
     def set_class_statistics(self, statistics: ClassStatistics) -> None:

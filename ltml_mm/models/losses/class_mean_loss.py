@@ -35,16 +35,12 @@ class ClassMeanLoss(nn.Module):
         self.loss = MODELS.build(loss)
 
     def forward(self, logits: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
-        """Computes the loss.
+        """Computes the mean over images and classes.
 
         Args:
             logits: Logits (N, K).
             target: Labels (N, K).
-            **kwargs: What the loss takes further, as the head gives it;
-                ``avg_factor`` is by default N.
-
-        Returns:
-            Tensor: The mean over images and classes.
+            **kwargs: Further arguments of the loss, as the head gives them.
         """
         # Without it the loss would be a mean over the classes already.
         kwargs.setdefault('avg_factor', len(logits))

@@ -95,19 +95,7 @@ class CrossBranchConsistencyLoss(nn.Module):
         self.detach = detach
 
     def forward(self, own: Tensor, crossed: Tensor) -> Tensor:
-        """Computes the loss.
-
-        Args:
-            own: Logits of the branch that the images were sampled for, of
-                shape (N, K), any float dtype.
-            crossed: Logits of the other branch, of the same shape.
-
-        Returns:
-            Tensor: A scalar.
-
-        Raises:
-            ValueError: The shapes are not (N, K), or differ.
-        """
+        """Computes the loss, see :func:`cross_branch_consistency`."""
         if self.detach:
             own = own.detach()
         return self.loss_weight * cross_branch_consistency(

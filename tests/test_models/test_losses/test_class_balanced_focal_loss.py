@@ -7,8 +7,8 @@ import torch
 from mmpretrain.models.losses import FocalLoss
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.losses import (
-    ClassBalancedFocalLoss,
+from ltml_mm.models.losses import ClassBalancedFocalLoss
+from ltml_mm.models.losses.class_balanced_focal_loss import (
     class_balanced_focal,
 )
 

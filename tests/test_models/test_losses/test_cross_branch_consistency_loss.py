@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from ltml_mm.models.losses import (
-    CrossBranchConsistencyLoss,
+from ltml_mm.models.losses import CrossBranchConsistencyLoss
+from ltml_mm.models.losses.cross_branch_consistency_loss import (
     cross_branch_consistency,
 )
 

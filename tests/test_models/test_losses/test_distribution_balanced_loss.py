@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.losses import (
-    DistributionBalancedLoss,
+from ltml_mm.models.losses import DistributionBalancedLoss
+from ltml_mm.models.losses.distribution_balanced_loss import (
+    class_prior_bias,
     rebalanced_weights,
 )
-from ltml_mm.models.losses.distribution_balanced_loss import class_prior_bias
 
 COUNTS = (60, 12, 3)
 N = 100

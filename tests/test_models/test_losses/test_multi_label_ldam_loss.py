@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.losses import MultiLabelLDAMLoss, multi_label_ldam
+from ltml_mm.models.losses import MultiLabelLDAMLoss
+from ltml_mm.models.losses.multi_label_ldam_loss import multi_label_ldam
 
 # Fourth roots of 1, 16 and 81: margins of 0.5, 0.25 and 0.5 / 3.
 COUNTS = (81, 16, 1)

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.losses import ReweightedBCELoss, reweighted_bce
+from ltml_mm.models.losses import ReweightedBCELoss
+from ltml_mm.models.losses.reweighted_bce_loss import reweighted_bce
 
 COUNTS = (50, 20, 4)
 

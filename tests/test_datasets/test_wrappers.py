@@ -1,0 +1,122 @@
+"""Sets put together or cut: the counts are those of the images drawn."""
+
+import json
+
+import pytest
+from mmengine.config import ConfigDict
+from mmengine.dataset import ConcatDataset
+from mmpretrain.datasets import KFoldDataset, MultiLabelDataset
+from mmpretrain.registry import DATASETS
+
+from ltml_mm.apis.config import complete_config
+from ltml_mm.datasets import (
+    ClassAwareMultiLabelSampler,
+    TwoStreamDataset,
+    read_labels,
+)
+from ltml_mm.datasets.annotations import training_metainfo
+
+COUNTS = ['class_counts', 'num_train_images']
+#: Counts 3, 1, 1 and 1, 0, 2.
+SETS = {'a': [[0], [0, 1], [0], [2]], 'b': [[2], [0, 2], []]}
+
+
+@pytest.fixture
+def configs(tmp_path):
+    result = []
+    for name, lists in SETS.items():
+        entries = [
+            {'img_path': f'{i}.png', 'gt_label': row}
+            for i, row in enumerate(lists)
+        ]
+        metainfo = {'classes': ['cat', 'cow', 'dog']}
+        path = tmp_path / f'{name}.json'
+        path.write_text(
+            json.dumps({'metainfo': metainfo, 'data_list': entries})
+        )
+        kind = 'LongTailMultiLabelDataset'
+        result.append(dict(type=kind, ann_file=str(path), pipeline=[]))
+    return result
+
+
+def statistics(dataset):
+    return [training_metainfo(dataset)[key] for key in COUNTS]
+
+
+WRAPPED = {
+    'concat': (dict(type='ConcatDataset'), [4, 1, 3], 7),
+    'repeat': (dict(type='RepeatDataset', times=3), [9, 3, 3], 12),
+    'fold': (dict(type='KFoldDataset', fold=0, num_splits=2), [1, 0, 1], 2),
+}
+
+
+def build(configs, name):
+    wrapper, *_ = WRAPPED[name]
+    inner = dict(dataset=configs[0])
+    if name == 'concat':
+        inner = dict(datasets=configs)
+    return DATASETS.build(
+        dict(type='TwoStreamDataset', dataset={**wrapper, **inner})
+    )
+
+
+@pytest.mark.parametrize('name', WRAPPED)
+def test_counts_are_those_of_the_images_drawn(configs, name):
+    dataset = build(configs, name)
+    _, counts, images = WRAPPED[name]
+    assert [dataset.metainfo[key] for key in COUNTS] == [counts, images]
+    assert statistics(dataset) == [counts, images]
+    assert len(dataset) == images
+    sampler = ClassAwareMultiLabelSampler(dataset, 40, seed=0)
+    drawn = {label for i in sampler for label in dataset.get_cat_ids(i)}
+    assert drawn == {k for k, n in enumerate(counts) if n}
+
+
+def test_wrappers_of_objects_and_of_wrappers(configs):
+    sets = [DATASETS.build(config) for config in configs]
+    concat = ConcatDataset(sets, ignore_keys=COUNTS)
+    assert statistics(concat) == [[4, 1, 3], 7]
+    assert read_labels(concat).num_images == 7
+    assert statistics(TwoStreamDataset(concat)) == [[4, 1, 3], 7]
+    fold = KFoldDataset(configs[0], fold=1, num_splits=2)
+    assert statistics(fold) == [[2, 1, 0], 2]
+    twice = dict(type='ConcatDataset', datasets=configs)
+    repeat = dict(type='RepeatDataset', times=2, dataset=twice)
+    with pytest.raises(ValueError, match='meta information'):
+        DATASETS.build(repeat)
+    assert statistics(TwoStreamDataset(repeat)) == [[8, 2, 6], 14]
+    assert 'ignore_keys' not in twice
+
+
+def test_a_stock_set_counts_its_images_once_each(configs):
+    # What it declares is not compared with its images by MMPretrain.
+    metainfo = dict(classes=['cat', 'cow', 'dog'], class_counts=[9, 9, 9])
+    stock = MultiLabelDataset(
+        configs[0]['ann_file'], metainfo, pipeline=[], lazy_init=False
+    )
+    assert statistics(stock) == [[3, 1, 1], 4]
+    stock.get_cat_ids = lambda index: [1, 1, 0]
+    assert statistics(stock) == [[4, 4, 0], 4]
+
+
+def test_the_test_fold_has_the_groups_of_the_training_fold(configs):
+    def fold(test_mode):
+        return dict(
+            type='KFoldDataset',
+            num_splits=2,
+            dataset=dict(configs[0]),
+            test_mode=test_mode,
+        )
+
+    cfg = ConfigDict(
+        model=dict(num_classes=None),
+        train_dataloader=dict(
+            dataset=dict(type='TwoStreamDataset', dataset=fold(False))
+        ),
+        val_dataloader=dict(dataset=fold(True)),
+    )
+    complete_config(cfg)
+    assert cfg.model.num_classes == 3
+    val = DATASETS.build(cfg.val_dataloader.dataset)
+    assert len(val) == 2
+    assert [val.metainfo[key] for key in COUNTS] == [[1, 0, 1], 2]
