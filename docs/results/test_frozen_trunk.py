@@ -33,7 +33,7 @@ from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.test import add_flip_tta
 from ltml_mm.experiments.rows import CONFIGS, VARIANTS
-from ltml_mm.experiments.run_config import config_hash
+from ltml_mm.experiments.runs import config_hash
 from ltml_mm.files import write_json
 
 VIEWS = 3

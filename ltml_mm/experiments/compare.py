@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,19 +17,19 @@ from ltml_mm.experiments.rows import (
     PUBLISHED,
     ROWS,
     VARIANTS,
+    build_config,
     parse_line,
     parse_rows,
 )
-from ltml_mm.experiments.run_config import (
+from ltml_mm.experiments.runs import (
     CONFIG,
     RUN,
     Run,
-    build_config,
     config_hash,
+    make_runs,
     run_folder,
     write_config,
 )
-from ltml_mm.experiments.runs import make_runs
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -119,16 +120,7 @@ def main(
             f'--reference {reference} is not among the rows of the table: '
             f'{", ".join(map(str, lines))}'
         )
-    configs = {
-        row.name: build_config(
-            row,
-            args.data,
-            args.cfg_options or {},
-            args.images_per_step,
-            args.epoch_images,
-        )
-        for row in rows
-    }
+    configs = {row.name: build_config(row, args) for row in rows}
     if args.dry_run:
         for run in plan_runs(args, configs):
             path = configs[run.row].filename
@@ -140,11 +132,10 @@ def main(
         return
     if change is not None:
         change(configs)
-    try:
+    status = 130
+    with suppress(KeyboardInterrupt):
         failed = make_runs(plan_runs(args, configs), configs, args.jobs)
         status = 1 if failed else 0
-    except KeyboardInterrupt:
-        status = 130
     write_report(args.out, lines, args.seeds, reference, args.title)
     if status:
         sys.exit(status)

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from tiny_comparison import planned, write_set
 
 from ltml_mm.experiments import runs, single_run
-from ltml_mm.experiments.run_config import Run, write_run
+from ltml_mm.experiments.runs import Run, write_run
 from ltml_mm.files import write_json
 
 HOLD = """
@@ -42,20 +42,6 @@ use_script(lambda name, value: setattr(runs, name, value))
 plans = [made_up(Path(sys.argv[1]), row) for row in 'abc']
 runs.make_runs(plans, dict.fromkeys('abc'), jobs=2)
 """
-
-
-@contextmanager
-def holding(folder):
-    """Another process makes a run; yields that process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(folder / 'lock')],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        yield holder
-        holder.kill()
 
 
 @pytest.fixture
@@ -89,30 +75,25 @@ def test_what_changed_after_it_was_planned_is_not_trained(
     assert not (folder / 'result.json').exists()
 
 
-@pytest.mark.parametrize('changes', [True, False])
-def test_what_changed_while_it_ran_gives_no_result(
-    changes, planned_run, monkeypatch
-):
+def test_what_changed_while_it_ran_gives_no_result(planned_run, monkeypatch):
     folder, files = planned_run
-    monkeypatch.setattr(single_run, '_train', lambda _: 6)
-
-    def test_and_change(*_):
-        if changes:
-            change(*files['annotations'])
-        return {}
-
-    monkeypatch.setattr(single_run, '_test', test_and_change)
-    if changes:
-        with pytest.raises(ValueError, match='undo the change'):
-            single_run.make_run(folder)
-    else:
+    monkeypatch.setattr(single_run, '_train', lambda _: (6, 1.0))
+    monkeypatch.setattr(
+        single_run, '_test', lambda *_: change(*files['annotations']) or {}
+    )
+    with pytest.raises(ValueError, match='undo the change'):
         single_run.make_run(folder)
-    assert (folder / 'result.json').exists() != changes
+    assert not (folder / 'result.json').exists()
 
 
 def test_a_run_waits_for_the_process_that_makes_it(planned_run):
     folder, _ = planned_run
-    with holding(folder) as holder:
+    with subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(folder / 'lock')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout.readline() == b'held\n'
         waiting = subprocess.Popen(
             [sys.executable, '-m', single_run.__name__, str(folder)]
         )
@@ -122,19 +103,6 @@ def test_a_run_waits_for_the_process_that_makes_it(planned_run):
         holder.kill()  # the system frees the lock
         assert waiting.wait(60) == 0
     assert not (folder / 'work').exists()
-
-
-def test_a_look_at_a_lock_neither_makes_nor_keeps_it(tmp_path):
-    folder = tmp_path / 'run'
-    assert not runs.is_held(folder)
-    assert not folder.exists()
-    with holding(folder) as holder:
-        assert runs.is_held(folder)
-        holder.kill()
-        holder.wait()
-        assert not runs.is_held(folder)
-    with holding(folder):
-        assert runs.is_held(folder)
 
 
 def made_up(out, row):
@@ -160,42 +128,33 @@ def started(monkeypatch):
     rows = []
 
     class Ended:
-        returncode = 0
-
         def __init__(self, folder, slot):
             rows.append(folder.parent.name)
-            write_json(folder / 'result.json', {'config_hash': 'hash'})
+            self.returncode = int(rows[-1] == 'fails')
+            write_json(folder / 'result.json', {})
 
-        def wait(self):
-            return rows[-1] == 'fails'
+        def poll(self):
+            return self.returncode
 
     monkeypatch.setattr(runs, 'write_run', lambda run, cfg: None)
     monkeypatch.setattr(runs, '_start', Ended)
     return rows
 
 
-def test_what_another_process_makes_comes_last_and_the_finished_never(
-    tmp_path, started
+def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
+    tmp_path, started, monkeypatch
 ):
-    rows = ('held', 'b', 'done', 'c')
+    rows = ('done', 'fails', 'b')
     plans = [made_up(tmp_path, row) for row in rows]
-    write_json(tmp_path / 'done/seed_0/result.json', {'config_hash': 'hash'})
-    configs = dict.fromkeys(rows)
-    with holding(tmp_path / 'held/seed_0'):
-        assert runs.make_runs(plans, configs, jobs=1) == []
-    assert started == ['b', 'c', 'held']
-    assert runs.make_runs(plans, configs, jobs=1) == []
-    assert len(started) == 3
-
-
-def test_failed_runs_are_told_and_hold_up_no_other(tmp_path, started):
-    plans = [made_up(tmp_path, row) for row in ('fails', 'b')]
-    for plan in plans:
-        plan.folder.mkdir(parents=True)
-        (plan.folder / 'log.txt').write_text('said why\n')
-    configs = dict.fromkeys(('fails', 'b'))
-    assert runs.make_runs(plans, configs, jobs=1) == plans[:1]
+    write_json(plans[0].folder / 'result.json', {})
+    plans[1].folder.mkdir(parents=True)
+    (plans[1].folder / 'log.txt').write_text('said why\n')
+    told = []
+    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
+    assert runs.make_runs(plans, dict.fromkeys(rows), jobs=1) == [plans[1]]
     assert started == ['fails', 'b']
+    assert 'said why' in told[0]
+    assert told[1].startswith('finished, 0 left')
 
 
 def running(out, count):
@@ -236,27 +195,29 @@ def test_a_signal_stops_all_processes_and_starts_no_other(number, tmp_path):
     assert not (tmp_path / 'c').exists()
 
 
-@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGTERM])
-def test_signals_that_are_ignored_stay_ignored(number):
+def test_signals_that_are_ignored_stay_ignored():
     # As nohup starts a process.
-    before = signal.signal(number, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with runs._stopping(runs._Processes()):
-            assert signal.getsignal(number) is signal.SIG_IGN
-        assert signal.getsignal(number) is signal.SIG_IGN
+        with runs._signals_noted():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
-        signal.signal(number, before)
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
     ('given', 'devices'), [('2,5', ['2', '5', '2']), (None, ['0', '1', '2'])]
 )
-def test_gpus_are_those_that_the_process_may_use(given, devices, monkeypatch):
+def test_gpus_are_those_that_the_process_may_use(
+    given, devices, tmp_path, monkeypatch
+):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     if given is not None:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
     monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
-    environments = [runs._environment(slot) for slot in range(3)]
+    monkeypatch.setattr(subprocess, 'Popen', lambda *_, env, **__: env)
+    environments = [runs._start(tmp_path, slot) for slot in range(3)]
     assert [e['CUDA_VISIBLE_DEVICES'] for e in environments] == devices
 
 
