@@ -86,9 +86,10 @@ def load_json(path: str, keep: Collection[str] | None = None) -> Any:
         raise ValueError(f'{constant} is not a number of JSON')
 
     try:
-        text = get_text(path, encoding='utf-8-sig')
         return json.loads(
-            text, object_pairs_hook=as_dict, parse_constant=refuse
+            get_text(path, encoding='utf-8-sig'),
+            object_pairs_hook=as_dict,
+            parse_constant=refuse,
         )
     except (RecursionError, ValueError) as error:
         raise ValueError(f'{path}: not valid JSON: {error}') from error
@@ -126,8 +127,7 @@ def _class_names(
                 f'{path}: "categories" of "metainfo" must list objects with '
                 '"id" and "category_name"'
             ) from error
-    if names is None:
-        names = expected
+    names = expected if names is None else names
     if not isinstance(names, (list, tuple)) or not all(
         isinstance(name, str) for name in names
     ):
@@ -181,10 +181,8 @@ def _entry_fault(
     for label in labels:
         # True is an int, too.
         if type(label) is not int or not 0 <= label < num_classes:
-            return (
-                f'label {label!r} is not an integer from 0 to '
-                f'{num_classes - 1}'
-            )
+            last = num_classes - 1
+            return f'label {label!r} is not an integer from 0 to {last}'
     if len(set(labels)) != len(labels):
         return f'a label repeats in {labels}'
     return None
@@ -216,7 +214,7 @@ class LabelTable:
         return len(self.offsets) - 1
 
     def counts(self, num_classes: int) -> np.ndarray:
-        """Returns the number of images of every class, int64 (K,)."""
+        """Counts the images of every class, int64, of length K at least."""
         return np.bincount(self.labels, minlength=num_classes)
 
     def statistics(self, num_classes: int) -> ClassStatistics:
