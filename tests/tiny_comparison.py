@@ -5,8 +5,7 @@ import shutil
 from tiny_training import write_data
 
 from ltml_mm.experiments import compare
-from ltml_mm.experiments.rows import parse_rows
-from ltml_mm.experiments.run_config import build_config
+from ltml_mm.experiments.rows import build_config, parse_rows
 
 #: The rest of a stock row's config, whose backbone is made smaller below.
 SMALL_HEAD = 'model.head.in_channels=64'
@@ -71,11 +70,5 @@ def planned(data, row, *further):
         [*arguments(data, data / 'out', [row]), *further]
     )
     _, rows = parse_rows(args.rows)
-    cfg = build_config(
-        rows[0],
-        args.data,
-        args.cfg_options,
-        args.images_per_step,
-        args.epoch_images,
-    )
+    cfg = build_config(rows[0], args)
     return compare.plan_runs(args, {rows[0].name: cfg})[0], cfg

@@ -33,7 +33,7 @@ from ltml_mm.apis.cli import parse_cfg_options
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.test import add_flip_tta
 from ltml_mm.experiments.rows import CONFIGS, VARIANTS
-from ltml_mm.experiments.run_config import config_hash
+from ltml_mm.experiments.runs import config_hash
 from ltml_mm.files import write_json
 
 VIEWS = 3
@@ -259,14 +259,14 @@ def test_a_broken_image_leaves_no_cache(data, weights, tmp_path, quiet):
 def test_a_dumped_config_trains_by_itself(data, weights, cache, tmp_path):
     cfg = cached_config(data, weights, cache)
     cfg.work_dir = str(tmp_path / 'work')
-    cfg.dump(tmp_path / 'cached.json')
+    cfg.dump(tmp_path / 'cached.py')
     code = (
         'import sys; from mmengine.config import Config; '
         'from mmengine.runner import Runner; '
         'Runner.from_cfg(Config.fromfile(sys.argv[1]))'
     )
     process = subprocess.run(
-        [sys.executable, '-c', code, str(tmp_path / 'cached.json')],
+        [sys.executable, '-c', code, str(tmp_path / 'cached.py')],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -23,19 +23,12 @@ class CheckpointError(RuntimeError):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint on the CPU without running anything in it.
-
-    Args:
-        path: A local file.
-
-    Returns:
-        dict: The checkpoint, with ``state_dict``.
+    """Reads a local checkpoint on the CPU without running anything in it.
 
     Raises:
-        CheckpointError: The file is missing, truncated, changed since it
-            was written (see :mod:`ltml_mm.files`), no
-            checkpoint, or holds objects of classes that a checkpoint does
-            not need.
+        CheckpointError: The file is missing, truncated, changed since it was
+            written (see :mod:`ltml_mm.files`), holds no ``state_dict``, or
+            objects of classes that a checkpoint does not need.
     """
     if not Path(path).is_file():
         raise CheckpointError(f'checkpoint not found: {path}')
@@ -56,7 +49,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f'{path} is truncated or no checkpoint ({first_line(error)})'
         ) from error
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+    content = isinstance(checkpoint, dict) and checkpoint.get('state_dict')
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) for key in content
+    ):
         raise CheckpointError(
             f'{path} holds no "state_dict": it is not a checkpoint of MMEngine'
         )
@@ -68,12 +64,7 @@ def find_whole_checkpoint(work_dir: str | Path) -> str | None:
 
     That is the one that ``last_checkpoint`` names or, where it is damaged,
     the one before it; every one that is passed over is named in a warning.
-
-    Args:
-        work_dir: The work directory of the run.
-
-    Returns:
-        str | None: Its path; None where there is no checkpoint at all.
+    None where there is no checkpoint at all.
 
     Raises:
         CheckpointError: There are checkpoints, but none of them is whole.
@@ -100,7 +91,7 @@ def find_whole_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def load_weights(
-    model: torch.nn.Module, state_dict: Any, path: str | Path
+    model: torch.nn.Module, state_dict: Mapping[str, Any], path: str | Path
 ) -> None:
     """Loads all weights of a model.
 
@@ -108,10 +99,6 @@ def load_weights(
         CheckpointError: A weight is missing, unexpected or of another
             shape; names the first of them, and ``path``.
     """
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(key, str) for key in state_dict
-    ):
-        raise CheckpointError(f'{path}: "state_dict" names no weights')
     own = model.state_dict()
     # Tables that the model computes anew drop out of whatever is loaded.
     recomputed = model.load_state_dict(own, strict=False).missing_keys
@@ -162,37 +149,34 @@ def are_names(classes: Any) -> bool:
 def _candidates(work_dir: Path) -> list[Path]:
     """Lists the checkpoints to resume from, the newest first.
 
-    The pointer comes first, then what has its name with a lower number. A
-    run that was stopped inside an epoch has another name there than before.
+    The pointer comes first, then what has its name with a lower number.
     """
     pointer = work_dir / 'last_checkpoint'
-    named = ''
-    if pointer.is_file():
-        named = pointer.read_text(errors='replace').replace('\0', '').strip()
+    text = pointer.read_text(errors='replace') if pointer.is_file() else ''
+    named = text.replace('\0', '').strip()
     last = Path(named)
     if named and not last.is_file():
         # The work directory may have been moved.
         last = work_dir / last.name
-    folder = last.parent if named else work_dir
     numbered = {
         path: (match[1], int(match[2]))
-        for path in folder.glob('*.pth')
+        for path in (last.parent if named else work_dir).glob('*.pth')
         if (match := re.fullmatch(r'(?!best_)(.*?)(\d+)\.pth', path.name))
     }
-    if not numbered:
-        return [last] if named else []
-    newest = max(numbered, key=lambda path: path.stat().st_mtime_ns)
-    kind, number = numbered.get(last, (numbered[newest][0], math.inf))
+    newest = max(numbered, key=lambda p: p.stat().st_mtime_ns, default=last)
+    kind, number = numbered.get(last) or (
+        numbered.get(newest, ('',))[0],
+        math.inf,
+    )
     earlier = [
-        path
+        (name == kind, step, path)
         for path, (name, step) in numbered.items()
-        if name == kind and step < number
+        # One of a run that was stopped inside an epoch follows the epochs'.
+        if (name == kind and step < number)
+        or (kind, name) == ('iter_', 'epoch_')
     ]
-    earlier.sort(key=lambda path: numbered[path][1], reverse=True)
-    if kind == 'iter_':
-        epochs = [path for path in numbered if numbered[path][0] == 'epoch_']
-        earlier += sorted(epochs, key=lambda p: numbered[p][1], reverse=True)
-    return [last, *earlier] if named else earlier
+    paths = [path for *_, path in sorted(earlier, reverse=True)]
+    return [last, *paths] if named else paths
 
 
 def _refusal(path: str | Path, error: Exception) -> str:

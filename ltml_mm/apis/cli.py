@@ -18,6 +18,7 @@ from mmengine.config import Config, DictAction
 
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.distributed import (
+    RANK_VARIABLES,
     destroy_distributed,
     explain_lost_process,
     init_distributed,
@@ -33,11 +34,6 @@ STOCK_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-#: What stock constructors raise for arguments that do not fit them.
-CONFIG_ERRORS = (AssertionError, AttributeError, KeyError, TypeError)
 #: Options that name files and folders: their values stay texts.
 PATH_OPTIONS = (
     'ann_file',
@@ -68,14 +64,9 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
     is a text whatever it looks like, since folders have names such as
     ``2024`` or ``cats,dogs``. There, ``None`` is a folder where one exists.
 
-    Args:
-        options: ``KEY=VALUE`` each.
-
-    Returns:
-        dict: Values by key; the last one counts.
-
     Raises:
-        ValueError: One is not of that form, or its brackets do not match.
+        ValueError: An option is not of the form ``KEY=VALUE``, or its
+            brackets do not match.
 
     Examples:
         >>> parse_cfg_options(['data_root=2024', 'optim_wrapper.clip=1,2'])
@@ -107,11 +98,7 @@ class _CfgOptions(argparse.Action):
     """Reads overrides; a second ``--cfg-options`` adds to the first."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
+        self, parser: Any, namespace: Any, values: Any, option: Any = None
     ) -> None:
         try:
             options = parse_cfg_options(values)
@@ -126,7 +113,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='where logs and models go')
     add_cfg_options(parser)
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='job launcher'
+        '--launcher',
+        choices=('none', *RANK_VARIABLES),
+        default='none',
+        help='job launcher',
     )
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
 
@@ -152,7 +142,10 @@ def run_tool(main: Callable[[], None]) -> None:
             destroy_distributed()
         raise
     except (CheckpointError, OSError, ValueError) as error:
-        _fail(root_message(error), error)
+        # Of an error in a data worker torch makes a text with its stack; the
+        # last line is what the error said.
+        worker = r'(?s)Caught \w+ in DataLoader worker.*\n\S+: '
+        _fail(re.sub(worker, '', str(error)).rstrip(), error)
     except torch.distributed.DistError as error:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
@@ -163,34 +156,21 @@ def run_tool(main: Callable[[], None]) -> None:
         _fail(words, error)
 
 
-def root_message(error: Exception) -> str:
-    """Returns an error's message.
-
-    Of an error in a data worker torch makes a text that holds the worker's
-    stack; its last line is what the error said.
-    """
-    message = str(error)
-    if re.match(r'Caught \w+ in DataLoader worker', message):
-        last = message.rstrip().splitlines()[-1]
-        return last.partition(': ')[2]
-    return message
-
-
 def _explain_config_error(error: Exception) -> str | None:
     """Names what MMEngine was building from the config, and what it said.
 
-    A mistyped name or argument ends as the error of a constructor, deep in a
-    stack that does not matter. None where the error came from elsewhere.
+    None where the error came from elsewhere.
     """
     words = ' '.join(str(error.args[0] if error.args else '').split())
     # How the Runner begins where a whole section is missing.
     if isinstance(error, RuntimeError) and words.startswith('`self._'):
         return f'the config is not complete: {words}'
-    if not isinstance(error, CONFIG_ERRORS):
+    kinds = (AssertionError, AttributeError, KeyError, TypeError)
+    if not isinstance(error, kinds):
         return None
-    stack = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    built = next(filter(None, map(_built_in, reversed(stack))), None)
-    if built is None:
+    stack = traceback.walk_tb(error.__traceback__)
+    built = [name for frame, _ in stack if (name := _built_in(frame))]
+    if not built:
         return None
     if 'registry. Please check' in words:
         words = words.split('. Please check')[0] + (
@@ -201,9 +181,9 @@ def _explain_config_error(error: Exception) -> str | None:
         words = f'it has no {words!r}'
     else:
         words = words or type(error).__name__
-        words = f'{words} (LTML_TRACEBACK=1 shows where)'
-    built = getattr(built, '__name__', built)
-    return f'the config does not fit {built}: {words}'
+        words += ' (LTML_TRACEBACK=1 shows where)'
+    name = getattr(built[-1], '__name__', built[-1])
+    return f'the config does not fit {name}: {words}'
 
 
 def _built_in(frame: FrameType) -> Any:
@@ -248,7 +228,10 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             if cfg.get(name) is not None:
                 cfg[name].pin_memory = False
-    _remove_hooks(cfg)
+    # MMEngine removes only its own six where they are None.
+    for name, hook in list((cfg.get('default_hooks') or {}).items()):
+        if hook is None and name not in STOCK_HOOKS:
+            del cfg.default_hooks[name]
 
 
 def _check_work_dir(work_dir: str) -> None:
@@ -262,10 +245,3 @@ def _check_work_dir(work_dir: str) -> None:
         f'the work directory {work_dir} cannot be written: {place} is '
         f'{reason}. Choose another one with --work-dir'
     )
-
-
-def _remove_hooks(cfg: Config) -> None:
-    """Removes hooks set to None; MMEngine removes its own six alone."""
-    for name, hook in list((cfg.get('default_hooks') or {}).items()):
-        if hook is None and name not in STOCK_HOOKS:
-            del cfg.default_hooks[name]

@@ -57,11 +57,8 @@ def load_config(
     Args:
         path: The config file.
         cfg_options: Overrides, as ``--cfg-options`` gives them.
-        dataset_meta: Classes and counts where they are known already, from
-            a checkpoint's ``meta``; then no training annotations are read.
-
-    Returns:
-        Config: The complete config.
+        dataset_meta: Classes and counts from a checkpoint's ``meta``; then
+            no training annotations are read.
 
     Raises:
         FileNotFoundError: The config or an annotation file does not exist.
@@ -137,11 +134,11 @@ def complete_config(
         for dataset in dataset_configs(cfg)
         if dataset.get('type') == GENERIC_DATASET
     ]
+    known = {COUNTS_KEY, 'classes'}
     uncounted = [
         dataset
         for dataset in generic
-        if dataset.get('test_mode')
-        and not {COUNTS_KEY, 'classes'} <= {*dataset.get('metainfo', {})}
+        if dataset.get('test_mode') and known - {*dataset.get('metainfo', ())}
     ]
     unnumbered = [
         part

@@ -6,7 +6,6 @@ import gc
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
@@ -41,9 +40,21 @@ def init_distributed(cfg: Config, launcher: str) -> None:
         torch.distributed.DistNetworkError: The port is in use.
     """
     if launcher == 'none':
-        _refuse_several()
+        processes = os.environ.get('WORLD_SIZE') or '1'
+        # Each would be a whole run, all of them in one folder.
+        if processes != '1':
+            raise ValueError(
+                f'WORLD_SIZE={processes}: this is one process of several; add '
+                '--launcher pytorch'
+            )
         return
-    ranks = _read_ranks(launcher)
+    sources = RANK_VARIABLES[launcher]
+    missing = [name for name in sources if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher {launcher} needs {", ".join(missing)} in the '
+            f'environment; start it with {STARTERS[launcher]}'
+        )
     if torch.cuda.is_available():
         wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         found = torch.cuda.device_count()
@@ -53,7 +64,9 @@ def init_distributed(cfg: Config, launcher: str) -> None:
                 f'it has {found}'
             )
         return
-    os.environ.update(ranks)
+    # Under the names that torch reads.
+    for name, source in zip(RANK_VARIABLES['pytorch'], sources, strict=True):
+        os.environ[name] = os.environ[source]
     if not torch.distributed.is_initialized():
         os.environ.setdefault('MASTER_PORT', '29500')
         if 'MASTER_ADDR' not in os.environ:
@@ -67,19 +80,6 @@ def init_distributed(cfg: Config, launcher: str) -> None:
         **(cfg.get('model_wrapper_cfg') or {}),
         'device_ids': None,
     }
-
-
-def _read_ranks(launcher: str) -> dict[str, str]:
-    """Reads the launcher's variables, under the names that torch reads."""
-    sources = RANK_VARIABLES[launcher]
-    missing = [name for name in sources if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f'--launcher {launcher} needs {", ".join(missing)} in the '
-            f'environment; start it with {STARTERS[launcher]}'
-        )
-    values = (os.environ[name] for name in sources)
-    return dict(zip(RANK_VARIABLES['pytorch'], values, strict=True))
 
 
 def destroy_distributed() -> None:
@@ -97,8 +97,13 @@ def destroy_distributed() -> None:
 
 
 def explain_lost_process(error: Exception) -> str | None:
-    """Describes an error that came of another process's end, else None."""
-    for cause in _chain(error):
+    """Describes an error that came of another process's end, else None.
+
+    torch tells of a lost worker in the midst of anything, of code too that
+    makes an error of its own out of every other: all causes are looked at.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
         # Less the place in gloo's sources.
         words = re.sub(r'^\[/\S+\] ', '', str(cause)).split('\n')[0]
         words = words.strip().rstrip('.')
@@ -113,29 +118,8 @@ def explain_lost_process(error: Exception) -> str | None:
                 f'another process of this run is gone ({words}). The others '
                 'say why; let a training go on with --resume'
             )
+        cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[RuntimeError]:
-    """Yields an error and those that it came of.
-
-    torch tells of a lost worker in the midst of anything, of code too that
-    makes an error of its own out of every other.
-    """
-    while error is not None:
-        if isinstance(error, RuntimeError):
-            yield error
-        error = error.__cause__ or error.__context__
-
-
-def _refuse_several() -> None:
-    """Each would be a whole run, and all of them write into one folder."""
-    processes = os.environ.get('WORLD_SIZE') or '1'
-    if processes != '1':
-        raise ValueError(
-            f'WORLD_SIZE={processes}: this is one process of several; add '
-            '--launcher pytorch'
-        )
 
 
 def _first_machine(launcher: str) -> str:

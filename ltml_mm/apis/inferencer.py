@@ -146,7 +146,7 @@ class MultiLabelInferencer(BaseInferencer):
             if return_datasamples:
                 results.append(sample)
                 continue
-            record = self.record(sample, **options)
+            record = prediction_record(sample, self.class_info, **options)
             if draw:
                 picture = self.draw(image, record['labels'])
                 record['picture'] = np.asarray(picture)
@@ -159,16 +159,13 @@ class MultiLabelInferencer(BaseInferencer):
         batch_size: int = 1,
         on_error: Callable[[UnreadableImageError], None] | None = None,
     ) -> Iterator[tuple[ImageInput, DataSample]]:
-        """Predicts images one batch after the other.
+        """Yields images and their predictions; keeps none of them.
 
         Args:
-            inputs: The images; any number, since none is kept.
+            inputs: The images, any number.
             batch_size: Images a step.
             on_error: Called with the error of an image that cannot be read,
                 which is then left out; by default the error is raised.
-
-        Yields:
-            tuple: An image and its prediction, in the order of ``inputs``.
         """
         if batch_size < 1:
             raise ValueError(
@@ -192,10 +189,6 @@ class MultiLabelInferencer(BaseInferencer):
     def load(self, image: ImageInput) -> dict[str, Any]:
         """Loads an image as the test pipeline does.
 
-        Args:
-            image: A path, a Pillow image, or BGR pixels, uint8 of shape
-                (H, W, 3).
-
         Returns:
             dict: ``img``, BGR of shape (H, W, 3), beside its shapes.
 
@@ -209,15 +202,6 @@ class MultiLabelInferencer(BaseInferencer):
             return _from_pixels(image)
         check_image(image)
         return load_image(self._loader, {'img_path': str(image)})
-
-    def record(
-        self,
-        sample: DataSample,
-        threshold: float | None = None,
-        topk: int | None = None,
-    ) -> dict[str, Any]:
-        """Turns a prediction into plain values: see :meth:`__call__`."""
-        return prediction_record(sample, self.class_info, threshold, topk)
 
     def draw(
         self, image: ImageInput, labels: Sequence[Mapping[str, Any]]
@@ -269,13 +253,11 @@ def _loads(step: Mapping[str, Any]) -> bool:
 
 def _from_pixels(image: np.ndarray) -> dict[str, Any]:
     shape = image.shape
-    if image.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+    if image.dtype != np.uint8 or shape[2:] != (3,) or not image.size:
         raise ValueError(
             'an image must be BGR pixels, uint8 of shape (H, W, 3), got '
             f'{image.dtype} of shape {shape}'
         )
-    if not image.size:
-        raise ValueError(f'an image must have pixels, got none: shape {shape}')
     return {'img': image, 'img_shape': shape[:2], 'ori_shape': shape[:2]}
 
 

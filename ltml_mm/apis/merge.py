@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,27 +44,12 @@ from ltml_mm.models.weight_averaging import (
 )
 
 
-class Merged(NamedTuple):
-    """A stock network out of a two-branch one.
-
-    Attributes:
-        config: Its config, see :func:`~ltml_mm.apis.stock_config`.
-        checkpoint: Its ``state_dict``, and in ``meta`` the classes;
-            ``branch_drift``, see
-            :func:`~ltml_mm.models.weight_averaging.branch_drift`; and
-            ``bn_images``, those that the norms were measured on.
-    """
-
-    config: Config
-    checkpoint: dict[str, Any]
-
-
 def merge_checkpoint(
     config: str | Path,
     path: str | Path,
     cfg_options: Mapping[str, Any] | None = None,
     bn_images: int = 0,
-) -> Merged:
+) -> tuple[Config, dict[str, Any]]:
     """Merges the two branches of a checkpoint.
 
     A checkpoint that was written with MMEngine's ``EMAHook`` holds the
@@ -78,7 +63,9 @@ def merge_checkpoint(
             merged modules on, 0 to average those of the branches.
 
     Returns:
-        Merged: Config and checkpoint of the stock network.
+        tuple: The config of the stock network; and its checkpoint, whose
+        ``meta`` holds the classes, the ``branch_drift`` and ``bn_images``,
+        how many the norms were measured on.
 
     Raises:
         FileNotFoundError: The config does not exist.
@@ -104,14 +91,12 @@ def merge_checkpoint(
         batches = training_batches(cfg, bn_images)
         modules = merged_modules(state_dict)
         bn_images = reestimate_norms(model, batches, modules)
-    facts = dict(
+    facts: dict[str, Any] = {'dataset_meta': meta} if meta else {}
+    facts.update(
         merged_from=Path(path).name, branch_drift=drift, bn_images=bn_images
     )
-    content = {
-        'state_dict': {k: v.cpu() for k, v in model.state_dict().items()},
-        'meta': {**facts, **({'dataset_meta': meta} if meta else {})},
-    }
-    return Merged(stock, content)
+    weights = {k: v.cpu() for k, v in model.state_dict().items()}
+    return stock, {'state_dict': weights, 'meta': facts}
 
 
 def training_batches(
@@ -126,9 +111,6 @@ def training_batches(
         cfg: A complete config of a training.
         num_images: How many to draw, each once; at most all there are.
         seed: Chooses which, and their order.
-
-    Yields:
-        dict: A batch, of the size of the test's or one less.
     """
     loader = cfg.test_dataloader
     pipeline = innermost_dataset(loader).pipeline
@@ -146,16 +128,17 @@ def training_batches(
     )
 
 
-def write_merged(merged: Merged, out: str | Path) -> None:
+def write_merged(
+    config: Config, checkpoint: Mapping[str, Any], out: Path
+) -> None:
     """Writes a checkpoint ``*.pth`` and its config ``*.py``, both or none."""
-    out = Path(out)
     content = BytesIO()
-    torch.save(merged.checkpoint, content)
+    torch.save(checkpoint, content)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.merge_', dir=out.parent) as folder:
         whole = Path(folder, out.name)
         AtomicFileBackend().put(content.getvalue(), whole)
-        write_text(whole.with_suffix('.py'), merged.config.pretty_text)
+        write_text(whole.with_suffix('.py'), config.pretty_text)
         # That of an older checkpoint would tell the new one is damaged.
         checksum_path(out).unlink(missing_ok=True)
         for path in (whole.with_suffix('.py'), whole, checksum_path(whole)):
@@ -197,13 +180,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check_output(args: argparse.Namespace) -> None:
-    """Checks that the output may be written, before any work is done."""
     sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
     for target in (Path(args.out), Path(args.out).with_suffix('.py')):
-        if os.path.realpath(target) in sources:
-            raise ValueError(f'{target} is read; give another OUT.pth')
-        if target.is_dir():
-            raise ValueError(f'{target} is a folder; give another OUT.pth')
+        if os.path.realpath(target) in sources or target.is_dir():
+            kind = 'a folder' if target.is_dir() else 'read'
+            raise ValueError(f'{target} is {kind}; give another OUT.pth')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
 
@@ -212,31 +193,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Merges the branches, and warns where that may lose accuracy."""
     args = parse_args(argv)
     _check_output(args)
-    merged = merge_checkpoint(
+    config, checkpoint = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )
-    write_merged(merged, args.out)
+    write_merged(config, checkpoint, Path(args.out))
     print(f'{args.out} and {Path(args.out).with_suffix(".py")} written')
-    meta = merged.checkpoint['meta']
-    print(f'drift of the branches: {meta["branch_drift"]:.3f}')
-    if meta['bn_images']:
-        print(f'BatchNorm measured on {meta["bn_images"]} training images')
-    for warning in _warnings(merged):
-        print(f'WARNING: {warning}', file=sys.stderr)
-
-
-def _warnings(merged: Merged) -> Iterator[str]:
-    drift = merged.checkpoint['meta']['branch_drift']
+    drift = checkpoint['meta']['branch_drift']
+    print(f'drift of the branches: {drift:.3f}')
+    if number := checkpoint['meta']['bn_images']:
+        print(f'BatchNorm measured on {number} training images')
     if drift > DRIFT_LIMIT:
-        yield (
-            'the branches have drifted apart (drift '
+        print(
+            'WARNING: the branches have drifted apart (drift '
             f'{drift:.3f}, above {DRIFT_LIMIT}): their average may be '
             'far from both; compare it with the two-branch network before '
-            'using it (docs/deployment.md)'
+            'using it (docs/deployment.md)',
+            file=sys.stderr,
         )
-    own = plugin_types(merged.config.to_dict())
-    if own:
-        yield (
-            f'MMPretrain has no counterpart of {", ".join(own)}: the config '
-            'still imports ltml_mm'
+    if own := plugin_types(config.to_dict()):
+        print(
+            f'WARNING: MMPretrain has no counterpart of {", ".join(own)}: the '
+            'config still imports ltml_mm',
+            file=sys.stderr,
         )

@@ -73,12 +73,11 @@ def class_info(
     """Describes the classes, from the checkpoint, else from the config.
 
     Args:
-        cfg: A complete config.
+        cfg: A complete config; its test evaluator bounds the groups.
         meta: What :func:`checkpoint_meta` returned.
 
     Returns:
-        list[dict]: ``name``, ``group`` and ``train_images`` of each class; the
-        groups have the bounds of the test evaluator.
+        list[dict]: ``name``, ``group`` and ``train_images`` of each class.
 
     Raises:
         ValueError: No source names the classes.
@@ -115,11 +114,7 @@ def _config_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
 def check_selection(
     threshold: float | None, topk: int | None, num_classes: int
 ) -> None:
-    """Checks the choice of predicted classes.
-
-    Raises:
-        ValueError: Both are given, or one is out of range.
-    """
+    """Refuses a choice of predicted classes that is out of range."""
     if threshold is not None and topk is not None:
         raise ValueError('give threshold or topk, not both')
     if threshold is not None and not 0 <= threshold <= 1:
@@ -137,18 +132,13 @@ def prediction_record(
     threshold: float | None = None,
     topk: int | None = None,
 ) -> dict[str, Any]:
-    """Turns a prediction into plain values.
+    """Turns a prediction into what the inferencer returns.
 
     Args:
         sample: The prediction, with ``pred_score`` (K,).
         class_info: ``name``, ``group`` and ``train_images`` of each class.
         threshold: The least score of a predicted class, 0.5 by default.
         topk: The number of predicted classes; then no threshold applies.
-
-    Returns:
-        dict: ``path``; ``labels``, the entries of ``class_info`` of the
-        predicted classes with their ``score``, by decreasing score; and
-        ``scores``, those of all classes by name.
 
     Raises:
         ValueError: A score is not finite, or there is not one per class.

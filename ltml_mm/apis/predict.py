@@ -14,7 +14,11 @@ from tqdm import tqdm
 
 from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
-from ltml_mm.apis.model import DEFAULT_THRESHOLD, check_selection
+from ltml_mm.apis.model import (
+    DEFAULT_THRESHOLD,
+    check_selection,
+    prediction_record,
+)
 from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
@@ -44,9 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         f'{DEFAULT_THRESHOLD})',
     )
     choice.add_argument(
-        '--topk',
-        type=int,
-        help='predict this many classes, whatever their scores',
+        '--topk', type=int, help='predict this many, whatever their scores'
     )
     parser.add_argument(
         '--out',
@@ -96,11 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoding = sys.stdout.encoding or 'utf-8'
     print(shown.encode(encoding, 'backslashreplace').decode(encoding))
     if args.out is not None:
+        told = ('config', 'checkpoint', 'threshold', 'topk')
         content = {
-            'config': args.config,
-            'checkpoint': args.checkpoint,
-            'threshold': args.threshold,
-            'topk': args.topk,
+            **{name: getattr(args, name) for name in told},
             'classes': inferencer.class_info,
             'predictions': records,
             'skipped': [
@@ -122,7 +122,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _list_images(
     args: argparse.Namespace,
 ) -> tuple[list[Path], list[UnreadableImageError]]:
-    """Lists the images to predict, and the files to skip."""
     source = Path(args.input)
     if not source.exists():
         raise FileNotFoundError(
@@ -153,9 +152,8 @@ def _predict_images(
 ) -> list[dict[str, Any]]:
     """Predicts the images and writes their pictures; adds to ``skipped``."""
     records = []
-    is_folder = Path(args.input).is_dir()
-
-    with tqdm(total=len(images), unit='image', disable=not is_folder) as bar:
+    single = not Path(args.input).is_dir()
+    with tqdm(total=len(images), unit='image', disable=single) as bar:
 
         def skip(error: UnreadableImageError) -> None:
             _report(error)
@@ -163,11 +161,21 @@ def _predict_images(
             bar.update()
 
         for image, sample in inferencer.stream(images, args.batch_size, skip):
-            record = inferencer.record(sample, args.threshold, args.topk)
+            record = prediction_record(
+                sample, inferencer.class_info, args.threshold, args.topk
+            )
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
                 name = _picture_name(_relative(str(image), args.input))
-                path = _output_path(Path(args.out), name)
+                path = Path(args.out, name)
+                # A folder there may be a link.
+                if not path.parent.resolve().is_relative_to(
+                    Path(args.out).resolve()
+                ):
+                    raise ValueError(
+                        f'{printable(path)} lies outside {args.out}: a link '
+                        'leads there; give another --out'
+                    )
                 write_bytes(path, encode_picture(picture, name))
                 record['picture'] = name
             records.append(record)
@@ -181,20 +189,14 @@ def _prediction_table(
     """Renders one row for each predicted class, names escaped."""
     rows = []
     for record in records:
-        name = printable(_relative(record['path'], source))
+        image = printable(_relative(record['path'], source))
         if not record['labels']:
-            rows.append([name, '-', '-', '-', '-'])
+            rows.append([image, '-', '-', '-', '-'])
         for label in record['labels']:
-            count = label['train_images']
-            rows.append(
-                [
-                    name,
-                    printable(label['name']),
-                    f'{label["score"]:.3f}',
-                    label['group'] or '-',
-                    '-' if count is None else count,
-                ]
-            )
+            name, score = printable(label['name']), f'{label["score"]:.3f}'
+            known = (label['group'], label['train_images'])
+            shown = ('-' if value is None else value for value in known)
+            rows.append([image, name, score, *shown])
     return table(['Image', 'Class', 'Score', 'Group', 'Train images'], rows)
 
 
@@ -212,13 +214,3 @@ def _picture_name(relative: str) -> str:
     """Mirrors an image's own path, so that names differ where those do."""
     suffix = '' if picture_format(relative) else '.png'
     return str(Path('pictures') / f'{relative}{suffix}')
-
-
-def _output_path(root: Path, name: str) -> Path:
-    path = root / name
-    if not path.parent.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            f'{printable(path)} lies outside {root}: a link leads there; '
-            'give another --out'
-        )
-    return path

@@ -13,6 +13,7 @@ from ltml_mm.datasets.annotations import (
     LabelTable,
     read_annotations,
     read_labels,
+    training_metainfo,
 )
 
 
@@ -49,9 +50,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         allow_outside (bool): Whether image paths in the file may leave the
             folder that ``data_root`` and ``data_prefix`` name. Defaults to
             False.
-        **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``:
-            ``metainfo``, ``data_root``, ``data_prefix``, ``pipeline``,
-            ``indices``, ``lazy_init``, ``classes`` and so on.
+        **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``.
 
     Raises:
         FileNotFoundError: The annotation file does not exist.
@@ -88,38 +87,20 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         self._count()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
-        """Keeps some of the images, and counts a training set anew.
-
-        Args:
-            indices: How many from the start (from the end where negative),
-                or which.
-        """
+        """Keeps some of the images, and counts a training set anew."""
         super().get_subset_(indices)
         self._count()
 
     def get_subset(
         self, indices: int | Sequence[int]
     ) -> LongTailMultiLabelDataset:
-        """Returns a dataset of some of the images, with its own counts.
-
-        Args:
-            indices: How many from the start (from the end where negative),
-                or which.
-
-        Returns:
-            LongTailMultiLabelDataset: The subset.
-        """
+        """Returns a dataset of some of the images, with its own counts."""
         subset = super().get_subset(indices)
         subset._count()
         return subset
 
     def load_data_list(self) -> list[dict]:
-        """Reads and checks the annotation file.
-
-        Returns:
-            list[dict]: One entry per image with ``img_path`` (joined with
-            the prefix) and ``gt_label`` (list of class indices).
-        """
+        """Reads and checks the annotation file, joining paths and prefix."""
         try:
             metainfo, entries = read_annotations(
                 self.ann_file,
@@ -164,7 +145,4 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         # First none: read_labels takes a table that is there.
         self.label_table = None
         self.label_table = read_labels(self)
-        if self.test_mode:
-            return
-        statistics = self.label_table.statistics(len(self.CLASSES))
-        self._metainfo.update(statistics.to_metainfo())
+        self._metainfo.update(training_metainfo(self))

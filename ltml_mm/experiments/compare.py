@@ -5,30 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ltml_mm.apis.cli import add_cfg_options
+from ltml_mm.experiments import runs
 from ltml_mm.experiments.comparison_report import write_report
 from ltml_mm.experiments.rows import (
     DATA_SETS,
     PUBLISHED,
     ROWS,
     VARIANTS,
+    build_config,
     parse_line,
     parse_rows,
 )
-from ltml_mm.experiments.run_config import (
-    CONFIG,
-    RUN,
-    Run,
-    build_config,
-    config_hash,
-    run_folder,
-    write_config,
-)
-from ltml_mm.experiments.runs import make_runs
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -119,32 +112,22 @@ def main(
             f'--reference {reference} is not among the rows of the table: '
             f'{", ".join(map(str, lines))}'
         )
-    configs = {
-        row.name: build_config(
-            row,
-            args.data,
-            args.cfg_options or {},
-            args.images_per_step,
-            args.epoch_images,
-        )
-        for row in rows
-    }
+    configs = {row.name: build_config(row, args) for row in rows}
     if args.dry_run:
         for run in plan_runs(args, configs):
             path = configs[run.row].filename
             if args.data not in PUBLISHED:
-                path = run.folder / CONFIG
-                if not (run.folder / RUN).exists():
-                    write_config(run, configs[run.row])
+                path = run.folder / runs.CONFIG
+                if not (run.folder / runs.RUN).exists():
+                    runs.write_config(run, configs[run.row])
             print(run.folder, path)
         return
     if change is not None:
         change(configs)
-    try:
-        failed = make_runs(plan_runs(args, configs), configs, args.jobs)
+    status = 130
+    with suppress(KeyboardInterrupt):
+        failed = runs.make_runs(plan_runs(args, configs), configs, args.jobs)
         status = 1 if failed else 0
-    except KeyboardInterrupt:
-        status = 130
     write_report(args.out, lines, args.seeds, reference, args.title)
     if status:
         sys.exit(status)
@@ -152,12 +135,12 @@ def main(
 
 def plan_runs(
     args: argparse.Namespace, configs: dict[str, Config]
-) -> list[Run]:
+) -> list[runs.Run]:
     """Lists the runs, seed by seed, so that every row has some early."""
-    hashes = {row: config_hash(cfg) for row, cfg in configs.items()}
+    hashes = {row: runs.config_hash(cfg) for row, cfg in configs.items()}
     return [
-        Run(
-            folder=run_folder(args.out, row, seed),
+        runs.Run(
+            folder=runs.run_folder(args.out, row, seed),
             row=row,
             seed=seed,
             set=args.data,

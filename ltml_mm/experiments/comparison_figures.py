@@ -16,7 +16,7 @@ from ltml_mm.experiments.drawing import (
     name_labels,
     new_figure,
 )
-from ltml_mm.experiments.results import GROUPS, Results, mean_and_std
+from ltml_mm.experiments.results import GROUPS, Results
 from ltml_mm.experiments.rows import Line
 
 ROW_HEIGHT = 0.34  # inches that a row with its seeds needs
@@ -68,7 +68,8 @@ def draw_groups(
 def _draw_row(axes: Axes, row: int, values: list[float], colour: str) -> None:
     heights = np.full(len(values), row + 0.25)
     axes.plot(values, heights, 'o', ms=3, mew=0, color=colour, alpha=0.5)
-    mean, std = mean_and_std(values)
+    mean = np.mean(values)
+    std = np.std(values, ddof=1) if len(values) > 1 else None
     axes.errorbar(
         mean, row, xerr=std, fmt='o', ms=6, lw=1.6, mec='white', color=colour
     )

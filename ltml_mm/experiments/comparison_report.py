@@ -17,22 +17,19 @@ from ltml_mm.experiments.results import (
     GROUPS,
     RESAMPLES,
     Results,
-    mean_and_std,
     paired_difference,
     read_results,
 )
 from ltml_mm.experiments.rows import VARIANTS, Line
 from ltml_mm.files import write_bytes, write_text
 
-RUNS, TABLE, PICTURE = 'runs.csv', 'table.md', 'groups.png'
 FACTS = ('steps', 'images_per_step', 'seconds', 'device', 'drift')
 EXPLANATION = (
     'mAP in percent: mean ± sample standard deviation over the seeds. A '
     'difference is that of the row minus the reference, paired by seed; in '
-    'brackets its 95 % percentile bootstrap interval '
-    f'({RESAMPLES:,} resamples of the seeds, from three seeds on), which is '
-    'too narrow with few seeds, so that the seeds in which the row is ahead '
-    'stand beside it.'
+    f'brackets its 95 % percentile bootstrap interval ({RESAMPLES:,} '
+    'resamples, from three seeds on), which is too narrow with few seeds: '
+    'mind in how many the row is ahead.'
 )
 
 
@@ -42,7 +39,7 @@ def write_report(
     seeds: Sequence[int],
     reference: Line,
     title: str = 'Comparison',
-) -> str:
+) -> None:
     """Writes what the finished runs of a comparison reached.
 
     ``runs.csv`` has a line for each run and test in full precision,
@@ -58,23 +55,20 @@ def write_report(
         reference: The line that all are compared with; one of ``lines``.
         title: Heading of the tables and the picture.
 
-    Returns:
-        str: The text of ``table.md``.
-
     Raises:
         ValueError: A result is refused by
             :func:`~ltml_mm.experiments.results.read_results`.
     """
     results = read_results(out, [line.row for line in lines], seeds)
-    text = render_tables(results, lines, reference, title)
-    write_text(out / RUNS, render_runs(results))
-    write_text(out / TABLE, text)
-    (out / PICTURE).unlink(missing_ok=True)
+    tables = render_tables(results, lines, reference, title)
+    write_text(out / 'runs.csv', render_runs(results))
+    write_text(out / 'table.md', tables)
+    picture = out / 'groups.png'
+    picture.unlink(missing_ok=True)
     shown = [line for line in lines if results.values(line)]
     if shown:
         content = png(draw_groups, results, shown, reference, title)
-        write_bytes(out / PICTURE, content)
-    return text
+        write_bytes(picture, content)
 
 
 def render_runs(results: Results) -> str:
@@ -102,7 +96,8 @@ def render_tables(
         cells = [_cells(results, line, reference, group) for group in GROUPS]
         averages = [mean for mean, *_ in cells]
         total, *others = (pair for _, *pair in cells)
-        means.append([line.label, len(results.of(line)), *averages, *total])
+        seeds = len(results.values(line))
+        means.append([line.label, seeds, *averages, *total])
         differences.append([line.label, *chain(*others)])
     versus = f'difference to {reference.label}'
     titles = chain(*((group, 'ahead in') for group in [*GROUPS][1:]))
@@ -113,7 +108,6 @@ def render_tables(
         f'The {versus} within the groups:',
         table(['row', *titles], differences),
         EXPLANATION,
-        *_drifts(results),
         _gaps(results),
     ]
     return '\n\n'.join(parts) + '\n'
@@ -123,10 +117,11 @@ def _cells(
     results: Results, line: Line, reference: Line, group: str
 ) -> tuple[str, str, str]:
     """Mean, difference, and in how many seeds the difference is above 0."""
-    values, mean = results.values(line, group), '-'
-    if values:
-        average, std = mean_and_std([*values.values()])
-        mean = f'{average:.2f}' + ('' if std is None else f' ± {std:.2f}')
+    values = results.values(line, group)
+    figures = [*values.values()]
+    mean = f'{np.mean(figures):.2f}' if figures else '-'
+    if len(figures) > 1:
+        mean += f' ± {np.std(figures, ddof=1):.2f}'
     if line == reference:
         return mean, 'reference', '-'
     found = paired_difference(values, results.values(reference, group))
@@ -140,42 +135,24 @@ def _cells(
 
 
 def _protocol(results: Results) -> Iterator[str]:
-    """States set, steps and devices, and rows that saw other images."""
+    """States set, devices and steps, which rows may have several of."""
     if not results.found:
         return
     first = results.found[0]
-    counts = [c['count'] for c in first['classes']]
-    sizes = {
-        result['row']: f'{result["steps"]:,} steps of '
-        f'{result["images_per_step"]:,} images'
-        for result in results.found
-    }
-    if len({*sizes.values()}) == 1:
-        seen = f'Every run made {sizes[first["row"]]}'
-    else:
-        rows = '; '.join(f'{row}: {size}' for row, size in sizes.items())
-        seen = f'The rows did not all see as many images: {rows}'
+    counts = [c['train_images'] for c in first['classes']]
+    rows: dict[str, dict[str, None]] = {}
+    for result in results.found:
+        size = f'{result["steps"]:,} steps of {result["images_per_step"]:,}'
+        rows.setdefault(size, {})[result['row']] = None
+    seen = '; '.join(
+        f'{", ".join(rows[size])}: {size} images' for size in rows
+    )
     devices = dict.fromkeys(result['device'] for result in results.found)
     yield (
         f'Measured on {first["set"]}: {len(counts)} classes with '
-        f'{max(counts):,} to {min(counts):,} training images. {seen}, on '
-        f'{", ".join(devices)}.'
+        f'{max(counts):,} to {min(counts):,} training images, on '
+        f'{", ".join(devices)}. {seen}.'
     )
-
-
-def _drifts(results: Results) -> Iterator[str]:
-    """States how far the branches lie apart: where merging is safe."""
-    drifts: dict[str, list[float]] = {}
-    for result in results.found:
-        if result['drift'] is not None:
-            drifts.setdefault(result['row'], []).append(result['drift'])
-    if drifts:
-        yield (
-            'Drift of the branches (norm of the difference of their weights '
-            'over the norm of the mean), mean over the seeds: '
-            + ', '.join(f'{r} {np.mean(d):.3f}' for r, d in drifts.items())
-            + '.'
-        )
 
 
 def _gaps(results: Results) -> str:
@@ -183,11 +160,8 @@ def _gaps(results: Results) -> str:
     asked = len(results.found) + len(results.missing)
     if not results.missing:
         return f'All {asked} runs are finished and counted.'
-    seeds: dict[str, list[str]] = {}
-    for row, seed in results.missing:
-        seeds.setdefault(row, []).append(str(seed))
-    rows = (f'{row} seed {", ".join(found)}' for row, found in seeds.items())
+    runs = '; '.join(f'{row} seed {seed}' for row, seed in results.missing)
     return (
         f'{len(results.missing)} of {asked} runs are missing (unfinished or '
-        f'failed) and not counted: {"; ".join(rows)}.'
+        f'failed) and not counted: {runs}.'
     )

@@ -10,18 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ltml_mm.class_statistics import GROUPS as CLASS_GROUPS
 from ltml_mm.experiments.rows import Line
-from ltml_mm.experiments.run_config import RESULT, run_folder
+from ltml_mm.experiments.runs import RESULT, run_folder
 
 #: Names of the groups of classes, and the metric of each.
-GROUPS = {
-    'total': 'mAP',
-    'head': 'mAP_head',
-    'medium': 'mAP_medium',
-    'tail': 'mAP_tail',
-}
+GROUPS = {'total': 'mAP'} | {name: f'mAP_{name}' for name in CLASS_GROUPS}
 RESAMPLES = 10_000
-LEAST_SEEDS = 3  # for an interval
 
 
 @dataclass(frozen=True)
@@ -29,35 +24,23 @@ class Results:
     """The results of those runs that have finished.
 
     Attributes:
-        found: Contents of ``result.json``, by row as asked, then by seed as
-            asked.
+        found: Contents of ``result.json``, in the order of rows and seeds.
         missing: Row and seed of the runs that are unfinished or failed.
     """
 
     found: list[dict[str, Any]]
     missing: list[tuple[str, int]]
 
-    def of(self, line: Line) -> list[dict[str, Any]]:
-        """Returns the results that have a line's test."""
-        return [
-            result
-            for result in self.found
-            if result['row'] == line.row and line.variant in result['metrics']
-        ]
-
     def values(self, line: Line, group: str = 'total') -> dict[int, float]:
-        """Collects the mAP of a line of the table.
-
-        Args:
-            line: The line.
-            group: One of :data:`GROUPS`.
+        """Collects a line's mAP in one of :data:`GROUPS`.
 
         Returns:
             dict: Percent by seed, for the seeds that have it.
         """
         found = {
             result['seed']: result['metrics'][line.variant].get(GROUPS[group])
-            for result in self.of(line)
+            for result in self.found
+            if result['row'] == line.row and line.variant in result['metrics']
         }
         return {seed: v for seed, v in found.items() if v is not None}
 
@@ -69,66 +52,51 @@ def read_results(
 
     Args:
         out: Folder of the comparison.
-        rows: The rows that were asked for.
-        seeds: The seeds that were asked for.
+        rows: Those that were asked for.
+        seeds: Those that were asked for.
 
     Returns:
-        Results: The results, and which are missing: a run without
-        ``result.json`` is unfinished or failed.
+        Results: A run without ``result.json`` is missing.
 
     Raises:
         ValueError: A file is broken, is no result of its folder's run, or
             was measured on other classes than the first.
     """
-    found: list[dict[str, Any]] = []
-    missing: list[tuple[str, int]] = []
+    results = Results([], [])
+    measured_on = None
     for row in dict.fromkeys(rows):
         for seed in dict.fromkeys(seeds):
             path = run_folder(out, row, seed) / RESULT
             if not path.is_file():
-                missing.append((row, seed))
+                results.missing.append((row, seed))
                 continue
-            result = _read(path, row, seed)
-            if found and _classes(result) != _classes(found[0]):
+            result, classes = _read(path, row, seed)
+            measured_on = measured_on or classes
+            if classes != measured_on:
+                first = results.found[0]
                 raise ValueError(
                     f'{path}: measured on another set, or on other classes '
-                    f'or training counts, than row {found[0]["row"]}, seed '
-                    f'{found[0]["seed"]}'
+                    f'or training counts, than row {first["row"]}, seed '
+                    f'{first["seed"]}'
                 )
-            found.append(result)
-    return Results(found, missing)
+            results.found.append(result)
+    return results
 
 
-def _read(path: Path, row: str, seed: int) -> dict[str, Any]:
+def _read(path: Path, row: str, seed: int) -> tuple[dict[str, Any], tuple]:
+    """Reads a result, and what it was measured on."""
     try:
         result = json.loads(path.read_text(encoding='utf-8'))
+        facts = ('name', 'train_images', 'group')
+        classes = [[c[fact] for fact in facts] for c in result['classes']]
         if (result['row'], result['seed']) == (row, seed):
-            return result
+            return result, (result['set'], classes)
         reason = f'not the result of row {row}, seed {seed}'
     except (ValueError, KeyError, TypeError) as error:
         reason = f'no result ({type(error).__name__}: {error})'
     raise ValueError(
         f'{path}: {reason}; delete the file to have the run made again'
     )
-
-
-def _classes(result: Mapping[str, Any]) -> tuple[str, list[tuple]]:
-    classes = [(c['name'], c['count'], c['group']) for c in result['classes']]
-    return result['set'], classes
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation (``ddof=1``).
-
-    Args:
-        values: One at least; a single one has no deviation.
-
-    Examples:
-        >>> mean_and_std([1.0, 3.0])
-        (2.0, 1.4142135623730951)
-    """
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values)), std
 
 
 class Difference(NamedTuple):
@@ -146,31 +114,28 @@ def paired_difference(
     """Compares a row with the reference, seed by seed.
 
     The interval is the percentile bootstrap (Efron and Tibshirani, *An
-    Introduction to the Bootstrap*, 1993, chapter 13): the differences of the
-    seeds are drawn with replacement 10,000 times, and 2.5 % of the means lie
-    below and above. It is too narrow with few values: of the nominal 95 %,
-    an interval from five normally distributed differences covers the truth
-    about 84 % of the time, and it never reaches beyond the smallest and the
-    largest difference. So read it beside the number of seeds in which the
-    row is ahead. It speaks of the chance of the seeds alone, not of that of
-    the test images.
+    Introduction to the Bootstrap*, 1993, chapter 13): 2.5 % of the means of
+    10,000 draws with replacement lie below and above. With few values it is
+    too narrow: from five normally distributed differences it covers the
+    truth about 84 % of the time. It knows the seeds' chance alone, not that
+    of the test images.
 
     Args:
         values: The figure of the row by seed.
         reference: That of the reference by seed.
 
     Returns:
-        Difference: The number of seeds that both have, the mean of their
-        differences, both ends of its interval (None for fewer than three
-        seeds), and in how many seeds the row is above the reference; None
-        if there is no such seed. The same values give the same interval.
+        Difference: Number of seeds that both have, mean of their
+        differences, its interval (None for fewer than three seeds), and in
+        how many seeds the row is above the reference; None without a common
+        seed. The same values give the same interval.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:
         return None
     pairs = np.array([values[s] - reference[s] for s in seeds])
     interval = None
-    if len(pairs) >= LEAST_SEEDS:
+    if len(pairs) >= 3:
         rng = np.random.default_rng(0)
         draws = rng.integers(0, len(pairs), (RESAMPLES, len(pairs)))
         low, high = np.percentile(pairs[draws].mean(1), [2.5, 97.5])

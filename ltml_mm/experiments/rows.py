@@ -1,7 +1,8 @@
-"""The rows of a comparison: their configs, and the lines of the tables."""
+"""The rows of a comparison, their configs, and the lines of the tables."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,40 +12,32 @@ from typing import Any
 from mmengine.config import Config
 
 from ltml_mm.apis.cli import parse_cfg_options
-from ltml_mm.apis.config import read_config
+from ltml_mm.apis.config import (
+    complete_config,
+    config_parts,
+    override,
+    read_config,
+)
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-#: The paper's rows, in the order of its tables, by the name of their config.
+#: The paper's rows in the order of its tables: config, and name in tables.
 ROWS = {
-    'erm': 'baselines/{data}_uniform_bce.py',
-    'rs': 'baselines/{data}_class_aware_bce.py',
-    'rw': 'baselines/{data}_reweighted_bce.py',
-    'focal': 'baselines/{data}_focal.py',
-    'cb_focal': 'baselines/{data}_class_balanced_focal.py',
-    'ldam': 'baselines/{data}_ldam.py',
-    'db_focal': 'baselines/{data}_distribution_balanced_focal.py',
-    'asl': 'baselines/{data}_asymmetric.py',
-    'uniform_branch': 'ablations/{data}_uniform_branch.py',
-    'rebalanced_branch': 'ablations/{data}_rebalanced_branch.py',
-    'two_branches': 'ablations/{data}_two_branches.py',
-    'consistency': 'ablations/{data}_two_branches_consistency.py',
-    'ltml': 'ltml_{data}.py',
-}
-#: What they are called in tables.
-LABELS = {
-    'erm': 'ERM (BCE, uniform)',
-    'rs': 'RS (BCE, class-aware)',
-    'rw': 'RW (re-weighted BCE)',
-    'focal': 'Focal',
-    'cb_focal': 'CB-Focal',
-    'ldam': 'LDAM',
-    'db_focal': 'DB-Focal',
-    'asl': 'ASL',
-    'uniform_branch': 'uniform branch alone',
-    'rebalanced_branch': 're-balanced branch alone',
-    'two_branches': 'both branches',
-    'consistency': '+ consistency',
-    'ltml': 'LTML (+ compensation)',
+    'erm': ('baselines/{}_uniform_bce', 'ERM (BCE, uniform)'),
+    'rs': ('baselines/{}_class_aware_bce', 'RS (BCE, class-aware)'),
+    'rw': ('baselines/{}_reweighted_bce', 'RW (re-weighted BCE)'),
+    'focal': ('baselines/{}_focal', 'Focal'),
+    'cb_focal': ('baselines/{}_class_balanced_focal', 'CB-Focal'),
+    'ldam': ('baselines/{}_ldam', 'LDAM'),
+    'db_focal': ('baselines/{}_distribution_balanced_focal', 'DB-Focal'),
+    'asl': ('baselines/{}_asymmetric', 'ASL'),
+    'uniform_branch': ('ablations/{}_uniform_branch', 'uniform branch alone'),
+    'rebalanced_branch': (
+        'ablations/{}_rebalanced_branch',
+        're-balanced branch alone',
+    ),
+    'two_branches': ('ablations/{}_two_branches', 'both branches'),
+    'consistency': ('ablations/{}_two_branches_consistency', '+ consistency'),
+    'ltml': ('ltml_{}', 'LTML (+ compensation)'),
 }
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
 PLAIN = 'fused'
@@ -63,19 +56,18 @@ ONE_BRANCH_VARIANTS = (PLAIN, 'flip')
 #: The data sets that have a config of every row; the others have LTML's alone.
 PUBLISHED = ('voc', 'coco')
 DATA_SETS = (*PUBLISHED, 'demo', 'custom')
-#: Features of the demo's backbone.
-DEMO_CHANNELS = 256
+#: Arguments that count the images of all streams, and their entries.
+IMAGES = {
+    'images_per_step': 'train_dataloader.batch_size',
+    'epoch_images': 'train_dataloader.sampler.epoch_length',
+}
+#: What the comparison itself sets.
+TAKEN = ('randomness.seed', 'work_dir', 'resume')
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method that is trained.
-
-    Attributes:
-        name: What the row is called, and its folder.
-        base: The name in :data:`ROWS`.
-        overrides: What this row changes in the config of its base.
-    """
+    """A method that is trained: one of :data:`ROWS` with overrides."""
 
     name: str
     base: str
@@ -84,24 +76,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the tables: a row, and one of its tests.
-
-    Attributes:
-        row: Name of the row.
-        variant: One of :data:`VARIANTS`.
-    """
+    """A line of the tables: a row, and which of :data:`VARIANTS`."""
 
     row: str
     variant: str = PLAIN
 
     def __str__(self) -> str:
-        plain = self.variant == PLAIN
-        return self.row if plain else f'{self.row}+{self.variant}'
+        return f'{self.row}+{self.variant}'.removesuffix(f'+{PLAIN}')
 
     @property
     def label(self) -> str:
         """What the line is called; rows of one's own keep their name."""
-        name = LABELS.get(self.row, self.row)
+        _, name = ROWS.get(self.row, ('', self.row))
         if self.variant == PLAIN:
             return name
         return f'{name.partition(" (")[0]}, {VARIANTS[self.variant]}'
@@ -119,8 +105,7 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
         tuple: The lines of the table, and the rows to train.
 
     Raises:
-        ValueError: A row is unknown, broken or given twice, or has no such
-            variant.
+        ValueError: A row is unknown, broken, given twice or lacks a variant.
 
     Examples:
         >>> parse_rows(['sum=ltml,model.fuse=probs'])[1]
@@ -134,8 +119,8 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
         if line in lines or (changed and line.row in rows):
             raise ValueError(f'--rows names {line} twice')
         lines.append(line)
-        if changed or line.row not in rows:
-            rows[line.row] = _parse_row(line.row, text if changed else '')
+        if line.row not in rows:
+            rows[line.row] = _parse_row(line.row, text)
         two_branches = rows[line.row].base in TWO_BRANCH_ROWS
         if not two_branches and line.variant not in ONE_BRANCH_VARIANTS:
             raise ValueError(
@@ -174,12 +159,11 @@ def _parse_row(name: str, text: str) -> Row:
     """Reads a row, or a changed one from ``NAME=ROW,KEY=VALUE...``."""
     _, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
-    base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
+    base, *overrides = re.split(r',(?=[\w.]+=)', rest if changed else name)
     if base not in ROWS or (changed and (not overrides or name in ROWS)):
         raise ValueError(
-            f'--rows {text or name}: expected one of {", ".join(ROWS)}, or a '
-            'changed row with a name of its own, '
-            'NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
+            f'--rows {text}: expected one of {", ".join(ROWS)}, or a changed '
+            'row with a name of its own, NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
         )
     return Row(name, base, parse_cfg_options(overrides))
 
@@ -188,24 +172,27 @@ def row_config(base: str, data: str) -> Config:
     """Reads the config of a row.
 
     Only the published sets have a file for every row. Elsewhere data,
-    schedule and backbone are those of the set's LTML config, and all that
-    makes the row is that of its VOC-LT config.
+    schedule and backbone come from the set's LTML config, all else from the
+    row's VOC-LT config.
 
     Args:
         base: One of :data:`ROWS`.
         data: One of :data:`DATA_SETS`.
 
     Returns:
-        Config: The config as it stands, not yet completed from the data.
+        Config: Not yet completed from the data.
     """
     if base == 'ltml' or data in PUBLISHED:
-        return _read(base, data)
-    cfg, row = _read('ltml', data), _read(base, 'voc')
+        return read_config(config_file(base, data))
+    cfg = read_config(config_file('ltml', data))
+    row = read_config(config_file(base, 'voc'))
     own, cfg.model = cfg.model, row.model
     cfg.model.backbone = own.backbone
-    _set_num_classes(cfg.model, own.num_classes)
+    for part in config_parts(cfg.model):
+        if 'num_classes' in part:
+            part.num_classes = own.num_classes
     if data == 'demo' and 'head' in cfg.model:
-        cfg.model.head.in_channels = DEMO_CHANNELS
+        cfg.model.head.in_channels = 256  # features of its backbone
     for key in ('tta_model', 'auto_scale_lr'):
         cfg[key] = row[key]
     for key in ('batch_size', 'sampler'):
@@ -213,13 +200,46 @@ def row_config(base: str, data: str) -> Config:
     return cfg
 
 
-def _read(base: str, data: str) -> Config:
-    return read_config(CONFIGS / ROWS[base].format(data=data))
+def config_file(base: str, data: str) -> Path:
+    """Returns the config file of a row; most sets have that of LTML alone."""
+    return CONFIGS / f'{ROWS[base][0].format(data)}.py'
 
 
-def _set_num_classes(node: Any, num_classes: int | None) -> None:
-    if 'num_classes' in node:
-        node['num_classes'] = num_classes
-    for value in node.values():
-        if isinstance(value, Mapping):
-            _set_num_classes(value, num_classes)
+def build_config(row: Row, args: argparse.Namespace) -> Config:
+    """Builds the config of a row's trainings, complete but for the seed.
+
+    Args:
+        row: The row; an entry that it overrides stays its own.
+        args: The command line of the comparison.
+
+    Returns:
+        Config: The config, without a validation.
+
+    Raises:
+        FileNotFoundError: A config or a file of the data does not exist.
+        ValueError: A config or an override is broken, an override sets what
+            the comparison sets, or the streams cannot share the images.
+    """
+    cfg = row_config(row.base, args.data)
+    for key, value in {**(args.cfg_options or {}), **row.overrides}.items():
+        if key in TAKEN:
+            raise ValueError(
+                f'--cfg-options {key}: the comparison sets it; see --seeds '
+                'and --out'
+            )
+        override(cfg, key, value)
+    complete_config(cfg)
+    streams = len(cfg.train_dataloader.sampler.streams)
+    for name, key in IMAGES.items():
+        images = getattr(args, name)
+        if images is None or key in row.overrides:
+            continue
+        if images % streams:
+            raise ValueError(
+                f'--{name.replace("_", "-")} {images} must be a multiple of '
+                f'{streams}, the streams of row {row.name}'
+            )
+        cfg.merge_from_dict({key: images // streams})
+    # The last epoch is the result, and is tested on its own.
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    return cfg

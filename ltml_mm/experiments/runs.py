@@ -1,52 +1,128 @@
-"""Makes the runs of a comparison that are missing, several at a time."""
+"""The runs of a comparison; makes the missing ones, several at a time."""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from itertools import count
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock, local
 
 import torch
-from filelock import FileLock, Timeout
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ltml_mm.experiments.run_config import (
-    RESULT,
-    RUN,
-    Run,
-    read_run,
-    write_run,
+from ltml_mm._stack import find_stack
+from ltml_mm.apis.cli import prepare_config
+from ltml_mm.apis.config import config_parts
+from ltml_mm.files import file_sha256, write_json, write_text
+from ltml_mm.version import __version__
+
+#: What a run's folder holds: the run, its config, and at the end the result.
+RUN, CONFIG, RESULT = 'run.json', 'config.py', 'result.json'
+#: Entries that name a file, which counts by its content.
+FILES = ('ann_file', 'checkpoint', 'load_from')
+#: Entries that change where a run lies and how it is loaded, not its result.
+NOT_HASHED = (
+    'allow_outside',
+    'data_prefix',
+    'data_root',
+    'default_hooks',
+    'experiment_name',
+    'launcher',
+    'log_level',
+    'num_workers',
+    'persistent_workers',
+    'pin_memory',
+    'prefetch_factor',
+    'randomness',
+    'vis_backends',
+    'visualizer',
+    'work_dir',
 )
+#: Those that stop a comparison; Windows has no SIGHUP.
+SIGNALS = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    getattr(signal, 'SIGHUP', signal.SIGINT),
+}
 
-#: Seconds that a process has at least to end when it is told to.
-GRACE = 30
 
+@dataclass(frozen=True)
+class Run:
+    """A row trained with one seed.
 
-def run_lock(folder: Path) -> FileLock:
-    """Returns the file lock that a process holds while it makes a run.
-
-    The system frees it when the process ends, however it ends.
+    Attributes:
+        folder: See :func:`run_folder`.
+        row: Name of the row.
+        seed: That of the weights, the samplers and the augmentation.
+        set: Name of the data set.
+        keep_checkpoints: Whether the last one stays.
+        config_hash: See :func:`config_hash`.
     """
-    return FileLock(folder / 'lock')
+
+    folder: Path
+    row: str
+    seed: int
+    set: str
+    keep_checkpoints: bool
+    config_hash: str
 
 
-def is_held(folder: Path) -> bool:
-    """Tells whether a process makes a run at the moment."""
-    if not (folder / 'lock').exists():
-        return False
-    try:
-        with run_lock(folder).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+def run_folder(out: Path, row: str, seed: int) -> Path:
+    """Returns the folder of a run."""
+    return out / row / f'seed_{seed}'
+
+
+def config_hash(cfg: Config) -> str:
+    """Hashes the config of a run, its annotations and its initial weights.
+
+    Files count by their content. Folders, workers, hooks and the seed do not
+    count.
+
+    Returns:
+        str: The first 16 hexadecimal digits of the SHA-256.
+    """
+    content = cfg.to_dict()
+    for part in config_parts(content):
+        if isinstance(part.get('ann_file'), str):
+            folder = part.get('data_root') or ''
+            part['ann_file'] = str(Path(folder, part['ann_file']))
+        for key in FILES:
+            path = part.get(key)
+            if isinstance(path, str) and Path(path).is_file():
+                part[key] = file_sha256(path)
+        for key in NOT_HASHED:
+            part.pop(key, None)
+    content['versions'] = [__version__, find_stack()]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_config(run: Run, cfg: Config) -> None:
+    """Writes ``config.py`` from that of the row; stock tools train it too."""
+    cfg = deepcopy(cfg)
+    work_dir = str(run.folder / 'work')
+    args = dict(work_dir=work_dir, launcher='none', local_rank=0)
+    prepare_config(cfg, argparse.Namespace(**args))
+    cfg.merge_from_dict({'randomness.seed': run.seed})
+    cfg.experiment_name = f'{run.row} {run.seed}'
+    write_text(run.folder / CONFIG, cfg.pretty_text)
+
+
+def write_run(run: Run, cfg: Config) -> None:
+    """Writes ``config.py`` and ``run.json``, all that a run needs."""
+    write_config(run, cfg)
+    facts = {k: v for k, v in asdict(run).items() if k != 'folder'}
+    write_json(run.folder / RUN, facts)
 
 
 def make_runs(
@@ -55,11 +131,11 @@ def make_runs(
     """Makes the missing runs, each in a process of its own.
 
     A run is finished when it has left its ``result.json``; any other is
-    started, and resumes from its last checkpoint. A run that another process
-    makes, one of a comparison that was killed for instance, comes last and
-    waits for the end of that process. Ctrl-C, SIGTERM and a lost terminal
-    stop the running processes, which save a checkpoint; under nohup a lost
-    terminal does not.
+    started, and resumes from its last checkpoint. Where another process
+    makes it, one of a comparison that was killed for instance, it waits for
+    the end of that process. Ctrl-C, SIGTERM and a lost terminal stop the
+    running processes, which save a checkpoint; under nohup a lost terminal
+    does not.
 
     Args:
         runs: The runs. What a run prints goes to ``log.txt`` in its folder.
@@ -74,136 +150,70 @@ def make_runs(
         KeyboardInterrupt: The comparison was stopped.
     """
     for run in runs:
-        _check_begun(run)
-    missing = [run for run in runs if not (run.folder / RESULT).exists()]
-    held = [run for run in missing if is_held(run.folder)]
-    for run in held:
-        text = f'another process makes this run, which waits: {run.folder}'
-        print_log(text, 'current')
-    missing.sort(key=held.__contains__)
-    failed: list[Run] = []
-    processes, thread, slots = _Processes(), local(), count()
-
-    def take_slot() -> None:
-        thread.slot = next(slots)
-
-    def make(run: Run) -> int:
-        return processes.call(run, configs[run.row], thread.slot)
-
-    pool = ThreadPoolExecutor(jobs, initializer=take_slot)
-    # The processes are stopped before the pool waits for its threads.
-    with pool, _stopping(processes):
-        made = {pool.submit(make, run): run for run in missing}
-        for done, future in enumerate(as_completed(made), 1):
-            run, status = made[future], future.result()
-            text = f'finished {done} of {len(made)}: {run.folder}'
-            if status or not (run.folder / RESULT).exists():
-                failed.append(run)
-                log = run.folder / 'log.txt'
-                last = log.read_text(errors='replace').splitlines()[-5:]
-                text = f'failed with status {status}: {log}'
-                text = '\n  '.join([text, *last])
-            print_log(text, 'current')
+        path = run.folder / RUN
+        if path.exists() and run.config_hash not in path.read_text():
+            raise ValueError(
+                f'{run.folder} was configured otherwise ({path}): remove it '
+                'or choose another --out'
+            )
+    waiting = [run for run in runs if not (run.folder / RESULT).exists()]
+    running: dict[int, tuple[Run, subprocess.Popen]] = {}
+    failed = []
+    with _signals_noted() as noted:
+        try:
+            while (waiting or running) and not noted:
+                for slot in range(jobs):
+                    if slot in running and running[slot][1].poll() is not None:
+                        run, process = running.pop(slot)
+                        left = len(waiting) + len(running)
+                        if not _succeeded(run, process.returncode, left):
+                            failed.append(run)
+                    if slot not in running and waiting:
+                        run = waiting.pop(0)
+                        write_run(run, configs[run.row])
+                        running[slot] = run, _start(run.folder, slot)
+                time.sleep(0.1)
+        finally:
+            _stop([process for _, process in running.values()])
+    if noted:
+        raise KeyboardInterrupt
     return failed
 
 
-class _Processes:
-    """The running processes; once they are stopped no other starts."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._running: set[subprocess.Popen] = set()
-        self._stopped = False
-
-    def call(self, run: Run, cfg: Config, slot: int) -> int:
-        """Makes a run and returns the exit status of its process."""
-        with self._lock:
-            if self._stopped:
-                return -signal.SIGTERM
-            write_run(run, cfg)
-            process = _start(run.folder, slot)
-            self._running.add(process)
-        status = process.wait()
-        self._running.discard(process)
-        return status
-
-    def stop(self) -> None:
-        """Tells all processes to end, and kills those that do not."""
-        with self._lock:
-            self._stopped = True
-        running = [*self._running]
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _start(folder: Path, slot: int) -> subprocess.Popen:
-    with (folder / 'log.txt').open('ab') as log:
-        return subprocess.Popen(
-            [sys.executable, '-m', f'{__package__}.single_run', str(folder)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(slot),
-            # Ctrl-C reaches this process alone, which then stops the others.
-            start_new_session=True,
-        )
-
-
 @contextmanager
-def _stopping(processes: _Processes) -> Iterator[None]:
-    """Stops the processes, whatever ends this one in an orderly way.
+def _signals_noted() -> Iterator[list[int]]:
+    """Notes signals in place of ending where one comes.
 
-    Signals that are ignored already, as nohup ignores a lost terminal, stay
+    Those that are ignored already, as nohup ignores a lost terminal, stay
     ignored.
     """
-    names = ('SIGTERM', 'SIGHUP', 'SIGINT')  # Windows has no SIGHUP
-    signals = [
-        getattr(signal, name) for name in names if hasattr(signal, name)
-    ]
-    previous = {number: signal.getsignal(number) for number in signals}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    noted: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: noted.append(number))
+        for number in SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
-        yield
+        yield noted
     finally:
-        # A second signal must not leave anything running.
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)
-        processes.stop()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _succeeded(run: Run, status: int, left: int) -> bool:
+    """Tells how a run ended."""
+    if status == 0 and (run.folder / RESULT).exists():
+        print_log(f'finished, {left} left: {run.folder}', 'current')
+        return True
+    log = run.folder / 'log.txt'
+    last = log.read_text(errors='replace').splitlines()[-5:]
+    text = '\n  '.join([f'failed with status {status}: {log}', *last])
+    print_log(text, 'current')
+    return False
 
 
-def _check_begun(run: Run) -> None:
-    """Refuses the folder of a run that had another config."""
-    path = run.folder / RUN
-    if not path.exists():
-        return
-    try:
-        found = read_run(run.folder).config_hash
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f'{path} is broken ({error}): remove {run.folder}'
-        ) from error
-    if found != run.config_hash:
-        raise ValueError(
-            f'{run.folder} was configured otherwise ({path}): remove it or '
-            'choose another --out'
-        )
-
-
-def _environment(slot: int) -> dict[str, str]:
-    """Returns the environment of a process, with one of the GPUs."""
+def _start(folder: Path, slot: int) -> subprocess.Popen:
+    """Starts a run, on one of the GPUs."""
     given = os.environ.get('CUDA_VISIBLE_DEVICES')
     numbers = map(str, range(torch.cuda.device_count()))
     devices = given.split(',') if given else [*numbers]
@@ -211,4 +221,24 @@ def _environment(slot: int) -> dict[str, str]:
     environment = {'OMP_NUM_THREADS': '1', **os.environ}
     if devices:
         environment['CUDA_VISIBLE_DEVICES'] = devices[slot % len(devices)]
-    return environment
+    with (folder / 'log.txt').open('ab') as log:
+        return subprocess.Popen(
+            [sys.executable, '-m', f'{__package__}.single_run', str(folder)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # Ctrl-C reaches this process alone, which then stops the others.
+            start_new_session=True,
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Tells processes to end, and kills those that still run 30 s later."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

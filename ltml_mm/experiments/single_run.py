@@ -1,8 +1,6 @@
-"""One run of a comparison, in a process of its own: train, test, result.
+"""One run: ``python -m ltml_mm.experiments.single_run FOLDER``.
 
-``python -m ltml_mm.experiments.single_run FOLDER`` trains and tests
-``FOLDER/config.py`` and writes ``FOLDER/result.json`` at its very end. Killed
-and started again, it resumes from its last checkpoint.
+Killed and started again, it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -11,43 +9,33 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.config import read_config
+from ltml_mm.apis.config import load_config
 from ltml_mm.apis.merge import training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
-from ltml_mm.experiments.rows import PLAIN
-from ltml_mm.experiments.run_config import (
-    CONFIG,
-    RESULT,
-    Run,
-    config_hash,
-    read_run,
-)
-from ltml_mm.experiments.runs import run_lock
+from ltml_mm.experiments.rows import ONE_BRANCH_VARIANTS, PLAIN
+from ltml_mm.experiments.runs import CONFIG, RESULT, RUN, Run, config_hash
 from ltml_mm.files import write_json
-from ltml_mm.models.weight_averaging import (
-    branch_drift,
-    has_norms,
-    merge_branches,
-    merged_modules,
-    reestimate_norms,
-)
+from ltml_mm.models import weight_averaging
 
 
 def make_run(folder: Path) -> None:
-    """Trains and tests one run, where it is not finished already.
+    """Trains and tests ``config.py``, and writes ``result.json`` at the end.
+
+    Waits for another process that makes the run; a finished one stays.
 
     Args:
         folder: The run's folder, with its ``run.json`` and ``config.py``.
@@ -56,30 +44,29 @@ def make_run(folder: Path) -> None:
         ValueError: A file that the run depends on has changed since the
             comparison started.
     """
-    run = read_run(folder)
-    # Waits for another process that makes this run.
-    with run_lock(folder):
+    facts = json.loads((folder / RUN).read_text())
+    run = Run(folder, **facts)
+    # The system frees the lock when the process ends, however it ends.
+    with FileLock(folder / 'lock'):
         if (folder / RESULT).exists():
             return
-        cfg = read_config(folder / CONFIG)
+        cfg = load_config(folder / CONFIG)
         _check_unchanged(cfg, run)
-        work = Path(cfg.work_dir)
-        steps = _train(deepcopy(cfg))
+        steps, seconds = _train(deepcopy(cfg))
         loader = cfg.train_dataloader
+        cuda = torch.cuda.is_available()
         result = dict(
-            row=run.row,
-            seed=run.seed,
-            set=run.set,
+            **facts,
             **_test(cfg, run.seed, steps),
             steps=steps,
             images_per_step=loader.batch_size * len(loader.sampler.streams),
-            seconds=_seconds(work),
-            device=_device_name(),
-            config_hash=run.config_hash,
+            seconds=seconds,
+            device=torch.cuda.get_device_name() if cuda else 'CPU',
         )
         _check_unchanged(cfg, run)
         write_json(folder / RESULT, result)
         if not run.keep_checkpoints:
+            work = Path(cfg.work_dir)
             for path in [*work.glob('*.pth*'), work / 'last_checkpoint']:
                 path.unlink(missing_ok=True)
 
@@ -94,26 +81,15 @@ def _check_unchanged(cfg: Config, run: Run) -> None:
         )
 
 
-def _train(cfg: Config) -> int:
-    """Trains, or resumes from the last checkpoint; returns the steps."""
-    work = Path(cfg.work_dir)
-    checkpoint = find_whole_checkpoint(work)
+def _train(cfg: Config) -> tuple[int, float | None]:
+    """Trains or resumes; returns steps and, if not resumed, seconds."""
+    checkpoint = find_whole_checkpoint(cfg.work_dir)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint
     runner = RUNNERS.build(cfg)
-    before, start = _seconds(work), time.perf_counter()
-    try:
-        runner.train()
-    finally:
-        # Over all starts of this run, but for those that were killed.
-        spent = before + time.perf_counter() - start
-        write_json(work / 'seconds.json', spent)
-    return runner.iter
-
-
-def _seconds(work: Path) -> float:
-    path = work / 'seconds.json'
-    return json.loads(path.read_text()) if path.exists() else 0.0
+    start = time.perf_counter()
+    runner.train()
+    return runner.iter, None if checkpoint else time.perf_counter() - start
 
 
 def _test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
@@ -121,35 +97,49 @@ def _test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
     path = find_whole_checkpoint(cfg.work_dir)
     checkpoint = None if path is None else read_checkpoint(path)
     if checkpoint is None or checkpoint['meta']['iter'] != steps:
-        raise ValueError(
-            f'{cfg.work_dir} holds no checkpoint of the last step'
-        )
+        raise ValueError(f'{cfg.work_dir} has no checkpoint of the last step')
     weights = checkpoint['state_dict']
-    flip, probs = (_test_config(cfg, path, name) for name in ('flip', 'probs'))
-    add_flip_tta(flip)
-    reports = {
-        PLAIN: _report(_build(_test_config(cfg, path, PLAIN))),
-        'flip': _report(_build(flip)),
-    }
-    drift = learned = None
+    reports = {v: _report(_build(cfg, path, v)) for v in ONE_BRANCH_VARIANTS}
+    drift = compensation = None
     if any(key.startswith('heads.') for key in weights):
-        drift, learned = branch_drift(weights), _compensation(weights)
-        probs.model.fuse = 'probs'
-        reports['probs'] = _report(_build(probs))
+        drift = weight_averaging.branch_drift(weights)
+        compensation = {
+            key.removeprefix('loss_cls.'): value.tolist()
+            for key, value in weights.items()
+            if key.startswith('loss_cls.')
+            and key.endswith(('_scale', '_bias'))
+        }
+        reports['probs'] = _report(_build(cfg, path, 'probs'))
         reports |= _test_merged(cfg, checkpoint, seed)
-    return {**_collect(reports), 'drift': drift, 'compensation': learned}
+    metrics: dict[str, dict[str, float]] = {}
+    for variant, report in reports.items():
+        for key, value in report['summary'].items():
+            branch, _, figure = key.rpartition('/')
+            # By branch the plain test alone counts.
+            if not branch or variant == PLAIN:
+                metrics.setdefault(branch or variant, {})[figure] = value
+    return dict(
+        metrics=metrics,
+        classes=reports[PLAIN]['classes'],
+        drift=drift,
+        compensation=compensation,
+    )
 
 
-def _test_config(cfg: Config, checkpoint: Any, variant: str) -> Config:
+def _build(cfg: Config, checkpoint: Any, variant: str) -> Runner:
+    """Builds the Runner of a test."""
     cfg = deepcopy(cfg)
     cfg.work_dir = str(Path(cfg.work_dir) / variant)
     cfg.experiment_name += f' {variant}'
     set_checkpoint(cfg, str(checkpoint))
     cfg.test_dataloader.persistent_workers = False
-    return cfg
-
-
-def _build(cfg: Config) -> Runner:
+    if variant == 'flip':
+        add_flip_tta(cfg)
+    elif variant == 'probs':
+        cfg.model.fuse = 'probs'
+    elif variant == 'merged':
+        stock = stock_config(cfg)
+        cfg.model, cfg.data_preprocessor = stock.model, stock.data_preprocessor
     # The Runner before holds the card, and itself.
     gc.collect()
     torch.cuda.empty_cache()
@@ -169,71 +159,18 @@ def _test_merged(
     """Tests the average of the branches, as it is and with new statistics."""
     weights = checkpoint['state_dict']
     path = Path(cfg.work_dir) / 'merged.pth'
+    merged = weight_averaging.merge_branches(weights)
     meta = {'dataset_meta': checkpoint['meta']['dataset_meta']}
-    torch.save({'state_dict': merge_branches(weights), 'meta': meta}, path)
-    cfg = _test_config(cfg, path, 'merged')
-    stock = stock_config(cfg)
-    cfg.model, cfg.data_preprocessor = stock.model, stock.data_preprocessor
-    runner = _build(cfg)
+    torch.save({'state_dict': merged, 'meta': meta}, path)
+    runner = _build(cfg, path, 'merged')
     reports = {'merged': _report(runner)}
-    modules = merged_modules(weights)
-    if has_norms(runner.model, modules):
+    modules = weight_averaging.merged_modules(weights)
+    if weight_averaging.has_norms(runner.model, modules):
         # As merge_branches.py does with all images.
         batches = training_batches(cfg, sys.maxsize, seed)
-        reestimate_norms(runner.model, batches, modules)
+        weight_averaging.reestimate_norms(runner.model, batches, modules)
         reports['merged_bn'] = _report(runner)
     return reports
-
-
-def _compensation(weights: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Returns scales and biases of the logits by class: uniform.pos_scale."""
-    names = ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
-    return {
-        key.removeprefix('loss_cls.'): value.tolist()
-        for key, value in weights.items()
-        if key.startswith('loss_cls.') and key.endswith(names)
-    }
-
-
-def _collect(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Sorts class reports into ``metrics`` by variant, and ``classes``.
-
-    Figures by branch in the plain test become variants of their own.
-    """
-    metrics: dict[str, dict[str, float]] = {}
-    classes: dict[str, dict[str, Any]] = {}
-    for variant, report in reports.items():
-        for name, figure, value in _by_variant(report['summary'], variant):
-            metrics.setdefault(name, {})[figure] = value
-        for entry in report['classes']:
-            facts = dict(
-                name=entry['name'],
-                count=entry['train_images'],
-                group=entry['group'],
-                AP={},
-            )
-            found = classes.setdefault(entry['name'], facts)
-            for name, figure, value in _by_variant(entry, variant):
-                if figure == 'AP':
-                    found['AP'][name] = value
-    return {'metrics': metrics, 'classes': [*classes.values()]}
-
-
-def _by_variant(
-    figures: Mapping[str, Any], variant: str
-) -> Iterator[tuple[str, str, Any]]:
-    for key, value in figures.items():
-        branch, _, figure = key.rpartition('/')
-        # By branch the plain test alone counts.
-        if not branch or variant == PLAIN:
-            yield branch or variant, figure, value
-
-
-def _device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f'CPU ({threads} thread{"s" * (threads > 1)})'
 
 
 if __name__ == '__main__':

@@ -163,7 +163,10 @@ def test_the_own_checkpoint(saved, tmp_path):
     assert len(list(out.glob('*.png'))) == 10
     image = tmp_path / 'data' / '0.png'
     assert prediction(config, saved['own'], image)[0] == 0
-    outcome = resumption(config, saved['own'], 'train_cfg.max_epochs=2')
+    options = [saved['own'], 'train_cfg.max_epochs=2']
+    assert_refused(resumption(config, *options), 'max_epochs: 1 -> 2')
+    options.append('default_hooks.exact_resume.on_change=warn')
+    outcome = resumption(config, *options)
     assert outcome[0] == 0, outcome[1]
 
 

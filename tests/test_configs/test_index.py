@@ -9,7 +9,7 @@ import pytest
 import yaml
 from mmpretrain.apis.model import ModelHub, get_model
 
-from ltml_mm.experiments.rows import ROWS
+from ltml_mm.experiments.rows import ROWS, config_file
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / 'configs/README.md').read_text(encoding='utf-8')
@@ -53,8 +53,9 @@ def test_the_table_names_every_config():
 @pytest.mark.parametrize('row', ROWS)
 def test_a_row_has_its_configs_and_figures(row):
     line = re.search(rf'^\| `{row}` \|.*\|$', TABLE, re.M)[0]
-    expected = [ROWS[row].format(data=data) for data in ('voc', 'coco')]
-    assert re.findall(r'\]\(([\w/]+\.py)\)', line) == expected
+    expected = [config_file(row, data) for data in ('voc', 'coco')]
+    named = re.findall(r'\]\(([\w/]+\.py)\)', line)
+    assert [ROOT / 'configs' / name for name in named] == expected
     measured = [figures(name).get(row, '-') for name in ('rows', 'demo')]
     assert [cell.strip() for cell in line.split('|')[-3:-1]] == measured
 

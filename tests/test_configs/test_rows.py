@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 
 import ltml_mm  # noqa: F401
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.experiments.rows import DATA_SETS, ROWS, row_config
+from ltml_mm.experiments.rows import DATA_SETS, ROWS, config_file, row_config
 
 ROOT = Path(__file__).parents[2] / 'configs'
 # A row, its neighbour, and the only entry in which they differ.
@@ -80,9 +80,7 @@ def test_all_rows_share_data_schedule_and_images_per_step(data):
 
 def test_every_config_of_a_row_belongs_to_a_table():
     known = {
-        ROOT / path.format(data=data)
-        for path in ROWS.values()
-        for data in ('voc', 'coco')
+        config_file(row, data) for row in ROWS for data in ('voc', 'coco')
     }
     found = {
         path

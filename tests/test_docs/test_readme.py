@@ -1,5 +1,6 @@
 """What the README shows runs as it stands."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,7 @@ from tiny_training import write_data
 
 from ltml_mm.apis import predict, train
 from ltml_mm.apis import test as testing
-from ltml_mm.experiments import compare
+from ltml_mm.experiments import compare, dataset_report, log_curves
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -20,20 +21,24 @@ PARSERS = {
     'test.py': testing.parse_args,
     'predict.py': predict.parse_args,
     'compare.py': compare.parse_args,
+    'dataset_report.py': dataset_report.parse_args,
+    'plot_log.py': log_curves.parse_args,
 }
+SURFACE = json.loads((ROOT / 'tests' / 'public_surface.json').read_text())
 BACKBONE = (
     "backbone=dict(type='ResNet', depth=18, stem_channels=4, "
     'base_channels=4), num_classes=3'
 )
 
 
-def blocks(language):
-    return re.findall(rf'^```{language}\n(.*?)^```', README, re.M | re.S)
+def blocks(language, text=README):
+    return re.findall(rf'^```{language}\n(.*?)^```', text, re.M | re.S)
 
 
 def commands():
     """The commands of all blocks that call a tool or a script."""
-    for block in blocks('bash'):
+    data = (ROOT / 'docs' / 'data.md').read_text(encoding='utf-8')
+    for block in blocks('bash', README + data):
         for line in block.replace('\\\n', ' ').splitlines():
             for command in line.split('&&'):
                 if 'tools/' in command:
@@ -41,14 +46,14 @@ def commands():
 
 
 @pytest.mark.parametrize('command', commands(), ids=' '.join)
-def test_commands_name_files_and_flags_that_exist(command):
+def test_commands_are_taken(command):
     start = next(i for i, word in enumerate(command) if 'tools/' in word)
-    for word in command:
-        if word.startswith(('tools/', 'configs/')):
-            assert (ROOT / word).is_file(), word
-    parse = PARSERS.get(Path(command[start]).name)
-    if parse is not None:
-        parse(command[start + 1 :])
+    tool, words = command[start], command[start + 1 :]
+    if parse := PARSERS.get(Path(tool).name):
+        parse(words)
+    elif tool in SURFACE['flags']:
+        flags = {word for word in words if word.startswith('--')}
+        assert flags <= {*SURFACE['flags'][tool].split()}
 
 
 def test_linked_files_exist():

@@ -72,6 +72,23 @@ def test_resume_with_the_same_counts(tmp_path):
     assert resume(tmp_path).loss.class_counts.tolist() == [6, 2, 2]
 
 
+def test_resume_with_other_counts_is_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(ValueError, match=r'2 images of class 1.* has 3: '):
+        resume(tmp_path, (6, 3, 2))
+
+
+def test_resume_with_exact_resume_hook_leaves_counts_to_it(tmp_path):
+    model = Model()
+    hooks = [*HOOKS, 'ExactResumeHook']
+    make_runner(tmp_path, model, Numbers(), hooks=hooks).train()
+    runner = make_runner(
+        tmp_path, Model(), Numbers((6, 3, 2)), hooks=hooks, resume=True
+    )
+    runner.train()
+    assert runner.model.loss.class_counts.tolist() == [6, 3, 2]
+
+
 def test_resume_of_nothing_starts_anew(tmp_path):
     # A scheduler restarts a job by --resume, the first time as well.
     assert resume(tmp_path).loss.class_counts.tolist() == [6, 2, 2]

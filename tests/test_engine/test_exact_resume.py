@@ -1,5 +1,6 @@
 """A run that was stopped and resumed is the run that was not."""
 
+import numpy
 import pytest
 import torch
 from forked import train_ranks
@@ -14,7 +15,10 @@ from ltml_mm.datasets.samplers import UniformSampler
 from ltml_mm.engine import ExactResumeHook
 from ltml_mm.engine.hooks import exact_resume_hook
 from ltml_mm.engine.hooks.exact_resume_hook import check_accumulation
-from ltml_mm.engine.hooks.resume_state import compare_signatures
+from ltml_mm.engine.hooks.resume_state import (
+    compare_signatures,
+    run_signature,
+)
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -225,39 +229,64 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
     )
 
 
-def batch_of_two(config):
-    config.train_dataloader.batch_size = 2
-
-
-def shorter_epoch(config):
-    config.train_dataloader.sampler.epoch_length = 12
-
-
-def accumulation(config):
-    config.optim_wrapper.accumulative_counts = 3
-    config.default_hooks.checkpoint.interval = 3
-
-
-def by_iterations(config):
-    config.train_cfg = dict(by_epoch=False, max_iters=9)
-
-
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    ('changes', 'message'),
     [
-        (batch_of_two, 'batch size of a process: 4 -> 2'),
-        (shorter_epoch, 'positions of an epoch: 14 -> 12'),
-        (accumulation, 'accumulated steps: 1 -> 3'),
-        (by_iterations, 'EpochBasedTrainLoop -> IterBasedTrainLoop'),
+        ({'train_dataloader.batch_size': 2}, 'batch_size: 4 -> 2'),
+        (
+            {'train_dataloader.sampler.epoch_length': 12},
+            'epoch_length: 14 -> 12',
+        ),
+        ({'train_dataloader.sampler.seed': 99}, 'seed: 3 -> 99'),
+        (
+            {'train_dataloader.dataset.dataset.pipeline.4.prob': 0.1},
+            r'pipeline\.4\.prob: 0\.5 -> 0\.1',
+        ),
+        ({'randomness.seed': 2}, r'randomness\.seed: 1 -> 2'),
+        (
+            {
+                'optim_wrapper.accumulative_counts': 3,
+                'default_hooks.checkpoint.interval': 3,
+            },
+            'accumulative_counts: None -> 3',
+        ),
+        ({'optim_wrapper.optimizer.lr': 0.5}, r'lr: 0\.05 -> 0\.5'),
+        (
+            {'optim_wrapper.optimizer': dict(type='AdamW', lr=0.05)},
+            r'optimizer\.type: SGD -> AdamW',
+        ),
+        (
+            {'param_scheduler.1.milestones': [1, 2]},
+            r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]',
+        ),
+        ({'param_scheduler': None}, r'param_scheduler\.0\.type: LinearLR ->'),
+        ({'train_cfg.max_epochs': 4}, r'train_cfg\.max_epochs: 3 -> 4'),
+        (
+            {'train_cfg': dict(by_epoch=False, max_iters=9)},
+            r'train_cfg\.by_epoch: True -> False',
+        ),
+        ({'model.backbone.drop_path_rate': 0.2}, r'0\.3 -> 0\.2'),
+        ({'custom_hooks': [dict(type='EMAHook')]}, 'None -> EMAHook'),
     ],
 )
-def test_another_run_is_refused(data, tmp_path, stopped, change, message):
+def test_another_run_is_refused(data, tmp_path, stopped, changes, message):
     config = make_config(data, tmp_path, steps=1)
-    change(config)
+    change(config, changes)
     with pytest.raises(ValueError, match=message) as caught:
         train(config, stopped / 'iter_6.pth')
     assert 'on_change=warn' in str(caught.value)
+    assert 'load_from=' in str(caught.value)
+    assert '\n' not in str(caught.value)
     assert not list(tmp_path.glob('*.pth'))
+
+
+def change(config, changes):
+    for name, value in changes.items():
+        *path, last = name.split('.')
+        part = config
+        for key in path:
+            part = part[int(key) if key.isdigit() else key]
+        part[last] = value
 
 
 def test_other_images_of_the_same_counts_are_refused(tmp_path, stopped):
@@ -267,29 +296,127 @@ def test_other_images_of_the_same_counts_are_refused(tmp_path, stopped):
         train(make_config(other, tmp_path / 'work'), stopped / 'iter_6.pth')
 
 
-def test_moved_images_are_the_same(tmp_path, stopped):
+def test_what_shapes_no_training_may_change(tmp_path, stopped):
     moved = write_data(tmp_path / 'elsewhere')
-    config = make_config(moved, tmp_path / 'work')
-    train(config, stopped / 'iter_9.pth')
+    config = make_config(moved, tmp_path / 'work', steps=0)
+    changes = {
+        'train_cfg.val_interval': 2,
+        'train_dataloader.pin_memory': True,
+        'default_hooks.logger.interval': 1,
+        'model.backbone.init_cfg': dict(type='Kaiming', layer='Conv2d'),
+        'param_scheduler.1.milestones': (2,),
+    }
+    change(config, changes)
+    train(config, stopped / 'iter_6.pth')
+    assert_same(
+        *(
+            read_checkpoint(path)['state_dict']
+            for path in (
+                stopped / 'iter_9.pth',
+                tmp_path / 'work' / 'epoch_3.pth',
+            )
+        )
+    )
 
 
 def test_another_number_of_processes_is_a_change():
-    facts = {'processes': 1, 'batch size of a process': 4}
-    other = {'processes': 2, 'batch size of a process': 4}
-    (change,) = compare_signatures(facts, other)
-    assert change.startswith('processes: 1 -> 2 (')
+    changes = compare_signatures(
+        {'processes': 1, 'lr': 4}, {'processes': 2, 'lr': 4}
+    )
+    assert changes == {'processes': 'processes: 1 -> 2'}
+
+
+def test_long_lists_are_compared_by_their_digest(data, tmp_path):
+    facts = []
+    for last in (1, 2):
+        config = make_config(data, tmp_path / str(last))
+        config.train_dataloader.names = [*range(5000), last]
+        runner = Runner.from_cfg(config)
+        del config, runner._train_dataloader['names']
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        facts.append(run_signature(runner))
+    (difference,) = compare_signatures(*facts).values()
+    assert len(difference) < 100
+
+
+def go_on(data, work_dir, checkpoint, changes):
+    """Resumes another run deliberately, and logs every step."""
+    config = make_config(data, work_dir, steps=1)
+    change(config, changes)
+    config.default_hooks.logger.interval = 1
+    config.default_hooks.exact_resume.on_change = 'warn'
+    return train(config, checkpoint)
 
 
 def test_going_on_deliberately(data, tmp_path, stopped, capsys):
-    config = make_config(data, tmp_path, steps=1)
-    batch_of_two(config)
-    config.default_hooks.exact_resume.on_change = 'warn'
-    recorder = train(config, stopped / 'iter_4.pth')
+    changes = {'train_dataloader.batch_size': 2}
+    recorder = go_on(data, tmp_path, stopped / 'iter_4.pth', changes)
     said = capsys.readouterr().out
-    assert 'batch size of a process: 4 -> 2' in said
+    assert 'train_dataloader.batch_size: 4 -> 2' in said
     # 7 steps an epoch now: the first one is cut short by nothing.
     assert min(recorder.seen) == 4
     assert 'saved inside epoch 2, which starts anew' in said
+
+
+SCHEDULE = [
+    dict(type='LinearLR', by_epoch=False, begin=0, end=4),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[1, 3], gamma=0.5),
+]
+COSINE = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)]
+
+
+@pytest.mark.parametrize(
+    ('saved', 'changes', 'momenta'),
+    [
+        (6, {'param_scheduler': SCHEDULE, 'train_cfg.max_epochs': 4}, True),
+        (7, {'param_scheduler': SCHEDULE}, True),
+        (7, {'param_scheduler': COSINE}, True),
+        (6, {'param_scheduler': None}, True),
+        (7, {'optim_wrapper.optimizer.lr': 0.5}, True),
+        (6, {'auto_scale_lr': dict(enable=True, base_batch_size=2)}, True),
+        (
+            6,
+            {'optim_wrapper.optimizer': dict(type='AdamW', lr=0.002)},
+            False,
+        ),
+        (
+            6,
+            {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.0)},
+            False,
+        ),
+    ],
+)
+def test_the_rates_of_another_config(
+    data, tmp_path, stopped, capsys, saved, changes, momenta
+):
+    """They are those of a run that had this config from the beginning."""
+    go_on(data, tmp_path / 'whole', None, changes)
+    capsys.readouterr()
+    recorder = go_on(
+        data, tmp_path / 'run', stopped / f'iter_{saved}.pth', changes
+    )
+    said = capsys.readouterr().out
+    assert 'It goes on with those, as asked' in said
+    assert ('starts anew, without momenta' in said) != momenta
+    assert 'which starts anew:' not in said
+    whole, found = (
+        {
+            step: values['lr']
+            for (kind, step), values in read_scalars(tmp_path / name).items()
+            if kind == 'train'
+        }
+        for name in ('whole', 'run')
+    )
+    assert min(recorder.seen) == saved
+    assert found == {k: v for k, v in whole.items() if k > saved}
+    expected, actual = (
+        read_checkpoint(tmp_path / name / f'iter_{max(whole)}.pth')
+        for name in ('whole', 'run')
+    )
+    assert (
+        actual['optimizer']['param_groups']
+        == expected['optimizer']['param_groups']
+    )
 
 
 def test_unknown_on_change():
@@ -297,12 +424,17 @@ def test_unknown_on_change():
         ExactResumeHook(on_change='no')
 
 
-def test_the_seed_is_that_of_the_checkpoint(data, tmp_path, stopped, capsys):
-    config = make_config(data, tmp_path, steps=1)
-    config.train_dataloader.sampler.seed = 99
-    train(config, stopped / 'iter_6.pth')
-    assert_same_runs(stopped, tmp_path, 'iter_9.pth', 6)
-    assert 'goes on with seed 3 of the checkpoint' in capsys.readouterr().out
+def test_the_seed_is_that_of_the_checkpoint(data, tmp_path, capsys):
+    # None takes another one in each process.
+    for seed, name in ((5, 'whole'), (6, 'resumed')):
+        config = make_config(data, tmp_path / name, steps=1)
+        config.train_dataloader.sampler.seed = None
+        config.randomness.seed = None
+        numpy.random.seed(seed)
+        checkpoint = tmp_path / 'whole' / 'iter_6.pth'
+        train(config, checkpoint if name == 'resumed' else None)
+    assert_same_runs(tmp_path / 'whole', tmp_path / name, 'iter_9.pth', 6)
+    assert 'of the checkpoint, not with' in capsys.readouterr().out
 
 
 def test_checkpoint_without_random_states(data, tmp_path, stopped, capsys):

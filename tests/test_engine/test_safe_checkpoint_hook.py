@@ -203,3 +203,45 @@ def test_new_files_come_before_old_ones_go(tmp_path, monkeypatch):
     assert not leftover.exists()
     for path in work_dir.glob('*.pth'):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ('key', 'there'),
+    [
+        ('mAP', 'multi-label/mAP, multi-label/mAP_'),
+        ('multi-label/mAP_head', 'multi-label/mAP_medium'),
+        ('multi-label/other/mAP', 'multi-label/rebalanced/mAP'),
+    ],
+)
+@pytest.mark.parametrize('asks', ['save_best', 'monitor'])
+def test_a_metric_that_no_validation_gives(tmp_path, key, there, asks):
+    config = make_config(write_data(tmp_path / 'data'), tmp_path / 'work')
+    if asks == 'save_best':
+        config.default_hooks.checkpoint.save_best = key
+    else:
+        schedule = dict(type='ReduceOnPlateauLR', monitor=key)
+        config.param_scheduler.append(schedule)
+    config.val_evaluator.update(head=50, tail=2)
+    runner = Runner.from_cfg(config)
+    with pytest.raises(ValueError, match=f'gives {key!r}.*{there}') as caught:
+        runner.train()
+    assert 'mAP_head' not in str(caught.value).split('it gives')[1]
+    assert runner.iter == 0
+
+
+@pytest.mark.parametrize('key', ['multi-label/mAP_tail', 'auto'])
+def test_metrics_that_validations_give(tmp_path, key):
+    config = make_config(write_data(tmp_path / 'data'), tmp_path, steps=0)
+    config.default_hooks.checkpoint.save_best = key
+    config.train_cfg.max_epochs = 1
+    config.default_hooks.class_report = dict(type='ClassReportHook')
+    Runner.from_cfg(config).train()
+    assert len(list(tmp_path.glob('best_*.pth'))) == 1
+
+
+def test_a_metric_that_is_not_known_before(tmp_path):
+    config = make_config(write_data(tmp_path / 'data'), tmp_path, steps=0)
+    config.default_hooks.checkpoint.save_best = 'multi-label/mAP'
+    config.val_evaluator = dict(type='MultiLabelMetric')
+    with pytest.raises(ValueError, match='it gives multi-label/precision, '):
+        Runner.from_cfg(config).train()

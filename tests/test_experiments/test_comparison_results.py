@@ -3,42 +3,14 @@ import statistics
 
 import numpy as np
 import pytest
-from comparison_results import make_result, write_result
+from comparison_results import CLASSES, make_result, write_result
 
-from ltml_mm.experiments.results import (
-    mean_and_std,
-    paired_difference,
-    read_results,
-)
-from ltml_mm.experiments.rows import Line, parse_line
+from ltml_mm.experiments.results import paired_difference, read_results
+from ltml_mm.experiments.rows import Line
 
 VALUES = {0: 57.5, 1: 59.25, 2: 58.0, 3: 61.5, 4: 60.0}
 REFERENCE = {4: 59.0, 3: 60.0, 2: 58.0, 1: 58.0, 0: 58.5, 9: 0.0}
-
-
-@pytest.mark.parametrize(
-    ('text', 'line'),
-    [
-        ('ltml', Line('ltml', 'fused')),
-        ('ltml+flip', Line('ltml', 'flip')),
-        ('lambda-05+merged', Line('lambda-05', 'merged')),
-    ],
-)
-def test_a_line_reads_back_as_it_was_written(text, line):
-    assert parse_line(text) == line
-    assert str(line) == text
-
-
-@pytest.mark.parametrize('text', ['', '+flip', 'a/b', '../x', 'a b'])
-def test_a_line_of_another_form_is_refused(text):
-    with pytest.raises(ValueError, match='has letters, digits, _ and -'):
-        parse_line(text)
-
-
-def test_an_unknown_variant_is_refused_with_those_that_exist():
-    for text in ('ltml+fliped', 'ltml+'):
-        with pytest.raises(ValueError, match=r'no variant.*, merged'):
-            parse_line(text)
+PAIRS = [VALUES[seed] - REFERENCE[seed] for seed in range(5)]
 
 
 def test_only_the_asked_finished_runs_are_found(tmp_path):
@@ -61,10 +33,10 @@ def test_values_are_by_seed_and_leave_out_what_does_not_exist(tmp_path):
     del metrics['fused']['mAP_tail']
     write_result(tmp_path, 'erm', 0, metrics=metrics)
     write_result(tmp_path, 'erm', 1, ('fused', 'merged'))
-    expected = [make_result('erm', 0), make_result('erm', 1, ('fused',))]
     results = read_results(tmp_path, ['erm'], [0, 1])
     assert results.values(Line('erm')) == {
-        seed: e['metrics']['fused']['mAP'] for seed, e in enumerate(expected)
+        seed: make_result('erm', seed)['metrics']['fused']['mAP']
+        for seed in (0, 1)
     }
     assert results.values(Line('erm'), 'head').keys() == {1}
     assert results.values(Line('erm'), 'tail').keys() == {1}
@@ -72,14 +44,13 @@ def test_values_are_by_seed_and_leave_out_what_does_not_exist(tmp_path):
     assert results.values(Line('erm', 'uniform')) == {}
 
 
-@pytest.mark.parametrize('keep', [0, 1, 300, '[]', '{}', '3'])
+@pytest.mark.parametrize('keep', [0, 300, '[]', '{}'])
 def test_half_a_file_and_a_foreign_one_are_named(tmp_path, keep):
     path = write_result(tmp_path, 'erm', 1)
     text = path.read_text()
     path.write_text(keep if isinstance(keep, str) else text[:keep])
-    with pytest.raises(
-        ValueError, match=r'erm/seed_1/result\.json: no result'
-    ):
+    words = r'erm/seed_1/result\.json: no result .* delete the file'
+    with pytest.raises(ValueError, match=words):
         read_results(tmp_path, ['erm'], [0, 1])
 
 
@@ -94,10 +65,7 @@ def test_another_file_in_its_place_is_named(tmp_path, content):
         read_results(tmp_path, ['erm'], [0])
 
 
-@pytest.mark.parametrize(
-    'changes',
-    [{'set': 'voc'}, {'classes': make_result('rs', 0)['classes'][:-1]}],
-)
+@pytest.mark.parametrize('changes', [{'set': 'voc'}, {'classes': CLASSES[1:]}])
 def test_rows_are_measured_on_the_same_classes(tmp_path, changes):
     write_result(tmp_path, 'erm', 0)
     write_result(tmp_path, 'rs', 0, **changes)
@@ -105,21 +73,10 @@ def test_rows_are_measured_on_the_same_classes(tmp_path, changes):
         read_results(tmp_path, ['erm', 'rs'], [0])
 
 
-def test_mean_and_deviation_are_those_of_the_standard_library():
-    mean, std = mean_and_std([*VALUES.values()])
-    assert mean == pytest.approx(statistics.mean(VALUES.values()))
-    assert std == pytest.approx(statistics.stdev(VALUES.values()))
-
-
-def test_one_seed_has_no_deviation():
-    assert mean_and_std([61.5]) == (61.5, None)
-
-
 def test_differences_pair_the_seeds_that_both_have():
     found = paired_difference(VALUES, REFERENCE)
-    pairs = [VALUES[s] - REFERENCE[s] for s in range(5)]
     assert found.seeds == 5
-    assert found.mean == pytest.approx(statistics.mean(pairs))
+    assert found.mean == pytest.approx(statistics.mean(PAIRS))
     # A tie, as in seed 2, puts nobody ahead.
     assert found.ahead == 3
     assert paired_difference(VALUES, {9: 0.0}) is None
@@ -127,9 +84,8 @@ def test_differences_pair_the_seeds_that_both_have():
 
 def test_interval_is_the_percentile_bootstrap_of_scipy():
     stats = pytest.importorskip('scipy.stats')
-    pairs = [VALUES[s] - REFERENCE[s] for s in range(5)]
     expected = stats.bootstrap(
-        (pairs,),
+        (PAIRS,),
         np.mean,
         n_resamples=10_000,
         method='percentile',
@@ -151,9 +107,8 @@ def test_interval_of_three_seeds_is_known_exactly():
 
 def test_interval_is_the_same_each_time_and_whatever_the_global_state():
     np.random.seed(0)
-    first = paired_difference(VALUES, REFERENCE)
     state = np.random.get_state()[1].copy()
+    first = paired_difference(VALUES, REFERENCE)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
     np.random.seed(1)
     assert paired_difference(VALUES, REFERENCE) == first
-    np.random.seed(0)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)

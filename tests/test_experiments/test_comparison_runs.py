@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from mmengine.config import Config
 from tiny_comparison import planned, write_set
 
 from ltml_mm.experiments import runs, single_run
-from ltml_mm.experiments.run_config import Run, write_run
+from ltml_mm.experiments.runs import Run, write_run
 from ltml_mm.files import write_json
 
 HOLD = """
@@ -23,39 +22,29 @@ with FileLock(sys.argv[1]):
     print('held', flush=True)
     sys.stdin.read()
 """
-# Stands for single_run: tells that it runs, and waits to be told to go on.
+# Stands for single_run: tells that it runs, and on which GPU.
 WAIT = """
 import os, sys, time
 from pathlib import Path
-folder = Path(sys.argv[1])
-(folder / 'pid').write_text(f'{os.getpid()} {os.environ["GPU"]}')
-while not (folder.parents[1] / 'go').exists():
-    time.sleep(0.01)
+Path(sys.argv[1], 'pid').write_text(f'{os.getpid()} {os.environ["GPU"]}')
+time.sleep(100)
 """
 # make_runs with WAIT for single_run, two runs at a time.
 MAKE = """
-import sys
+import os, subprocess, sys
 from pathlib import Path
-from test_comparison_runs import made_up, use_script
 from ltml_mm.experiments import runs
-use_script(lambda name, value: setattr(runs, name, value))
-plans = [made_up(Path(sys.argv[1]), row) for row in 'abc']
+def start(folder, slot):
+    command = [sys.executable, '-c', sys.argv[2], str(folder)]
+    return subprocess.Popen(command, env={**os.environ, 'GPU': str(slot)})
+runs._start = start
+runs.write_run = lambda run, cfg: run.folder.mkdir(parents=True)
+plans = [
+    runs.Run(Path(sys.argv[1]) / row, row, 0, 'voc', False, 'hash')
+    for row in 'abc'
+]
 runs.make_runs(plans, dict.fromkeys('abc'), jobs=2)
 """
-
-
-@contextmanager
-def holding(folder):
-    """Another process makes a run; yields that process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(folder / 'lock')],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        yield holder
-        holder.kill()
 
 
 @pytest.fixture
@@ -89,30 +78,25 @@ def test_what_changed_after_it_was_planned_is_not_trained(
     assert not (folder / 'result.json').exists()
 
 
-@pytest.mark.parametrize('changes', [True, False])
-def test_what_changed_while_it_ran_gives_no_result(
-    changes, planned_run, monkeypatch
-):
+def test_what_changed_while_it_ran_gives_no_result(planned_run, monkeypatch):
     folder, files = planned_run
-    monkeypatch.setattr(single_run, '_train', lambda _: 6)
-
-    def test_and_change(*_):
-        if changes:
-            change(*files['annotations'])
-        return {}
-
-    monkeypatch.setattr(single_run, '_test', test_and_change)
-    if changes:
-        with pytest.raises(ValueError, match='undo the change'):
-            single_run.make_run(folder)
-    else:
+    monkeypatch.setattr(single_run, '_train', lambda _: (6, 1.0))
+    monkeypatch.setattr(
+        single_run, '_test', lambda *_: change(*files['annotations']) or {}
+    )
+    with pytest.raises(ValueError, match='undo the change'):
         single_run.make_run(folder)
-    assert (folder / 'result.json').exists() != changes
+    assert not (folder / 'result.json').exists()
 
 
 def test_a_run_waits_for_the_process_that_makes_it(planned_run):
     folder, _ = planned_run
-    with holding(folder) as holder:
+    with subprocess.Popen(
+        [sys.executable, '-c', HOLD, str(folder / 'lock')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout.readline() == b'held\n'
         waiting = subprocess.Popen(
             [sys.executable, '-m', single_run.__name__, str(folder)]
         )
@@ -124,139 +108,89 @@ def test_a_run_waits_for_the_process_that_makes_it(planned_run):
     assert not (folder / 'work').exists()
 
 
-def test_a_look_at_a_lock_neither_makes_nor_keeps_it(tmp_path):
-    folder = tmp_path / 'run'
-    assert not runs.is_held(folder)
-    assert not folder.exists()
-    with holding(folder) as holder:
-        assert runs.is_held(folder)
-        holder.kill()
-        holder.wait()
-        assert not runs.is_held(folder)
-    with holding(folder):
-        assert runs.is_held(folder)
-
-
-def made_up(out, row):
-    return Run(out / row / 'seed_0', row, 0, 'voc', False, 'hash')
-
-
-def use_script(setattr, code=WAIT):
-    """Lets a script take the place of single_run."""
-
-    def start(folder, slot):
-        return subprocess.Popen(
-            [sys.executable, '-c', code, str(folder)],
-            env={**os.environ, 'GPU': str(slot)},
-        )
-
-    setattr('write_run', lambda run, cfg: run.folder.mkdir(parents=True))
-    setattr('_start', start)
-
-
 @pytest.fixture
 def started(monkeypatch):
     """Rows of the started processes, which leave a result at once."""
     rows = []
 
     class Ended:
-        returncode = 0
-
         def __init__(self, folder, slot):
-            rows.append(folder.parent.name)
-            write_json(folder / 'result.json', {'config_hash': 'hash'})
+            rows.append(folder.name)
+            self.returncode = int(rows[-1] == 'fails')
+            write_json(folder / 'result.json', {})
 
-        def wait(self):
-            return rows[-1] == 'fails'
+        def poll(self):
+            return self.returncode
 
     monkeypatch.setattr(runs, 'write_run', lambda run, cfg: None)
     monkeypatch.setattr(runs, '_start', Ended)
     return rows
 
 
-def test_what_another_process_makes_comes_last_and_the_finished_never(
-    tmp_path, started
+def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
+    tmp_path, started, monkeypatch
 ):
-    rows = ('held', 'b', 'done', 'c')
-    plans = [made_up(tmp_path, row) for row in rows]
-    write_json(tmp_path / 'done/seed_0/result.json', {'config_hash': 'hash'})
-    configs = dict.fromkeys(rows)
-    with holding(tmp_path / 'held/seed_0'):
-        assert runs.make_runs(plans, configs, jobs=1) == []
-    assert started == ['b', 'c', 'held']
-    assert runs.make_runs(plans, configs, jobs=1) == []
-    assert len(started) == 3
-
-
-def test_failed_runs_are_told_and_hold_up_no_other(tmp_path, started):
-    plans = [made_up(tmp_path, row) for row in ('fails', 'b')]
-    for plan in plans:
-        plan.folder.mkdir(parents=True)
-        (plan.folder / 'log.txt').write_text('said why\n')
-    configs = dict.fromkeys(('fails', 'b'))
-    assert runs.make_runs(plans, configs, jobs=1) == plans[:1]
+    rows = ('done', 'fails', 'b')
+    plans = [Run(tmp_path / row, row, 0, 'voc', False, 'hash') for row in rows]
+    write_json(plans[0].folder / 'result.json', {})
+    plans[1].folder.mkdir(parents=True)
+    (plans[1].folder / 'log.txt').write_text('said why\n')
+    told = []
+    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
+    assert runs.make_runs(plans, dict.fromkeys(rows), jobs=1) == [plans[1]]
     assert started == ['fails', 'b']
+    assert 'said why' in told[0]
+    assert told[1].startswith('finished, 0 left')
 
 
-def running(out, count):
-    """Waits until so many processes run; their ids and slots by row."""
+def running(out):
+    """Waits until two processes run; returns their ids and GPUs."""
     for _ in range(1000):
-        files = {path.parts[-3]: path for path in out.glob('*/*/pid')}
-        if len(files) == count and all(f.read_text() for f in files.values()):
-            return {
-                row: tuple(map(int, file.read_text().split()))
-                for row, file in files.items()
-            }
+        texts = [path.read_text() for path in out.glob('*/pid')]
+        if len(texts) == 2 and all(texts):
+            return [tuple(map(int, text.split())) for text in texts]
         time.sleep(0.03)
-    raise AssertionError(f'{len(files)} processes run, not {count}')
-
-
-@contextmanager
-def made_apart(out):
-    """make_runs in a process of its own, in the midst of its first two."""
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    with subprocess.Popen(
-        [sys.executable, '-c', MAKE, str(out)],
-        env={**os.environ, 'PYTHONPATH': path},
-    ) as maker:
-        yield maker, running(out, 2)
-        (out / 'go').touch()
+    raise AssertionError(f'{len(texts)} processes run, not two')
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_processes_and_starts_no_other(number, tmp_path):
-    with made_apart(tmp_path) as (maker, started):
-        assert {slot for _, slot in started.values()} == {0, 1}
+    with subprocess.Popen(
+        [sys.executable, '-c', MAKE, str(tmp_path), WAIT]
+    ) as maker:
+        started = running(tmp_path)
+        assert {slot for _, slot in started} == {0, 1}
         maker.send_signal(number)
         assert maker.wait(60) != 0
-        for process, _ in started.values():
-            with pytest.raises(ProcessLookupError):
-                os.kill(process, 0)
-    assert started.keys() == {'a', 'b'}
-    assert not (tmp_path / 'c').exists()
+    for process, _ in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {'a', 'b'}
 
 
-@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGTERM])
-def test_signals_that_are_ignored_stay_ignored(number):
+def test_signals_that_are_ignored_stay_ignored():
     # As nohup starts a process.
-    before = signal.signal(number, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with runs._stopping(runs._Processes()):
-            assert signal.getsignal(number) is signal.SIG_IGN
-        assert signal.getsignal(number) is signal.SIG_IGN
+        with runs._signals_noted():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
-        signal.signal(number, before)
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
     ('given', 'devices'), [('2,5', ['2', '5', '2']), (None, ['0', '1', '2'])]
 )
-def test_gpus_are_those_that_the_process_may_use(given, devices, monkeypatch):
+def test_gpus_are_those_that_the_process_may_use(
+    given, devices, tmp_path, monkeypatch
+):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     if given is not None:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
     monkeypatch.setattr('torch.cuda.device_count', lambda: 3)
-    environments = [runs._environment(slot) for slot in range(3)]
+    monkeypatch.setattr(subprocess, 'Popen', lambda *_, env, **__: env)
+    environments = [runs._start(tmp_path, slot) for slot in range(3)]
     assert [e['CUDA_VISIBLE_DEVICES'] for e in environments] == devices
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import style
-from mmengine.registry import DATA_SAMPLERS
 from PIL import Image
+from tiny_training import make_config
 
 from ltml_mm.datasets import (
     ClassAwareMultiLabelSampler,
@@ -24,49 +24,15 @@ from ltml_mm.experiments.dataset_report import (
 from ltml_mm.experiments.drawing import STYLE
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
-FILES = {'report.md', 'report.json', 'classes.png'}
-CONFIG = """
-train_dataloader = dict(
-    batch_size=2,
-    sampler=dict(
-        type='TwoStreamSampler',
-        streams=dict(
-            plain=dict(type='UniformSampler'),
-            rebalanced=dict(type='ClassAwareMultiLabelSampler'),
-        ),
-        epoch_length='rebalanced',
-    ),
-    dataset=dict(
-        type='TwoStreamDataset',
-        dataset=dict(
-            type='LongTailMultiLabelDataset',
-            ann_file='train.json',
-            data_root={root!r},
-            pipeline=[dict(type='LoadImageFromFile')],
-        ),
-    ),
-)
-val_evaluator = dict(type='GroupedAveragePrecision', head=50, tail=4)
-test_evaluator = [
-    dict(type='AveragePrecision'),
-    dict(type='GroupedAveragePrecision', head=9, tail=5),
-]
-"""
+# Long-tailed; class 1 and the first image have none.
+LABELS = np.random.default_rng(0).random((60, 7)) < 0.6 / np.arange(1, 8)
+LABELS[:, 1] = LABELS[0] = False
+LABELS[1, 6] = True
+ROWS = [np.flatnonzero(row).tolist() for row in LABELS]
 
 
-def make_rows():
-    """Long-tailed labels; class 1 and the first image have none."""
-    rng = np.random.default_rng(0)
-    labels = rng.random((60, 7)) < 0.6 / np.arange(1, 8)
-    labels[:, 1] = labels[0] = False
-    labels[1, 6] = True
-    return [np.flatnonzero(row).tolist() for row in labels]
-
-
-ROWS = make_rows()
-
-
-def write_annotations(path, rows, classes, **metainfo):
+def write_annotations(folder, rows, classes, **metainfo):
+    path = folder / 'train.json'
     data_list = [
         {'img_path': f'no_such_{i}.jpg', 'gt_label': row}
         for i, row in enumerate(rows)
@@ -79,14 +45,16 @@ def write_annotations(path, rows, classes, **metainfo):
 @pytest.fixture
 def annotations(tmp_path):
     names = ['a|b', '$x$ $', *'cdef', 'g' * 60]
-    return write_annotations(tmp_path / 'train.json', ROWS, names)
+    return write_annotations(tmp_path, ROWS, names)
 
 
 @pytest.fixture
 def config(annotations):
-    path = annotations.with_name('config.py')
-    path.write_text(CONFIG.format(root=str(annotations.parent)))
-    return path
+    own = dict(type='GroupedAveragePrecision', head=9, tail=5)
+    cfg = make_config(annotations.parent, annotations.parent)
+    cfg.test_evaluator = [dict(type='AveragePrecision'), own]
+    cfg.dump(annotations.with_name('config.py'))
+    return annotations.with_name('config.py')
 
 
 def test_published_figures_of_voc_lt(tmp_path):
@@ -95,8 +63,7 @@ def test_published_figures_of_voc_lt(tmp_path):
     lines = (SHARED / 'voc_lt_train.txt').read_text().splitlines()
     rows = [list(map(int, line.split()[1:])) for line in lines]
     names = json.loads((SHARED / 'class_names.json').read_text())['voc']
-    path = write_annotations(tmp_path / 'train.json', rows, names)
-    report = build_report(path)
+    report = build_report(write_annotations(tmp_path, rows, names))
     assert report['groups'] == {'head': 6, 'medium': 6, 'tail': 8}
     person = names.index('person')
     for stream, share, exposure, size in [
@@ -112,18 +79,16 @@ def test_published_figures_of_voc_lt(tmp_path):
 
 
 def test_class_aware_probabilities_equal_fractions_and_draws(annotations):
-    counts = [sum(k in row for row in ROWS) for k in range(7)]
+    counts = LABELS.sum(0).tolist()
     present = sum(n > 0 for n in counts)
     expected = [
-        sum((Fraction(1, n) for k in row if (n := counts[k])), Fraction())
-        / present
+        sum((Fraction(1, counts[k]) for k in row), Fraction()) / present
         for row in ROWS
     ]
     assert sum(expected) == 1
     dataset = LongTailMultiLabelDataset(str(annotations), pipeline=[])
     sampler = ClassAwareMultiLabelSampler(dataset, 40, seed=1)
-    labels = np.array([[k in row for k in range(7)] for row in ROWS])
-    actual = draw_probabilities(sampler, labels)
+    actual = draw_probabilities(sampler, LABELS)
     np.testing.assert_allclose(actual, list(map(float, expected)), rtol=1e-12)
     draws = [sampler.order(epoch, 40) for epoch in range(2000)]
     counted = np.bincount(np.concatenate(draws), minlength=60) / 80000
@@ -138,9 +103,8 @@ def test_report_equals_loops_over_the_labels(annotations):
         own = [row for row in ROWS if a in row]
         assert report['classes'][a]['images'] == len(own)
         expected = report['streams']['uniform']['draws_an_epoch'] / 60
-        assert report['draws']['uniform'][a] == pytest.approx(
-            len(own) * expected
-        )
+        drawn = report['draws']['uniform'][a]
+        assert drawn == pytest.approx(len(own) * expected)
         for b in range(7):
             both = sum(b in row for row in own)
             assert report['cooccurrence'][a][b] == both
@@ -153,9 +117,8 @@ def test_report_equals_loops_over_the_labels(annotations):
 def test_config_gives_streams_lengths_and_groups_without_images(config):
     key = 'train_dataloader.sampler.epoch_length'
     report = build_report(config, {key: 500})
-    assert list(report['streams']) == ['plain', 'rebalanced']
-    for figures in report['streams'].values():
-        assert figures['draws_an_epoch'] == 500
+    lengths = {k: s['draws_an_epoch'] for k, s in report['streams'].items()}
+    assert lengths == {'uniform': 500, 'rebalanced': 500}
     for entry in report['classes']:
         n = entry['images']
         expected = 'head' if n >= 9 else 'medium' if n >= 5 else 'tail'
@@ -171,24 +134,15 @@ def test_other_samplers_are_counted(config, kind):
     assert report['draws'] == {kind: pytest.approx(images)}
 
 
-def test_a_sampler_must_draw_indices_of_images(config, monkeypatch):
-    options = {'train_dataloader.sampler': {'type': 'Odd', '_delete_': True}}
-    for drawn in ([{'uniform': 1}], [60], []):
-        monkeypatch.setitem(
-            DATA_SAMPLERS.module_dict, 'Odd', lambda drawn=drawn, **_: drawn
-        )
-        with pytest.raises(ValueError, match='indices of the 60 images'):
-            build_report(config, options)
+@pytest.mark.parametrize('drawn', [[{'uniform': 1}], [60], []])
+def test_a_sampler_must_draw_indices_of_images(drawn):
+    with pytest.raises(ValueError, match=r'list must .* of the 60 images'):
+        draw_probabilities(drawn, np.ones((60, 7), bool))
 
 
 def test_declared_training_counts_make_the_groups(tmp_path):
-    path = write_annotations(
-        tmp_path / 'test.json',
-        [[0], [0, 1], [1]],
-        'xy',
-        class_counts=[19, 100],
-        num_train_images=119,
-    )
+    declared = {'class_counts': [19, 100], 'num_train_images': 119}
+    path = write_annotations(tmp_path, [[0], [0, 1], [1]], 'xy', **declared)
     classes = build_report(path)['classes']
     assert [c['group'] for c in classes] == ['tail', 'head']
     assert [c['images'] for c in classes] == [2, 2]
@@ -198,7 +152,7 @@ def test_writes_the_same_bytes_twice(annotations, tmp_path):
     out = tmp_path / 'deep' / 'out'
     main([str(annotations), '--out', str(out)])
     written = {p.name: p.read_bytes() for p in out.iterdir()}
-    assert set(written) == FILES
+    assert {*written} == {'report.md', 'report.json', 'classes.png'}
     main([str(annotations), '--out', str(out)])
     assert {p.name: p.read_bytes() for p in out.iterdir()} == written
     Image.open(io.BytesIO(written['classes.png'])).verify()
@@ -214,8 +168,7 @@ def test_writes_the_same_bytes_twice(annotations, tmp_path):
 def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes):
     rows = [list(range(i % num_classes + 1)) for i in range(2 * num_classes)]
     names = [f'a class called {k}' for k in range(num_classes)]
-    path = write_annotations(tmp_path / 'train.json', rows, names)
-    report = build_report(path)
+    report = build_report(write_annotations(tmp_path, rows, names))
     with style.context(['default', STYLE]):
         figure = draw_classes(report)
         figure.draw_without_rendering()
@@ -229,30 +182,16 @@ def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes):
             assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
 
 
-@pytest.mark.parametrize(
-    ('name', 'content', 'message'),
-    [
-        ('bare.py', 'model = dict()', 'bare.py: .* has no train_dataloader'),
-        (
-            'empty.json',
-            '{"metainfo": {"classes": ["x"]}, "data_list":'
-            ' [{"img_path": "a.jpg", "gt_label": []}]}',
-            'empty.json: its 1 images have labels of 0 classes',
-        ),
-    ],
-)
-def test_errors_name_the_file_and_write_nothing(
-    tmp_path, name, content, message
-):
-    path, out = tmp_path / name, tmp_path / 'out'
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        main([str(path), '--out', str(out)])
-    assert not out.exists()
-
-
-def test_refuses_what_it_cannot_use(annotations):
+def test_refuses_what_it_cannot_use(annotations, tmp_path):
     with pytest.raises(ValueError, match='is not a folder'):
         main([str(annotations), '--out', str(annotations)])
     with pytest.raises(ValueError, match='overrides a config'):
         build_report(annotations, {'a': 1})
+    bare = tmp_path / 'bare.py'
+    bare.write_text('model = dict()')
+    with pytest.raises(ValueError, match=r'bare\.py: .* no train_dataloader'):
+        build_report(bare)
+    empty = write_annotations(tmp_path, [[]], 'x')
+    with pytest.raises(ValueError, match=r'train\.json: .* of 0 classes'):
+        main([str(empty), '--out', str(tmp_path / 'out')])
+    assert not (tmp_path / 'out').exists()

@@ -223,7 +223,7 @@ def test_averaged_weights_are_what_is_merged(folder):
 
     model = save()
     save(change=average)
-    merged = merge_checkpoint('config.py', 'epoch_1.pth').checkpoint
+    _, merged = merge_checkpoint('config.py', 'epoch_1.pth')
     expected = merge_branches(model.state_dict())['head.fc.weight'] * 3
     torch.testing.assert_close(
         merged['state_dict']['head.fc.weight'], expected
@@ -324,6 +324,6 @@ def test_the_config_reads_back(folder):
     save()
     merge()
     written = Config.fromfile('merged.py')
-    merged = merge_checkpoint('config.py', 'epoch_1.pth')
-    assert written.to_dict() == merged.config.to_dict()
+    config, _ = merge_checkpoint('config.py', 'epoch_1.pth')
+    assert written.to_dict() == config.to_dict()
     assert 'custom_imports' not in written

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
-from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
+from ltml_mm.evaluation import GroupedAveragePrecision
 from ltml_mm.files import AtomicFileBackend, write_text
-from ltml_mm.models.fork.branches import plain_name
+from ltml_mm.models.fork.branches import BRANCHES, plain_name
 
 #: Under this name the message hub in a checkpoint lists what is removed once
 #: the checkpoint is written: a run that is killed before does it on resume.
@@ -64,10 +69,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     The stock hook with the file backend ``whole_files``, which writes
     atomically and a SHA-256 beside each file. Besides, this one moves the
-    pointer ``last_checkpoint`` atomically, and removes what is no longer
-    wanted last, where the stock hook removes it first; the best checkpoints
-    too. Temporary files that a killed run left are removed when the next one
-    starts.
+    pointer ``last_checkpoint`` atomically, and removes old files and best
+    checkpoints last, where the stock hook removes first. Temporary files of
+    a killed run are removed when the next one starts.
 
     Args:
         **kwargs: Those of MMEngine's ``CheckpointHook``. ``out_dir`` must be
@@ -79,21 +83,31 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        for name in ('out_dir', 'backend_args', 'file_client_args'):
-            value = kwargs.get(name)
-            local = name == 'out_dir' and '://' not in str(value)
-            if value is not None and not local:
-                raise ValueError(
-                    'SafeCheckpointHook writes to local folders only, got '
-                    f'{name}={value!r}; for other storage use '
-                    "default_hooks.checkpoint.type='CheckpointHook'"
-                )
+        names = ('backend_args', 'file_client_args')
+        remote = '://' in str(kwargs.get('out_dir'))
+        if remote or any(kwargs.get(name) is not None for name in names):
+            raise ValueError(
+                'SafeCheckpointHook writes to local folders only, got '
+                f'{kwargs}'
+                '; for other storage use default_hooks.checkpoint.type='
+                "'CheckpointHook'"
+            )
         kwargs['backend_args'] = {'backend': 'whole_files'}
         super().__init__(**kwargs)
         self._saved_step: int | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Finds the folder, and removes what a killed run left in it."""
+        """Finds the folder, and removes what a killed run left in it.
+
+        Raises:
+            ValueError: ``save_best`` or a schedule asks for a metric that no
+                validation will give; names those that there are.
+        """
+        wanted = [*(self.save_best or ())]
+        for scheduler in flat_schedulers(runner):
+            wanted += [getattr(scheduler, 'monitor', 'auto')]
+        if any(key != 'auto' for key in wanted):
+            _check_keys(wanted, _metric_keys(runner))
         super().before_train(runner)
         self._saved_step = runner.iter  # What was loaded is saved.
         # The stock hook asks it to remove old files before it writes new ones.
@@ -109,11 +123,12 @@ class SafeCheckpointHook(CheckpointHook):
     def save_now(self, runner: Runner, by_epoch: bool) -> str:
         """Saves a checkpoint, if there is none of this step already.
 
-        One inside an epoch, where checkpoints are those of epochs, is called
-        ``iter_37.pth`` and removed after the next one is written.
+        All processes must call it. One inside an epoch, where checkpoints
+        are those of epochs, is called ``iter_37.pth`` and removed after the
+        next one is written.
 
         Args:
-            runner: The runner; all processes must call this.
+            runner: The runner.
             by_epoch: Whether it is called after an epoch or after a step.
 
         Returns:
@@ -180,6 +195,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
+        if self.save_best:  # of metrics whose keys nobody knew before
+            _check_keys(self.save_best, [*metrics])
         _gather(runner)
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)
@@ -193,6 +210,43 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.remove_pending({self.last_ckpt, *best})
 
 
+def _metric_keys(runner: Runner) -> list[str]:
+    """Lists what validations give; nothing where nobody knows before."""
+    keys: list[str] = []
+    loop = runner.val_loop
+    for metric in loop.evaluator.metrics if loop is not None else ():
+        dataset = loop.dataloader.dataset
+        if not isinstance(metric, GroupedAveragePrecision) or not hasattr(
+            dataset, 'get_cat_ids'
+        ):
+            return []
+        classes = ClassStatistics.from_metainfo(metric.dataset_meta or {})
+        counts = read_labels(dataset).counts(classes.num_classes)
+        names = ['']
+        if metric.branches and hasattr(
+            unwrap_model(runner.model), 'branch_logits'
+        ):
+            names += BRANCHES
+        # One image with all labels of the set gives every key. The copy has
+        # a report: absent classes are named by the evaluation itself.
+        known = copy(metric)
+        known.report = {}
+        scores = dict.fromkeys(names, np.zeros(len(counts)))
+        found = known.compute_metrics([(scores, np.minimum(counts, 1))])
+        keys += [f'{metric.prefix}/{key}' for key in found]
+    return keys
+
+
+def _check_keys(wanted: Sequence[str], keys: Sequence[str]) -> None:
+    for key in wanted:
+        if keys and key not in ('auto', *keys):
+            raise ValueError(
+                f'no validation gives {key!r}, which save_best of the '
+                'checkpoint hook or monitor of a schedule asks for; it gives '
+                f'{", ".join(keys)}'
+            )
+
+
 def _gather(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, ExactResumeHook):
@@ -203,11 +257,10 @@ def _gather(runner: Runner) -> None:
 class ResumeCheckHook(Hook):
     """Checks that a checkpoint fits the model key by key.
 
-    MMEngine loads what fits and logs the rest. On ``--resume`` part of the
-    model would silently start anew, and a test would evaluate it so: there
+    MMEngine loads what fits and logs the rest. For ``--resume`` and a test
     every key has to fit. With ``load_from`` heads may be others, those of
-    another number of classes, say; but the weights of another backbone are
-    refused, where most are missing or one has another shape.
+    another number of classes, say; but another backbone is refused: most of
+    its weights are missing or one has another shape.
 
     Args:
         whole (bool): Whether every key has to fit for ``load_from``, too, as
@@ -224,10 +277,6 @@ class ResumeCheckHook(Hook):
     ) -> None:
         """Compares the names and shapes of a checkpoint with the model's.
 
-        Args:
-            runner: The runner.
-            checkpoint: The loaded checkpoint, ``state_dict`` in it.
-
         Raises:
             ValueError: They differ; names the first of them and what to do.
         """
@@ -239,8 +288,7 @@ class ResumeCheckHook(Hook):
         }
         strict = runner._resume or self.whole
         compare = compare_state_dicts if strict else _other_backbone
-        problems = compare(expected, found)
-        if problems:
+        if problems := compare(expected, found):
             start, mend = LOAD_FROM
             if strict:
                 start, mend = RESUME if runner._resume else TEST
@@ -261,8 +309,7 @@ def compare_state_dicts(
         found: That of a checkpoint.
 
     Returns:
-        list[str]: A description of each difference, in order of the names;
-        empty where none differs.
+        list[str]: The differences, in order of the names.
     """
     differences = []
     for key in sorted(expected.keys() | found.keys()):
@@ -270,19 +317,18 @@ def compare_state_dicts(
             differences.append(f'{key} is missing')
         elif key not in expected:
             differences.append(f'{key} is unexpected')
-        elif _shape(found[key]) != _shape(expected[key]):
-            differences.append(_reshaped(key, expected[key], found[key]))
+        else:
+            differences += _reshaped(key, expected[key], found[key])
     return differences
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
+def _reshaped(key: str, expected: Any, found: Any) -> list[str]:
     # A checkpoint from elsewhere may hold other things than tensors.
-    shape = getattr(value, 'shape', None)
-    return None if shape is None else tuple(shape)
-
-
-def _reshaped(key: str, expected: Any, found: Any) -> str:
-    return f'{key} has shape {_shape(found)} instead of {_shape(expected)}'
+    old, new = (getattr(v, 'shape', None) for v in (expected, found))
+    if old == new:
+        return []
+    old, new = (v if v is None else tuple(v) for v in (old, new))
+    return [f'{key} has shape {new} instead of {old}']
 
 
 def _other_backbone(
@@ -296,8 +342,6 @@ def _other_backbone(
         key = name if name in found else plain_name(name)
         if key not in found:
             missing.append(f'{name} is missing')
-        elif RESIZED.search(name):
-            continue
-        elif _shape(found[key]) != _shape(expected[name]):
-            changed.append(_reshaped(key, expected[name], found[key]))
+        elif not RESIZED.search(name):
+            changed += _reshaped(key, expected[name], found[key])
     return changed + (missing if 2 * len(missing) > len(names) else [])

@@ -14,9 +14,11 @@ from torch.utils.data import BatchSampler
 from ltml_mm._stack import find_stack
 from ltml_mm.datasets.samplers import StreamSampler
 from ltml_mm.engine.hooks.resume_state import (
+    DATA,
     accumulated_steps,
     capture_random_states,
     compare_signatures,
+    follow_config,
     gather_states,
     restore_random_states,
     restore_states,
@@ -25,6 +27,8 @@ from ltml_mm.engine.hooks.resume_state import (
 
 #: The key of a checkpoint under which this hook keeps its part.
 KEY = 'exact_resume'
+#: So many differences between two runs are named.
+SHOWN = 6
 
 
 @HOOKS.register_module()
@@ -32,11 +36,9 @@ class ExactResumeHook(Hook):
     """Saves in checkpoints, and restores, what an exact resume needs.
 
     Stock checkpoints hold weights, optimizer, schedules and logs. This hook
-    adds every process's random states and own buffers (the running
-    statistics of BatchNorm differ between processes inside an epoch), the
-    seed of the sampler, and a signature that both runs must share. With it, on
-    a CPU, a run that was stopped and resumed ends bitwise as one that was
-    not:
+    adds every process's random states and buffers, the seed of the sampler
+    and a signature that both runs must share. With it, on a CPU, a run that
+    was stopped and resumed ends bitwise as one that was not:
 
     - Between two epochs, and inside one: the samplers of this package
       continue at the very next index, without loading what came before.
@@ -46,10 +48,12 @@ class ExactResumeHook(Hook):
       alone.
 
     Args:
-        on_change (str): ``'error'`` refuses to resume with another number
-            of processes, batch size, accumulation or dataset; ``'warn'``
-            says what changed and what follows, and goes on from the start
-            of the epoch. Defaults to ``'error'``.
+        on_change (str): ``'error'`` refuses to resume with other settings
+            that shape the training, another number of processes or other
+            images. ``'warn'`` names the changes and goes on with the new
+            settings, and with the rates that they give for the step; at the
+            start of the epoch where the data differ. Defaults to
+            ``'error'``.
 
     Raises:
         ValueError: ``on_change`` is neither.
@@ -64,34 +68,64 @@ class ExactResumeHook(Hook):
                 f"on_change must be 'error' or 'warn', got {on_change!r}"
             )
         self.on_change = on_change
-        self._signature: dict[str, int | str] = {}
+        self._signature: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
         self._resuming = False
-        self._exact = True
-        self._validation_due = False
+        self._same_data = True
         self._before_validation: dict[str, Any] | None = None
         self._gathered: list[dict[str, Any]] | None = None
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps this hook's part of the checkpoint until training starts."""
-        if runner._resume:
-            self._resuming = True
-            self._loaded = checkpoint.get(KEY)
+        """Compares the run with the one it resumes.
+
+        Raises:
+            ValueError: They differ; names settings and both values.
+        """
+        if not runner._resume:
+            return
+        self._resuming = True
+        self._loaded = checkpoint.get(KEY)
+        if self._loaded is None:
+            self._same_data = False
+            runner.logger.warning(
+                'the checkpoint was saved without ExactResumeHook: it holds '
+                'no random states and no settings to compare, and the run '
+                'goes on without them'
+            )
+            return
+        self._signature = run_signature(runner)
+        changes = compare_signatures(self._loaded['facts'], self._signature)
+        if not changes:
+            return
+        more = len(changes) - SHOWN
+        message = (
+            'the run differs from the one it resumes (checkpoint -> config): '
+            + '; '.join([*changes.values()][:SHOWN])
+            + (f'; and {more} more' if more > 0 else '')
+        )
+        if self.on_change == 'error':
+            raise ValueError(
+                f'{message}. Undo the change; or go on with the new settings, '
+                'though not exactly, with --cfg-options '
+                'default_hooks.exact_resume.on_change=warn; or start a new '
+                'training from these weights with --cfg-options '
+                'load_from=CHECKPOINT in place of --resume'
+            )
+        self._same_data = not any(key.startswith(DATA) for key in changes)
+        runner.logger.warning(f'{message}. It goes on with those, as asked')
+        follow_config(runner, checkpoint, changes)
 
     def before_train(self, runner: Runner) -> None:
-        """Compares the run with the one it resumes, and prepares the data.
-
-        Args:
-            runner: The runner, everything loaded.
+        """Prepares the data, and checks when checkpoints are saved.
 
         Raises:
             ValueError: A checkpoint would be saved between two steps of the
-                optimizer, or the run differs from the one it resumes.
+                optimizer.
         """
         check_accumulation(runner)
-        self._signature = run_signature(runner)
+        self._signature = self._signature or run_signature(runner)
         loader = runner.train_dataloader
         sampler = stream_sampler(loader)
         if sampler is not None:
@@ -100,9 +134,8 @@ class ExactResumeHook(Hook):
             # The iterators' base seed would come from the global generator,
             # once a run or once an epoch as persistent_workers says.
             loader.generator = torch.Generator()
-        if self._resuming:
-            self._compare(runner)
-            self._restore_seed(runner)
+        if self._loaded is not None:
+            self._restore_seed(runner, self._loaded['seed'])
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restores the states of a resumed run and continues its epoch."""
@@ -140,13 +173,7 @@ class ExactResumeHook(Hook):
             self._before_validation = None
 
     def gather(self, runner: Runner) -> None:
-        """Collects the states of all processes; all of them must call it.
-
-        ``SafeCheckpointHook`` does before it saves.
-
-        Args:
-            runner: The runner.
-        """
+        """Collects the states of all processes; all of them must call it."""
         # Inside a validation the training's are those from before it.
         states = self._before_validation or capture_random_states()
         self._gathered = gather_states(runner, states)
@@ -172,40 +199,9 @@ class ExactResumeHook(Hook):
             'validated': self._before_validation is not None,
         }
 
-    def _compare(self, runner: Runner) -> None:
-        loop = runner.train_loop
-        if self._loaded is None:
-            self._exact = False
-            runner.logger.warning(
-                'the checkpoint was saved without ExactResumeHook: it holds '
-                'no random states, and the run goes on without them'
-            )
+    def _restore_seed(self, runner: Runner, seed: Any) -> None:
+        if seed == _seed(runner):
             return
-        self._validation_due = not self._loaded['validated']
-        changes = compare_signatures(self._loaded['facts'], self._signature)
-        if not changes:
-            return
-        message = 'the run differs from the one it resumes: ' + '; '.join(
-            changes
-        )
-        if self.on_change == 'error':
-            raise ValueError(
-                f'{message}. Undo the change; or go on deliberately, though '
-                'not exactly, with --cfg-options '
-                'default_hooks.exact_resume.on_change=warn; or start a new '
-                'training from these weights with --cfg-options '
-                'load_from=CHECKPOINT in place of --resume'
-            )
-        self._exact = False
-        runner.logger.warning(
-            f'{message}. It goes on as asked: not as the old run would have, '
-            f'and at the start of its epoch (step {loop.iter})'
-        )
-
-    def _restore_seed(self, runner: Runner) -> None:
-        if self._loaded is None or self._loaded['seed'] == _seed(runner):
-            return
-        seed = self._loaded['seed']
         runner.logger.warning(
             f'the sampler goes on with seed {seed} of the checkpoint, not '
             f'with {_seed(runner)}'
@@ -218,7 +214,9 @@ class ExactResumeHook(Hook):
 
     def _validate(self, runner: Runner) -> None:
         """Runs the validation that fell between checkpoint and stop."""
-        if not self._validation_due or runner.val_loop is None:
+        if runner.val_loop is None or self._loaded is None:
+            return
+        if self._loaded['validated']:
             return
         loop = runner.train_loop
         step, last = loop.iter, loop.max_iters
@@ -252,7 +250,7 @@ class ExactResumeHook(Hook):
             return  # The loop itself advances the data.
         sampler = stream_sampler(loop.dataloader)
         known = 0 < done <= len(loop.dataloader)
-        if sampler is None or not known or not self._exact:
+        if sampler is None or not known or not self._same_data:
             runner.logger.warning(
                 f'the checkpoint was saved inside epoch {loop.epoch + 1}, '
                 'which starts anew: part of its images is seen twice'
@@ -265,19 +263,10 @@ class ExactResumeHook(Hook):
 
 
 def stream_sampler(loader: Any) -> StreamSampler | None:
-    """Returns a dataloader's sampler if it can start at any position.
-
-    Args:
-        loader: A dataloader.
-
-    Returns:
-        StreamSampler | None: None for another sampler, and for batches that
-        another class than torch's ``BatchSampler`` makes of it.
-    """
+    """Returns a dataloader's sampler if it can start at any position."""
     batches = loader.batch_sampler
-    if type(batches) is not BatchSampler:
-        return None
-    sampler = batches.sampler
+    # Another class may make anything of the positions.
+    sampler = batches.sampler if type(batches) is BatchSampler else None
     return sampler if isinstance(sampler, StreamSampler) else None
 
 
@@ -293,43 +282,37 @@ def check_accumulation(runner: Runner) -> None:
     Such a checkpoint would lose the gradients accumulated so far. The end
     of the run is no such moment: the optimizer always steps there.
 
-    Args:
-        runner: The runner, its optimizer and train loop built.
-
     Raises:
         ValueError: A checkpoint interval is no multiple of the accumulated
             steps.
     """
     counts = accumulated_steps(runner)
-    if counts == 1:
-        return
-    for what, interval, begin in _save_moments(runner):
-        first = begin or interval
-        if interval < 1 or first >= runner.max_iters:
-            continue
-        for step in (interval, begin):
-            if step % counts:
-                raise ValueError(
-                    f'{what} are saved after {step} steps, but the optimizer '
-                    'accumulates gradients over accumulative_counts='
-                    f'{counts} steps: those of the last {step % counts} '
-                    'would be lost on resume. Let checkpoints, and '
-                    'validations that save the best, fall on multiples of it '
-                    '(default_hooks.checkpoint.by_epoch=False counts steps), '
-                    'or change optim_wrapper.accumulative_counts'
-                )
+    for step in _save_steps(runner):
+        if step % counts:
+            raise ValueError(
+                f'a checkpoint is saved after {step} steps, but the optimizer '
+                f'accumulates gradients over accumulative_counts={counts} '
+                f'steps: those of the last {step % counts} would be lost on '
+                'resume. Let checkpoints, and validations that save the best, '
+                'fall on multiples of it (default_hooks.checkpoint.by_epoch='
+                'False counts steps), or change '
+                'optim_wrapper.accumulative_counts'
+            )
 
 
-def _save_moments(runner: Runner) -> Iterator[tuple[str, int, int]]:
-    """Yields what is saved, its interval and its beginning, in steps."""
+def _save_steps(runner: Runner) -> Iterator[int]:
+    """Yields the intervals of saving, and their beginnings, in steps."""
     loop = runner.train_loop
-    steps = len(loop.dataloader)
+    epoch = len(loop.dataloader)
     for hook in runner.hooks:
         if not isinstance(hook, CheckpointHook):
             continue
-        unit = steps if hook.by_epoch else 1
-        yield 'checkpoints', hook.interval * unit, hook.save_begin * unit
+        unit = epoch if hook.by_epoch else 1
+        moments = [(hook.interval * unit, hook.save_begin * unit)]
         if hook.save_best and runner.val_loop is not None:
             # A new best one saves the last one again.
-            unit = steps if isinstance(loop, EpochBasedTrainLoop) else 1
-            yield 'best checkpoints', loop.val_interval * unit, 0
+            unit = epoch if isinstance(loop, EpochBasedTrainLoop) else 1
+            moments.append((loop.val_interval * unit, 0))
+        for interval, begin in moments:
+            if interval > 0 and (begin or interval) < runner.max_iters:
+                yield from (interval, begin)

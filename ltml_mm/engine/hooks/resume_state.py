@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,52 +20,64 @@ from mmengine.runner import Runner
 
 from ltml_mm.datasets.two_stream import TwoStreamDataset
 
-#: What follows where the signature of a run differs from a checkpoint's.
-CONSEQUENCES = {
-    'training loop': 'epochs and steps are counted in another way',
-    'processes': 'every step sees another number of images, drawn by other '
-    'processes, and the learning rate no longer belongs to it',
-    'batch size of a process': 'every step sees another number of images, '
-    'and the learning rate no longer belongs to it',
-    'steps of an epoch': 'schedules in steps and in epochs drift apart',
-    'positions of an epoch': 'the order of the images is another one',
-    'accumulated steps': 'the optimizer steps at other moments',
-    'images': 'the order of the images is another one',
-    'digest of the image list': 'a position stands for another image',
-}
+#: The sections of a config that shape a training.
+SHAPING = (
+    'model',
+    'data_preprocessor',
+    'sync_bn',
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'auto_scale_lr',
+    'param_scheduler',
+    'randomness',
+)
+#: What within them does not: first weights, folders, workers, validations,
+#: and what happens to steps that are not finite.
+ASIDE = (
+    'on_nonfinite',
+    'init_cfg',
+    'data_root',
+    'data_prefix',
+    'ann_file',
+    'allow_outside',
+    'num_workers',
+    'persistent_workers',
+    'pin_memory',
+    'prefetch_factor',
+    'val_interval',
+    'val_begin',
+    'dynamic_intervals',
+)
+#: Changes after which the position in an epoch means nothing.
+DATA = ('processes', 'steps', 'images', 'digest', 'train_dataloader')
+#: The settings of an optimizer with which its momenta still fit.
+NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
+#: A longer list of values is compared by its digest.
+MAX_TEXT = 200
 
 
 def capture_random_states() -> dict[str, Any]:
     """Returns the states of all global generators of this process.
 
     Returns:
-        dict: Of ``python``, ``numpy``, ``torch`` and ``cuda`` (None without
-        a GPU): tensors and plain values only, so that a checkpoint with it
-        loads under ``weights_only=True``.
+        dict: Tensors and plain values, which ``weights_only=True`` loads.
     """
-    version, words, gauss = random.getstate()
     state: Any = np.random.get_state()
     name, keys, *rest = state
-    on_gpu = torch.cuda.is_available()
+    cuda = torch.cuda.is_available()
     return {
-        'python': (version, torch.tensor(words), gauss),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        'python': random.getstate(),
+        'numpy': (name, keys.tolist(), *rest),
         'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state() if on_gpu else None,
+        'cuda': torch.cuda.get_rng_state() if cuda else None,
     }
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Sets all global generators of this process.
-
-    Args:
-        states: What :func:`capture_random_states` returned; its tensors may
-            have moved to another device.
-    """
-    version, words, gauss = states['python']
-    random.setstate((version, tuple(words.tolist()), gauss))
-    name, keys, *rest = states['numpy']
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Sets all global generators to what was captured, on any device."""
+    random.setstate(states['python'])
+    np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'].cpu())
     if states['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states['cuda'].cpu())
@@ -80,9 +93,8 @@ def gather_states(
         random_states: Those of this process.
 
     Returns:
-        list[dict]: Per process ``random`` and ``buffers``: the buffers of
-        the model in which it differs from process 0, as the running
-        statistics of BatchNorm do.
+        list[dict]: Of each process ``random`` and, of several processes,
+        ``buffers``: the running statistics of BatchNorm differ.
     """
     # Weights are equal on all processes, and process 0 writes its buffers.
     own: dict[str, Any] = {'random': random_states, 'buffers': {}}
@@ -93,22 +105,11 @@ def gather_states(
     for name, buffer in model.named_buffers():
         if name in saved:
             own['buffers'][name] = buffer.detach().cpu()
-    ranks = all_gather_object(own)
-    first = ranks[0]['buffers']
-    for rank in reversed(ranks):  # The first one last, which empties it.
-        for name, value in list(rank['buffers'].items()):
-            if torch.equal(value, first[name]):
-                del rank['buffers'][name]
-    return ranks
+    return all_gather_object(own)
 
 
-def restore_states(runner: Runner, ranks: Sequence[dict[str, Any]]) -> None:
-    """Restores the states of this process, where there are any.
-
-    Args:
-        runner: The runner, its model loaded.
-        ranks: What :func:`gather_states` returned.
-    """
+def restore_states(runner: Runner, ranks: list[dict[str, Any]]) -> None:
+    """Restores the gathered states of this process, where there are any."""
     if runner.rank >= len(ranks):
         return
     own = ranks[runner.rank]
@@ -134,50 +135,130 @@ def accumulated_steps(runner: Runner) -> int:
     return wrapper._accumulative_counts
 
 
-def run_signature(runner: Runner) -> dict[str, int | str]:
-    """Collects the properties that an exact resume depends on.
+def flat_schedulers(runner: Runner) -> list[Any]:
+    """Returns the schedulers of all optimizers."""
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        return [s for group in schedulers.values() for s in group]
+    return schedulers
+
+
+def run_signature(runner: Runner) -> dict[str, Any]:
+    """Collects what two runs must share to be one.
 
     Args:
         runner: The runner, its train loop built.
 
     Returns:
-        dict: Plain ints and strings under the keys of ``CONSEQUENCES``.
+        dict: Plain values: facts of the data, and every setting of the
+        config that shapes the training by its dotted name.
     """
-    loader = runner.train_dataloader
-    batches = loader.batch_sampler
-    sampler = getattr(batches, 'sampler', loader.sampler)
+    dataset = runner.train_dataloader.dataset
+    sections = {name: runner.cfg.get(name) for name in SHAPING}
+    # Averaged weights belong to the result; most other hooks only watch.
+    sections['custom_hooks'] = [
+        hook
+        for hook in runner.cfg.get('custom_hooks') or ()
+        if 'EMA' in str(hook)
+    ]
     return {
-        'training loop': type(runner.train_loop).__name__,
         'processes': runner.world_size,
-        'batch size of a process': getattr(batches, 'batch_size', 0),
-        'steps of an epoch': len(loader),
-        'positions of an epoch': getattr(
-            sampler, 'epoch_length', len(loader.dataset)
-        ),
-        'accumulated steps': accumulated_steps(runner),
-        'images': len(loader.dataset),
-        'digest of the image list': image_list_digest(loader.dataset),
+        'steps of an epoch': len(runner.train_dataloader),
+        'images': len(dataset),
+        'digest of the image list': image_list_digest(dataset),
+        **dict(_settings(sections)),
     }
 
 
+def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """Yields the settings within a part of a config."""
+    if isinstance(value, (list, tuple)) and any(
+        isinstance(item, (dict, list, tuple)) for item in value
+    ):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        yield name, _plain(value)
+        return
+    for key, item in value.items():
+        if key not in ASIDE:
+            yield from _settings(item, f'{name}.{key}' if name else str(key))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        value = [_plain(item) for item in value]
+        text = repr(value)
+        if len(text) <= MAX_TEXT:
+            return value
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return f'{len(value)} values, {digest}'
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    # A class or a function; of an object, its address must stay out.
+    return getattr(value, '__qualname__', type(value).__name__)
+
+
 def compare_signatures(
-    saved: dict[str, int | str], current: dict[str, int | str]
-) -> list[str]:
-    """Describes every difference and what follows from it."""
-    return [
-        f'{key}: {saved.get(key)} -> {value} ({CONSEQUENCES[key]})'
-        for key, value in current.items()
-        if saved.get(key) != value
-    ]
+    saved: Mapping[str, Any], current: Mapping[str, Any]
+) -> dict[str, str]:
+    """Describes every difference, by the name of the setting."""
+    return {
+        key: f'{key}: {saved.get(key)} -> {current.get(key)}'
+        for key in {**saved, **current}
+        if saved.get(key) != current.get(key)
+    }
+
+
+def follow_config(
+    runner: Runner, checkpoint: dict[str, Any], changes: Iterable[str]
+) -> None:
+    """Lets the config set optimizer and schedules in place of a checkpoint.
+
+    They stand where they would had the run had this config from its first
+    step. Momenta go on where nothing but numbers changed.
+
+    Args:
+        runner: The runner, optimizer and schedulers built.
+        checkpoint: The checkpoint, changed in place before it is loaded.
+        changes: The names of the settings that differ.
+    """
+
+    def advance(by_epoch: bool, count: int = 1) -> None:
+        for _ in range(count):
+            for scheduler in flat_schedulers(runner):
+                if scheduler.by_epoch == by_epoch:
+                    scheduler.step()
+
+    steps = checkpoint['meta']['iter']
+    length = len(runner.train_dataloader)
+    with warnings.catch_warnings():
+        # Of schedulers that step before their optimizer.
+        warnings.simplefilter('ignore')
+        for _ in range(checkpoint['meta']['epoch']):
+            advance(False, min(length, steps))
+            advance(True)
+            steps = max(steps - length, 0)
+        advance(False, steps)
+    checkpoint.pop('param_schedulers', None)
+    parts = ('optimizer', 'paramwise_cfg', 'constructor')
+    fits = not isinstance(runner.optim_wrapper, OptimWrapperDict) and all(
+        key.split('.')[-1] in NUMBERS
+        for key in changes
+        if key.startswith(tuple(f'optim_wrapper.{part}' for part in parts))
+    )
+    if fits and 'optimizer' in checkpoint:
+        own = runner.optim_wrapper.state_dict()
+        for name in own.keys() & {'param_groups', 'base_param_settings'}:
+            checkpoint['optimizer'][name] = own[name]
+    else:
+        checkpoint.pop('optimizer', None)
+        runner.logger.warning('the optimizer starts anew, without momenta')
 
 
 def image_list_digest(dataset: Any) -> str:
     """Digests file names and labels, in order; '' where there are none.
 
     Folders stay out of it, so that a data set may be moved.
-
-    Args:
-        dataset: A dataset with ``get_data_info``; others have no names.
 
     Returns:
         str: 16 hexadecimal digits.
