@@ -1,8 +1,8 @@
 """Finds the installed mm stack and says how to mend one that does not fit.
 
-Two families of packages provide the modules ``mmengine``, ``mmcv`` and
-``mmpretrain``: the OneDL builds and the original OpenMMLab releases. They
-install into the same folders, so a mixture breaks in ways that name neither.
+The OneDL builds and the original OpenMMLab releases provide the same modules
+and install into the same folders, so a mixture breaks in ways that name
+neither.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ OPENMMLAB = {
 # Distributions that provide the module ``mmcv`` of the original releases.
 MMCV_NAMES = ('mmcv', 'mmcv-lite', 'mmcv-full')
 
-# OpenCV's wheels expect these of the machine; images of small containers lack
-# them.
+# OpenCV's wheels need these, which small containers lack.
 SYSTEM_LIBRARIES = 'apt-get install -y libgl1 libglib2.0-0'
 INSTALL = {
     'onedl': 'pip install "ltml_mm[onedl]"',
@@ -50,8 +49,7 @@ def find_stack(
     """Names the mm stack that is installed, complete and in bounds.
 
     Args:
-        version_of: Maps a distribution's name to its version, None where it
-            is not installed.
+        version_of: Returns the version of a distribution, None without it.
 
     Returns:
         str: ``'onedl'`` or ``'openmmlab'``.
@@ -60,7 +58,7 @@ def find_stack(
         ImportError: No stack, half of one, a mixture of both, or a version
             out of bounds; names what was found and the command that mends it.
     """
-    names = (*ONEDL, *OPENMMLAB, *MMCV_NAMES[1:])
+    names = (*ONEDL, *OPENMMLAB, *MMCV_NAMES)
     found = {n: v for n in names if (v := version_of(n)) is not None}
     onedl = {n: v for n, v in found.items() if n in ONEDL}
     original = {n: v for n, v in found.items() if n not in ONEDL}
@@ -78,24 +76,21 @@ def find_stack(
     if onedl:
         _check_bounds('onedl', onedl, ONEDL)
         return 'onedl'
-    mmcv = [n for n in MMCV_NAMES if n in original]
-    if len(mmcv) > 1:
+    build, *others = [n for n in MMCV_NAMES if n in original] or ['mmcv']
+    if others:
+        builds = [build, *others]
         raise ImportError(
-            f'ltml_mm found several builds of mmcv ({", ".join(mmcv)}), '
+            f'ltml_mm found several builds of mmcv ({", ".join(builds)}), '
             f'which overwrite each other. Run: pip uninstall -y '
-            f'{" ".join(mmcv)} && {INSTALL["openmmlab"]}'
+            f'{" ".join(builds)} && {INSTALL["openmmlab"]}'
         )
-    build = mmcv[0] if mmcv else 'mmcv'
     bounds = {build if n == 'mmcv' else n: b for n, b in OPENMMLAB.items()}
     _check_bounds('openmmlab', original, bounds)
     return 'openmmlab'
 
 
 def import_stack(stack: str) -> None:
-    """Imports the stack's modules.
-
-    Args:
-        stack: What :func:`find_stack` returned.
+    """Imports the modules of the stack that :func:`find_stack` found.
 
     Raises:
         ImportError: A module does not import; keeps the cause and names the
@@ -119,8 +114,7 @@ def import_stack(stack: str) -> None:
 def _import_mmpretrain() -> None:
     """Imports MMPretrain, without its multimodal models where these fail.
 
-    MMPretrain loads them as soon as transformers and pycocotools are there,
-    and they fail beside versions of transformers that they do not know. The
+    They fail beside versions of transformers that they do not know. The
     first attempt changes nothing, so a stack that loads stays as it is.
     """
     import mmpretrain
@@ -159,14 +153,13 @@ def _forget_mmpretrain() -> None:
 def _check_bounds(
     stack: str, found: Mapping[str, str], bounds: Mapping[str, str]
 ) -> None:
-    missing = [name for name in bounds if name not in found]
-    wrong = [
+    problems = [f'{name} is missing' for name in bounds if name not in found]
+    problems += [
         f'{name} {version} (needs {bounds[name]})'
         for name, version in found.items()
         if not SpecifierSet(bounds[name]).contains(version, prereleases=True)
     ]
-    if missing or wrong:
-        problems = [f'{name} is missing' for name in missing] + wrong
+    if problems:
         raise ImportError(
             f'ltml_mm found an mm stack that does not fit ({_list(found)}): '
             f'{"; ".join(problems)}. Run: {INSTALL[stack]}'

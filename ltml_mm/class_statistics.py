@@ -39,15 +39,14 @@ class ClassStatistics:
 
     def __post_init__(self) -> None:
         counts = tuple(_as_count(n, i) for i, n in enumerate(self.counts))
-        num_images = _as_count(self.num_images, None)
         object.__setattr__(self, 'counts', counts)
+        num_images = _as_count(self.num_images, None)
         object.__setattr__(self, 'num_images', num_images)
-        for index, count in enumerate(counts):
-            if count > num_images:
-                raise ValueError(
-                    f'class {index} has {count} training images, more than '
-                    f'the {num_images} that the training set holds'
-                )
+        if (most := max(counts, default=0)) > num_images:
+            raise ValueError(
+                f'class {counts.index(most)} has {most} training images, more '
+                f'than the {num_images} that the training set holds'
+            )
 
     @property
     def num_classes(self) -> int:
@@ -63,9 +62,6 @@ class ClassStatistics:
             head: Classes with at least this many images are head classes.
             tail: Classes with fewer images are tail classes; what lies
                 between is medium (protocol of VOC-LT and COCO-LT).
-
-        Returns:
-            list[str]: ``head``, ``medium`` or ``tail``, length K.
 
         Raises:
             ValueError: ``tail`` is larger than ``head``.
@@ -91,14 +87,7 @@ class ClassStatistics:
 
     @classmethod
     def from_metainfo(cls, metainfo: Mapping[str, Any]) -> ClassStatistics:
-        """Reads the statistics that travel in a dataset's ``metainfo``.
-
-        Args:
-            metainfo: Holds ``class_counts`` and, where known,
-                ``num_train_images``.
-
-        Returns:
-            ClassStatistics: The statistics of the training set.
+        """Reads ``class_counts`` and ``num_train_images`` of a ``metainfo``.
 
         Raises:
             ValueError: ``class_counts`` is missing or is not a list of one
@@ -122,19 +111,16 @@ class ClassStatistics:
                 f'"{COUNTS_KEY}" has {len(counts)} entries for '
                 f'{len(classes)} classes'
             )
-        checked = [_as_count(n, i) for i, n in enumerate(counts)]
-        # Without N the least that the counts allow: enough for the groups.
         num_images = metainfo.get(IMAGES_KEY)
         if num_images is None:
+            # The least that the counts allow: enough for a test set's groups.
+            checked = [_as_count(n, i) for i, n in enumerate(counts)]
             num_images = max(checked, default=0)
-        return cls(tuple(checked), num_images)
+        return cls(tuple(counts), num_images)
 
     def to_metainfo(self) -> dict[str, Any]:
         """Returns the entries that carry the statistics in ``metainfo``."""
-        return {
-            COUNTS_KEY: list(self.counts),
-            IMAGES_KEY: self.num_images,
-        }
+        return {COUNTS_KEY: list(self.counts), IMAGES_KEY: self.num_images}
 
 
 def _as_count(value: Any, index: int | None) -> int:

@@ -23,9 +23,7 @@ SUFFIX = '.sha256'
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Writes a file atomically: whole or not at all.
 
-    Args:
-        path: The file; its folder is made where it is missing.
-        content: The content.
+    Its folder is made where it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,22 +40,12 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file atomically.
-
-    Args:
-        path: The file; its folder is made where it is missing.
-        text: The content, written as UTF-8.
-    """
+    """Writes a text file atomically, as UTF-8."""
     write_bytes(path, text.encode('utf-8'))
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes a JSON file atomically.
-
-    Args:
-        path: The file.
-        content: What to write; NaN is refused, since it is not JSON.
-    """
+    """Writes a JSON file atomically; NaN, which is not JSON, is refused."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
     # Bytes of a name that are not UTF-8 become escapes of JSON.
     write_bytes(path, f'{text}\n'.encode('utf-8', 'backslashreplace'))
@@ -75,10 +63,6 @@ class AtomicFileBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Writes a file and its checksum.
-
-        Args:
-            obj: The content.
-            filepath: Where to.
 
         Raises:
             OSError: The disk is full or the folder not writable; names the
@@ -133,13 +117,6 @@ def find_damage(path: str | Path) -> str | None:
     The recorded checksum decides. A checkpoint without one, of the stock
     hook for instance, is judged by the checksums that its own ZIP records
     hold; files of another format count as whole.
-
-    Args:
-        path: The file.
-
-    Returns:
-        str | None: A part of a sentence, such as ``'does not match its
-        checksum in epoch_3.pth.sha256'``.
     """
     recorded = checksum_path(path)
     if recorded.is_file():
@@ -179,11 +156,8 @@ def checkpoint_classes() -> list[Any]:
     """Lists what the safe unpickler must know to read a checkpoint.
 
     The message hub in a checkpoint holds ``HistoryBuffer`` objects, and
-    these numpy arrays of float64 and int64.
-
-    Returns:
-        list: Classes, and the two functions by which numpy rebuilds arrays
-        and scalars, under their names in numpy 1 and in numpy 2.
+    these numpy arrays of float64 and int64, which two functions rebuild.
+    They have other names in numpy 1 than in numpy 2.
     """
     rebuild: list[Any] = [
         np.empty(0).__reduce__()[0],

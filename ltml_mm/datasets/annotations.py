@@ -25,15 +25,14 @@ def read_annotations(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Reads and checks an annotation file.
 
-    Its ``metainfo`` names the classes as ``classes``, a list of names, or as
-    ``categories``, OpenMMLab 2.0's objects with ``id`` and
-    ``category_name``. Its ``data_list`` holds ``img_path`` and ``gt_label``,
-    a list of distinct class indices, for each image.
+    Its ``metainfo`` lists names as ``classes``, or as ``categories``
+    OpenMMLab 2.0's objects with ``id`` and ``category_name``. Its
+    ``data_list`` holds ``img_path`` and ``gt_label``, a list of distinct
+    class indices, for each image.
 
     Args:
         path: The JSON file.
-        classes: The class names that are expected; they need not stand in
-            the file.
+        classes: The class names that are expected, which the file may lack.
         keys: The keys of an entry that hold a path.
         allow_outside: Whether paths may leave the folder that they are
             joined to.
@@ -69,11 +68,7 @@ def load_json(path: str, keep: Collection[str] | None = None) -> Any:
 
     Args:
         path: The file.
-        keep: The keys to keep of every object, None for all. It saves memory
-            where the others are large.
-
-    Returns:
-        Any: The content.
+        keep: The keys to keep of every object, None for all.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -91,9 +86,10 @@ def load_json(path: str, keep: Collection[str] | None = None) -> Any:
         raise ValueError(f'{constant} is not a number of JSON')
 
     try:
-        text = get_text(path, encoding='utf-8-sig')
         return json.loads(
-            text, object_pairs_hook=as_dict, parse_constant=refuse
+            get_text(path, encoding='utf-8-sig'),
+            object_pairs_hook=as_dict,
+            parse_constant=refuse,
         )
     except (RecursionError, ValueError) as error:
         raise ValueError(f'{path}: not valid JSON: {error}') from error
@@ -106,12 +102,9 @@ def _read_json(path: str) -> dict:
             'tools/dataset_converters/custom.py converts other formats'
         )
     content = load_json(path)
-    fits = (
-        isinstance(content, dict)
-        and isinstance(content.get('metainfo'), dict)
-        and isinstance(content.get('data_list'), list)
-    )
-    if not fits:
+    parts = content if isinstance(content, dict) else {}
+    kinds = {'metainfo': dict, 'data_list': list}
+    if not all(isinstance(parts.get(k), kind) for k, kind in kinds.items()):
         raise ValueError(
             f'{path}: not an annotation file of MMPretrain; it must be an '
             'object with an object "metainfo" and a list "data_list"'
@@ -134,8 +127,7 @@ def _class_names(
                 f'{path}: "categories" of "metainfo" must list objects with '
                 '"id" and "category_name"'
             ) from error
-    if names is None:
-        names = expected
+    names = expected if names is None else names
     if not isinstance(names, (list, tuple)) or not all(
         isinstance(name, str) for name in names
     ):
@@ -160,11 +152,8 @@ def _class_names(
 
 
 def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
-    index, (name, wanted) = next(
-        (index, pair)
-        for index, pair in enumerate(zip_longest(found, expected))
-        if pair[0] != pair[1]
-    )
+    pairs = enumerate(zip_longest(found, expected))
+    index, (name, wanted) = next(p for p in pairs if p[1][0] != p[1][1])
     if name is None:
         return f'class {index}, {wanted!r}, is missing'
     if wanted is None:
@@ -175,14 +164,16 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
 def _entry_fault(
     entry: Any, num_classes: int, keys: Iterable[str], allow_outside: bool
 ) -> str | None:
-    """Says what is wrong with an entry, None if nothing is."""
     if not isinstance(entry, dict):
         return f'must be an object, got {entry!r}'
     for key in keys:
         path = entry.get(key)
         if not isinstance(path, str):
             return f'"{key}" must be a text, got {path!r}'
-        if not allow_outside and _leaves_folder(path):
+        # Links are followed by the converters, which look at the files.
+        outside = os.path.isabs(path) or '://' in path
+        outside |= os.path.normpath(path).split(os.sep)[0] == os.pardir
+        if outside and not allow_outside:
             return (
                 f'"{key}" {path!r} leaves the folder of the images; set '
                 'allow_outside=True if you trust the file'
@@ -193,20 +184,11 @@ def _entry_fault(
     for label in labels:
         # True is an int, too.
         if type(label) is not int or not 0 <= label < num_classes:
-            return (
-                f'label {label!r} is not an integer from 0 to '
-                f'{num_classes - 1}'
-            )
+            last = num_classes - 1
+            return f'label {label!r} is not an integer from 0 to {last}'
     if len(set(labels)) != len(labels):
         return f'a label repeats in {labels}'
     return None
-
-
-def _leaves_folder(path: str) -> bool:
-    # Links are followed by the converters, which look at the files.
-    if os.path.isabs(path) or '://' in path:
-        return True
-    return os.path.normpath(path).split(os.sep)[0] == os.pardir
 
 
 @dataclass(frozen=True)
@@ -228,7 +210,7 @@ class LabelTable:
         return len(self.offsets) - 1
 
     def counts(self, num_classes: int) -> np.ndarray:
-        """Returns the number of images of every class, int64 (K,)."""
+        """Counts the images of every class, int64, of length K at least."""
         return np.bincount(self.labels, minlength=num_classes)
 
     def statistics(self, num_classes: int) -> ClassStatistics:
@@ -248,8 +230,7 @@ class LabelTable:
     def matrix(self, num_classes: int) -> np.ndarray:
         """Returns the labels as an array, bool (N, K)."""
         matrix = np.zeros((self.num_images, num_classes), bool)
-        images = np.repeat(np.arange(self.num_images), np.diff(self.offsets))
-        matrix[images, self.labels] = True
+        matrix[self._images(), self.labels] = True
         return matrix
 
     def images_by_class(
@@ -257,19 +238,18 @@ class LabelTable:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Sorts the positives by class.
 
-        Args:
-            num_classes: K.
-
         Returns:
-            tuple: Image indices, classes after one another and ascending
-            within a class, int64 (P,); offsets, int64 (K + 1,): class k
-            owns ``images[offsets[k]:offsets[k + 1]]``.
+            tuple: Image indices, ascending within a class, int64 (P,), and
+            offsets, int64 (K + 1,): class k owns
+            ``images[offsets[k]:offsets[k + 1]]``.
         """
-        images = np.repeat(np.arange(self.num_images), np.diff(self.offsets))
-        images = images[np.argsort(self.labels, kind='stable')]
+        images = self._images()[np.argsort(self.labels, kind='stable')]
         offsets = np.zeros(num_classes + 1, np.int64)
         np.cumsum(self.counts(num_classes), out=offsets[1:])
         return images, offsets
+
+    def _images(self) -> np.ndarray:
+        return np.repeat(np.arange(self.num_images), np.diff(self.offsets))
 
     @classmethod
     def from_lists(cls, lists: list[list[int]]) -> LabelTable:
@@ -292,7 +272,7 @@ class LabelTable:
 
 
 def has_labels(dataset: Any) -> bool:
-    """Tells whether :func:`labels_of` can ask a dataset."""
+    """Tells whether a dataset can be asked for :func:`labels_of`."""
     return hasattr(dataset, 'get_cat_ids') or hasattr(dataset, 'get_data_info')
 
 
@@ -323,14 +303,8 @@ def labels_of(dataset: Any, index: int) -> list[int]:
 def read_labels(dataset: Any) -> LabelTable:
     """Reads the labels of every image without loading any.
 
-    Args:
-        dataset: A dataset or wrapper, see :func:`labels_of`.
-
-    Returns:
-        LabelTable: The labels in the order of the dataset.
-
     Raises:
-        TypeError: The dataset names no classes.
+        TypeError: The dataset names no classes, see :func:`labels_of`.
     """
     table = getattr(dataset, 'label_table', None)
     if isinstance(table, LabelTable):

@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw
 
-from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.class_statistics import HEAD_COUNT
 from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 
 # Each shape and each colour belongs to several classes, frequent and rare,
@@ -60,40 +60,36 @@ def _circle(radius: float, u: float = 0, v: float = 0) -> np.ndarray:
     return np.stack((np.cos(turns), np.sin(turns)), 1) * radius + (u, v)
 
 
-def _box(
-    half_u: float, half_v: float, u: float = 0, v: float = 0
-) -> np.ndarray:
-    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    return signs * (half_u, half_v) + (u, v)
+def _box(a: float, b: float, u: float = 0, v: float = 0) -> np.ndarray:
+    return np.add([(-a, -b), (a, -b), (a, b), (-a, b)], (u, v))
 
 
 # The corners of the parts of every shape, from about -1 to 1, v downwards.
 _CONE = np.array([(-0.95, -0.9), (0.95, -0.9), (0.1, 0), (-0.1, 0)])
+_ROOF = np.array([(-1, 0), (1, 0), (0, -1)])
+_TIP = np.array([(-1, -0.35), (1, -0.35), (0, 0.9)])
 SHAPES: dict[str, list[np.ndarray]] = {
     'ring': [_circle(1)],
     'disc': [_circle(0.95)],
     'square': [_box(0.82, 0.82)],
     'triangle': [np.array([(-0.95, 0.8), (0.95, 0.8), (0, -1.1)])],
     'cross': [_box(0.3, 0.95), _box(0.95, 0.3)],
-    'heart': [
-        _circle(0.52, -0.48, -0.35),
-        _circle(0.52, 0.48, -0.35),
-        np.array([(-1, -0.35), (1, -0.35), (0, 0.9)]),
-    ],
+    'heart': [*(_circle(0.52, u, -0.35) for u in (-0.48, 0.48)), _TIP],
     'moon': [_circle(1)],
     'bars': [_box(0.18, 0.9, u) for u in (-0.68, 0, 0.68)],
-    'arrow': [
-        np.array([(-1, 0), (1, 0), (0, -1)]),
-        _box(0.32, 0.475, 0, 0.475),
-    ],
+    'arrow': [_ROOF, _box(0.32, 0.475, 0, 0.475)],
     'hourglass': [_CONE, -_CONE],
+    'stroke': [_box(1, 0.12)],  # of the background, in no class
 }
 # What is cut out of a shape.
 HOLES = {'ring': [_circle(0.58)], 'moon': [_circle(0.775, 0.5)]}
-_STROKE = [_box(1, 0.12)]
-
 _GLYPHS = [(c, s) for c, s in (name.split('-') for name in CLASSES)]
-_OTHERS = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in _GLYPHS]
+_OTHERS = [
+    (c, s)
+    for c in COLOURS
+    for s in SHAPES
+    if s != 'stroke' and (c, s) not in _GLYPHS
+]
 
 
 @DATASETS.register_module()
@@ -103,35 +99,26 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
     A picture of 64 x 64 pixels shows coloured shapes in front of a textured
     background. A class is a colour and a shape together, such as
     ``red-ring``; combinations that are no class stand beside them. The 1142
-    training images have the class counts of VOC-LT (775 down to 4; 6 head,
-    6 medium and 8 tail classes), the 1000 test images have every class at
-    least 61 times. Head classes cover the images, the others come on top:
-    a rare class is never alone, and most often beside one frequent class.
+    training images have VOC-LT's counts (775 down to 4; 6 head, 6 medium and
+    8 tail classes), the 1000 test images every class at least 61 times. A
+    rare class is never alone, and most often beside one frequent class.
 
     Labels are a function of seed and split, a picture is one of these and
-    its number: all random numbers are those of PCG64. Pillow draws the
-    shapes: between its versions 9.5 and 13 one pixel in ten thousand
-    differs, by 10 of 255 at most. A picture is drawn when first asked for
-    and kept in memory; labels are there without drawing any. The pipeline
-    starts from ``img`` (BGR), so it has no ``LoadImageFromFile``.
+    its number. Between Pillow 9.5 and 13 one pixel in ten thousand differs,
+    by 10 of 255 at most. A picture is drawn when first asked for and kept in
+    memory. The pipeline starts from ``img`` (BGR), without
+    ``LoadImageFromFile``.
 
     Args:
         split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
         seed (int): Chooses another set of the same kind. Defaults to 0.
-        **kwargs: ``pipeline``, ``indices``, ``metainfo``, ``lazy_init`` and
-            so on, see :class:`LongTailMultiLabelDataset`.
+        **kwargs: See :class:`LongTailMultiLabelDataset`.
 
     Raises:
         ValueError: ``split`` or ``seed`` is out of range.
 
     Examples:
-        >>> dataset = LongTailDemoDataset('test')
-        >>> dataset
-        Dataset LongTailDemoDataset
-            Number of samples:  1000
-            Number of categories:       20
-            Split:      test (seed 0)
-        >>> sample = dataset[3]
+        >>> sample = LongTailDemoDataset('test')[3]
         >>> sample['img'].shape, sample['img_path']
         ((64, 64, 3), 'demo/test/00003')
     """
@@ -152,71 +139,35 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
         self.split = split
         self.seed = seed
         self._pictures: dict[int, np.ndarray] = {}
-        super().__init__(
-            ann_file='',
-            **{'test_mode': split == 'test', **kwargs},
-        )
+        super().__init__('', **{'test_mode': split == 'test', **kwargs})
 
     def load_data_list(self) -> list[dict]:
-        """Makes the labels.
-
-        Returns:
-            list[dict]: One entry per image with ``img_path`` (a name, there
-            is no file), ``gt_label`` and ``number``.
-        """
+        """Makes ``img_path`` (of no file), ``gt_label`` and ``number``."""
+        folder = f'demo/{self.split}'
         return [
-            {
-                'img_path': f'demo/{self.split}/{number:05d}',
-                'gt_label': labels,
-                'number': number,
-            }
-            for number, labels in enumerate(demo_labels(self.split, self.seed))
+            dict(img_path=f'{folder}/{n:05d}', gt_label=labels, number=n)
+            for n, labels in enumerate(demo_labels(self.split, self.seed))
         ]
 
     def prepare_data(self, idx: int) -> Any:
-        """Runs the pipeline on an image, drawn where it was not before.
-
-        Args:
-            idx: Index of the image.
-
-        Returns:
-            Any: What the pipeline makes of ``img`` (uint8 BGR of shape
-            (64, 64, 3), a copy), ``img_shape``, ``ori_shape``, ``img_path``,
-            ``gt_label``, ``number`` and ``sample_idx``.
-        """
+        """Runs the pipeline on a copy of a picture, uint8 (64, 64, 3)."""
         info = self.get_data_info(idx)
         number = info['number']
         if number not in self._pictures:
-            self._pictures[number] = demo_picture(
-                self.split, self.seed, number, info['gt_label']
-            )
-        image = self._pictures[number].copy()
-        sides = image.shape[:2]
-        return self.pipeline(
-            {**info, 'img': image, 'img_shape': sides, 'ori_shape': sides}
-        )
-
-    def extra_repr(self) -> list[str]:
-        """Names the split and the seed."""
-        return [f'Split: \t{self.split} (seed {self.seed})']
+            key = self.split, self.seed, number
+            self._pictures[number] = demo_picture(*key, info['gt_label'])
+        info['img'] = self._pictures[number].copy()
+        info['img_shape'] = info['ori_shape'] = (SIDE, SIDE)
+        return self.pipeline(info)
 
 
 def demo_labels(split: str, seed: int) -> list[list[int]]:
-    """Makes the labels of all images of a split.
-
-    Args:
-        split: ``'train'`` or ``'test'``.
-        seed: Seed of the set.
-
-    Returns:
-        list[list[int]]: The classes of every image, ascending, 1 to 5.
-    """
+    """Returns the classes of every image of a split, ascending, 1 to 5."""
     num_images = NUM_IMAGES[split]
-    statistics = ClassStatistics(tuple(CLASSES.values()), NUM_IMAGES['train'])
-    counts = np.array(statistics.counts)
+    counts = np.array(list(CLASSES.values()))
+    head = np.flatnonzero(counts >= HEAD_COUNT)
     if split == 'test':
         counts = 60 + counts // 3
-    head = np.array(statistics.groups()['head'])
     head = head[np.argsort(-counts[head], kind='stable')]
     # The first stream of numbers that no picture has.
     rng = _generator(split, seed, num_images)
@@ -245,28 +196,16 @@ def demo_labels(split: str, seed: int) -> list[list[int]]:
 def demo_picture(
     split: str, seed: int, number: int, labels: Sequence[int]
 ) -> np.ndarray:
-    """Draws one picture: coloured shapes on a textured, cluttered background.
-
-    Args:
-        split: ``'train'`` or ``'test'``.
-        seed: Seed of the set.
-        number: Number of the image in its split.
-        labels: Its classes, at most 7.
-
-    Returns:
-        np.ndarray: uint8 BGR of shape (64, 64, 3).
-    """
+    """Draws the picture of at most 7 classes, uint8 BGR (64, 64, 3)."""
     rng = _generator(split, seed, number)
     canvas = _background(rng)
     for _ in range(6):
         colour = _bytes(rng, 3)
         y, x, t = rng.uniform((0, 0, -1), (SIDE, SIDE, 1))
-        _draw(canvas, _STROKE, [], colour, (x, y, rng.uniform(*_RADII), t))
-    extra = [
-        _OTHERS[int(rng.uniform(0, len(_OTHERS)))]
-        for _ in range(int(rng.uniform(0, 3)))
-    ]
-    shown = [*(_GLYPHS[k] for k in labels), *extra]
+        _draw(canvas, 'stroke', colour, (x, y, rng.uniform(*_RADII), t))
+    shown = [_GLYPHS[k] for k in labels]
+    for _ in range(int(rng.uniform(0, 3))):
+        shown.append(_OTHERS[int(rng.uniform(0, len(_OTHERS)))])
     places = _order(rng, _CELLS * _CELLS)
     # What is drawn later may cover what was drawn before: mix the two kinds.
     for place, index in zip(places, _order(rng, len(shown)), strict=False):
@@ -275,8 +214,7 @@ def demo_picture(
         jitter = rng.uniform(0.35, 0.65, 2)
         y, x = (np.array(divmod(place, _CELLS)) + jitter) * SIDE / _CELLS
         t = rng.uniform(-0.13, 0.13)
-        pose = (x, y, rng.uniform(*_RADII), t)
-        _draw(canvas, SHAPES[shape], HOLES.get(shape, []), colour, pose)
+        _draw(canvas, shape, colour, (x, y, rng.uniform(*_RADII), t))
     noise = _bytes(rng, SIDE, SIDE, 3) // 13 - 9
     return (np.asarray(canvas) + noise).clip(0, 255).astype(np.uint8)
 
@@ -295,8 +233,8 @@ def _order(rng: np.random.Generator, size: int) -> np.ndarray:
 def _bytes(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Draws numbers from 0 to 255, int64, from whole words of 64 bits."""
     size = int(np.prod(shape))
-    raw = np.frombuffer(rng.bytes(-(-size // 8) * 8), np.uint8)
-    return raw[:size].reshape(shape).astype(np.int64)
+    raw = rng.bytes(-(-size // 8) * 8)[:size]
+    return np.frombuffer(raw, np.uint8).reshape(shape).astype(np.int64)
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
@@ -304,11 +242,9 @@ def _background(rng: np.random.Generator) -> Image.Image:
     total = np.zeros((SIDE, SIDE, 3), np.int64)
     for cells, share in ((2, 6), (8, 6), (16, 4)):
         grid = _bytes(rng, cells + 1, cells + 1, 3).astype(np.uint8)
-        noise = Image.fromarray(grid).resize(
-            (SIDE, SIDE),
-            Image.Resampling.BILINEAR,
-            box=(0.5, 0.5, cells + 0.5, cells + 0.5),
-        )
+        box = (0.5, 0.5, cells + 0.5, cells + 0.5)
+        bilinear = Image.Resampling.BILINEAR
+        noise = Image.fromarray(grid).resize((SIDE, SIDE), bilinear, box)
         total += share * np.asarray(noise, np.int64)
     return Image.fromarray((total // 16).astype(np.uint8))
 
@@ -326,8 +262,7 @@ def _shade(
 
 def _draw(
     canvas: Image.Image,
-    parts: list[np.ndarray],
-    holes: list[np.ndarray],
+    shape: str,
     colour: np.ndarray,
     pose: tuple[float, float, float, float],
 ) -> None:
@@ -337,9 +272,9 @@ def _draw(
     mask = Image.new('L', (SIDE * _FINE, SIDE * _FINE))
     pen = ImageDraw.Draw(mask)
     # The holes last, since they cut into what the parts have painted.
-    outlines = [(part, _OPACITY) for part in parts]
-    for corners, fill in [*outlines, *((hole, 0) for hole in holes)]:
-        # The pen counts from the centre of the first sample.
-        place = (corners @ turn * radius + (x, y)) * _FINE - 0.5
-        pen.polygon(place.ravel().tolist(), fill=fill)
+    for outlines, fill in ((SHAPES, _OPACITY), (HOLES, 0)):
+        for corners in outlines.get(shape, ()):
+            # The pen counts from the centre of the first sample.
+            place = (corners @ turn * radius + (x, y)) * _FINE - 0.5
+            pen.polygon(place.ravel().tolist(), fill=fill)
     canvas.paste(tuple(colour.tolist()), (0, 0), mask.reduce(_FINE))

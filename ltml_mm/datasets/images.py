@@ -13,15 +13,14 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, ImageFileDirectory_v2
 
-#: The largest image that is decoded, in pixels: 13377 x 13377. It is the
-#: bound from which Pillow takes an image for a decompression bomb.
+#: Pillow's bound between an image and a decompression bomb, 13377 x 13377.
 MAX_PIXELS = 178_956_970
 
 # Never more than these: for some formats Pillow starts other programs.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
-#: How the names of image files end, in lower case: what a folder is searched
-#: for. A GIF must be named by itself, since OpenCV reads it only from 4.11 on.
+#: What a folder is searched for, in lower case. A GIF must be named by
+#: itself, since OpenCV reads it only from 4.11 on.
 EXTENSIONS = (
     '.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp',
 )  # fmt: skip
@@ -35,8 +34,8 @@ class UnreadableImageError(ValueError):
 
     Args:
         path: The file.
-        reason: Why, in a few words. Without one ``path`` is the whole
-            message: so torch makes the error of a data worker anew.
+        reason: Why. Without one ``path`` is the whole message: so torch
+            makes the error of a data worker anew.
     """
 
     def __init__(self, path: str | Path, reason: str = '') -> None:
@@ -49,38 +48,30 @@ class UnreadableImageError(ValueError):
 def printable(text: str | Path) -> str:
     r"""Escapes what could break or forge the lines of a terminal.
 
-    Args:
-        text: A name from outside. Line breaks, control and direction
-            characters and bytes that are not UTF-8 are escaped, letters of
-            any script are not.
-
-    Returns:
-        str: Text for one line.
+    Line breaks, control and direction characters and bytes that are not
+    UTF-8 are escaped, letters of any script are not.
 
     Examples:
         >>> printable('Zürich' + chr(10) + '.jpg')
         'Zürich\\n.jpg'
     """
     return ''.join(
-        char
-        if char.isprintable()
-        else char.encode('unicode_escape').decode('ascii')
-        for char in str(text)
+        c if c.isprintable() else c.encode('unicode_escape').decode()
+        for c in str(text)
     )
 
 
 def check_image(path: str | Path, decode: bool = True) -> None:
     """Checks that a file is a whole image of a size that can be decoded.
 
-    Decoders return part of a truncated picture, in some versions without a
-    word; and a few bytes can ask for any amount of memory. JPEG is read at
-    an eighth of its size here, which costs a fraction of its decoding.
+    Decoders may return part of a truncated picture without a word; and a few
+    bytes can ask for any amount of memory. JPEG is read at an eighth of its
+    size.
 
     Args:
         path: A local file.
-        decode: Whether to decode every file. Otherwise one that ends as its
-            format does is taken to be whole, which costs a few hundredths
-            of that; any other is decoded.
+        decode: Whether to decode a file that ends as its format does, too;
+            it costs some fifty times the rest.
 
     Raises:
         UnreadableImageError: It is missing, empty, truncated, no image, or
@@ -94,15 +85,14 @@ def check_image(path: str | Path, decode: bool = True) -> None:
         with open(path, 'rb') as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')
             _check_content(file, decode)
-    except (UnidentifiedImageError, SyntaxError) as error:
-        reason = f'not an image, or not one of {", ".join(FORMATS)}'
-        raise UnreadableImageError(path, reason) from error
-    except Image.DecompressionBombError as error:
-        reason = f'the image has more than {MAX_PIXELS} pixels'
-        raise UnreadableImageError(path, reason) from error
     # Parsers meet broken content with errors of every kind.
     except Exception as error:
-        raise UnreadableImageError(path, first_line(error)) from error
+        reason = first_line(error)
+        if isinstance(error, (UnidentifiedImageError, SyntaxError)):
+            reason = f'not an image, or not one of {", ".join(FORMATS)}'
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f'the image has more than {MAX_PIXELS} pixels'
+        raise UnreadableImageError(path, reason) from error
 
 
 def load_image(
@@ -111,11 +101,8 @@ def load_image(
     """Loads an image with one error for all that can go wrong.
 
     Args:
-        load: What loads, as a transform; None from it is a failure too.
+        load: A transform that loads; None from it is a failure too.
         results: What it takes, with ``img_path``.
-
-    Returns:
-        dict: What it returned.
 
     Raises:
         UnreadableImageError: It failed; names the file and says why.
@@ -149,20 +136,14 @@ def _check_content(file: BinaryIO, decode: bool) -> None:
     with image:
         # The size before a pixel is decoded: it stands in the header.
         _check_size(*image.size)
-        if not decode and _ends_whole(file, ENDS.get(image.format or '')):
+        position = file.tell()
+        end = ENDS.get(image.format or '')
+        file.seek(-len(end or b''), os.SEEK_END)
+        if not decode and file.read() == end:
             return
+        file.seek(position)
         image.draft(None, (1, 1))
         image.load()
-
-
-def _ends_whole(file: BinaryIO, end: bytes | None) -> bool:
-    if end is None:
-        return False
-    position = file.tell()
-    file.seek(-len(end), os.SEEK_END)
-    found = file.read()
-    file.seek(position)
-    return found == end
 
 
 def _tiff_size(file: BinaryIO) -> tuple[int, int]:
@@ -185,20 +166,13 @@ def _check_size(width: int, height: int) -> None:
 class LoadCheckedImage(LoadImageFromFile):
     """MMCV's ``LoadImageFromFile`` with one error for all that can go wrong.
 
-    The stock transform decodes the upper part of a truncated JPEG as if it
-    were the image, takes any amount of memory for a few bytes that ask for
-    it, and fails in as many ways as there are faults, some of which do not
-    name the file. Here a local file that is missing, empty, truncated, no
-    image or larger than
+    A local file that is missing, empty, truncated, no image or larger than
     :data:`~ltml_mm.datasets.images.MAX_PIXELS` is refused before it is
-    decoded. No image is ever passed over: ``ignore_empty`` has no effect.
+    decoded; the stock transform takes the upper part of a truncated JPEG for
+    the image. No image is passed over: ``ignore_empty`` has no effect.
 
     Required key: ``img_path``. Added keys: ``img``, BGR uint8 (H, W, 3),
     rotated as EXIF says; ``img_shape`` and ``ori_shape``.
-
-    Args:
-        *args: The arguments of ``LoadImageFromFile``.
-        **kwargs: Likewise.
 
     Raises:
         UnreadableImageError: The file cannot be used; names it and says why.

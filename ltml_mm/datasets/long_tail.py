@@ -13,6 +13,7 @@ from ltml_mm.datasets.annotations import (
     LabelTable,
     read_annotations,
     read_labels,
+    training_metainfo,
 )
 
 
@@ -20,8 +21,7 @@ from ltml_mm.datasets.annotations import (
 class LongTailMultiLabelDataset(MultiLabelDataset):
     """A multi-label dataset from MMPretrain's JSON annotations.
 
-    The annotation file is the one of MMPretrain's ``MultiLabelDataset``;
-    ``class_counts`` and ``num_train_images`` are optional there:
+    ``class_counts`` and ``num_train_images`` are optional:
 
     .. code-block:: none
 
@@ -37,21 +37,17 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
           ]
         }
 
-    ``metainfo`` of a training set always holds ``class_counts`` and
-    ``num_train_images``, counted from the images at hand; a test set has
-    those of its file, or of its ``metainfo`` argument. The metric takes the
-    head, medium and tail groups from there.
+    ``metainfo`` of a training set holds both, counted from the images at
+    hand; a test set has those of its file, or of its ``metainfo`` argument,
+    for the metric's head, medium and tail groups.
 
     Args:
         ann_file (str): Path of the JSON file, relative to ``data_root``.
-        test_mode (bool): Whether the images are test images, whose own
-            counts say nothing about the groups. Defaults to False.
-        allow_outside (bool): Whether image paths in the file may leave the
-            folder that ``data_root`` and ``data_prefix`` name. Defaults to
-            False.
-        **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``:
-            ``metainfo``, ``data_root``, ``data_prefix``, ``pipeline``,
-            ``indices``, ``lazy_init``, ``classes`` and so on.
+        test_mode (bool): Whether the images are test images, which are not
+            counted. Defaults to False.
+        allow_outside (bool): Whether image paths may leave the folder that
+            ``data_root`` and ``data_prefix`` name. Defaults to False.
+        **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``.
 
     Raises:
         FileNotFoundError: The annotation file does not exist.
@@ -88,38 +84,20 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         self._count()
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
-        """Keeps some of the images, and counts a training set anew.
-
-        Args:
-            indices: How many from the start (from the end where negative),
-                or which.
-        """
+        """Keeps some of the images, and counts a training set anew."""
         super().get_subset_(indices)
         self._count()
 
     def get_subset(
         self, indices: int | Sequence[int]
     ) -> LongTailMultiLabelDataset:
-        """Returns a dataset of some of the images, with its own counts.
-
-        Args:
-            indices: How many from the start (from the end where negative),
-                or which.
-
-        Returns:
-            LongTailMultiLabelDataset: The subset.
-        """
+        """Returns a dataset of some of the images, with its own counts."""
         subset = super().get_subset(indices)
         subset._count()
         return subset
 
     def load_data_list(self) -> list[dict]:
-        """Reads and checks the annotation file.
-
-        Returns:
-            list[dict]: One entry per image with ``img_path`` (joined with
-            the prefix) and ``gt_label`` (list of class indices).
-        """
+        """Reads and checks the annotation file, joining paths and prefix."""
         try:
             metainfo, entries = read_annotations(
                 self.ann_file,
@@ -148,10 +126,10 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             raise ValueError(f'{self.ann_file}: {error}') from error
         if self.test_mode:
             return
-        lists = [entry['gt_label'] for entry in data_list]
-        found = LabelTable.from_lists(lists).statistics(declared.num_classes)
         said = declared.to_metainfo()
-        for key, counted in found.to_metainfo().items():
+        table = LabelTable.from_lists([e['gt_label'] for e in data_list])
+        found = table.statistics(declared.num_classes).to_metainfo()
+        for key, counted in found.items():
             if key in self._metainfo and said[key] != counted:
                 raise ValueError(
                     f'{self.ann_file}: "{key}" says {said[key]}, but its '
@@ -164,7 +142,4 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         # First none: read_labels takes a table that is there.
         self.label_table = None
         self.label_table = read_labels(self)
-        if self.test_mode:
-            return
-        statistics = self.label_table.statistics(len(self.CLASSES))
-        self._metainfo.update(statistics.to_metainfo())
+        self._metainfo.update(training_metainfo(self))

@@ -32,26 +32,13 @@ class VOCLTDataset(LongTailMultiLabelDataset):
     """VOC-LT: 1142 images of VOC2012 to train, 4952 of VOC2007 to test.
 
     Objects marked difficult count as positives, in training and in test
-    (protocol of the Distribution-Balanced Loss, ECCV 2020). The annotation
-    files are written by ``tools/dataset_converters/voc_lt.py``; the images
-    stay where the VOC archives put them:
-
-    .. code-block:: none
-
-        data
-        ├── voc_lt
-        │   ├── train.json
-        │   ├── test.json
-        │   └── split.json
-        └── VOCdevkit
-            ├── VOC2007
-            │   └── JPEGImages
-            └── VOC2012
-                └── JPEGImages
+    (protocol of the Distribution-Balanced Loss, ECCV 2020).
+    ``tools/dataset_converters/voc_lt.py`` writes the annotation files; the
+    images stay in the folders of the VOC archives, see docs/data.md.
 
     Args:
-        data_root (str): The folder of the annotation files.
         ann_file (str): ``train.json`` or ``test.json``.
+        data_root (str): The folder of the annotation files.
         data_prefix (str | dict): The VOCdevkit folder, to which the image
             paths in the annotation files are relative.
         **kwargs: See :class:`LongTailMultiLabelDataset`.
@@ -67,12 +54,8 @@ class VOCLTDataset(LongTailMultiLabelDataset):
         data_prefix: str | dict = '../VOCdevkit',
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            ann_file=ann_file,
-            data_root=data_root,
-            data_prefix=data_prefix,
-            **kwargs,
-        )
+        kwargs.update(data_root=data_root, data_prefix=data_prefix)
+        super().__init__(ann_file, **kwargs)
 
 
 @DATASETS.register_module()
@@ -80,20 +63,9 @@ class COCOLTDataset(LongTailMultiLabelDataset):
     """COCO-LT: 1909 images of train2017 to train, 5000 of val2017 to test.
 
     All images of val2017 stay, the 48 without a label as negatives
-    (protocol of the Distribution-Balanced Loss, ECCV 2020). The annotation
-    files are written by ``tools/dataset_converters/coco_lt.py``; the images
-    stay where the COCO archives put them:
-
-    .. code-block:: none
-
-        data
-        ├── coco_lt
-        │   ├── train.json
-        │   ├── test.json
-        │   └── split.json
-        └── coco
-            ├── train2017
-            └── val2017
+    (protocol of the Distribution-Balanced Loss, ECCV 2020).
+    ``tools/dataset_converters/coco_lt.py`` writes the annotation files; the
+    images stay in the folders of the COCO archives, see docs/data.md.
 
     Args:
         ann_file (str): ``train.json`` or ``test.json``.
@@ -113,9 +85,5 @@ class COCOLTDataset(LongTailMultiLabelDataset):
         data_prefix: str | dict = '../coco',
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            ann_file=ann_file,
-            data_root=data_root,
-            data_prefix=data_prefix,
-            **kwargs,
-        )
+        kwargs.update(data_root=data_root, data_prefix=data_prefix)
+        super().__init__(ann_file, **kwargs)

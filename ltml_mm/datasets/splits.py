@@ -1,9 +1,7 @@
 """Splits of multi-label data: long-tailed training sets, stratified test sets.
 
-VOC-LT and COCO-LT were drawn by the authors of the Distribution-Balanced
-Loss (Wu et al., ECCV 2020). :class:`ParetoRecipe` follows them down to the
-order of the random draws, so that the published VOC-LT list comes out of the
-VOC2012 annotations alone.
+VOC-LT and COCO-LT are those of the Distribution-Balanced Loss (Wu et al.,
+ECCV 2020), down to the order of the random draws.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from ltml_mm.datasets.annotations import LabelTable
 class ParetoRecipe:
     """Draws a long-tailed subset of multi-label images.
 
-    The classes are ranked by how often they come along with others; their
-    target counts fall from ``max_count`` towards ``min_count`` like a Pareto
-    density. Class by class in that rank, images are added at random until
-    the target is met, or taken away where earlier classes brought too many.
+    The target counts of the classes, ranked by :func:`rank_classes`, fall
+    from ``max_count`` towards ``min_count`` like a Pareto density. Class by
+    class, images are added at random until the target is met, or taken away
+    where earlier classes brought too many.
     Later classes change the counts of earlier ones, so the targets are met
-    only roughly (protocol of VOC-LT and COCO-LT, Wu et al., ECCV 2020).
+    only roughly.
 
     Attributes:
         max_count: Target of the first class.
@@ -69,17 +67,11 @@ class ParetoRecipe:
             raise ValueError(f'tail must lie in [0, 1), got {self.tail!r}')
 
     def targets(self, num_classes: int) -> list[int]:
-        """Returns the target counts of the classes, largest first.
+        """Returns the K target counts, largest first.
 
-        The i-th of K is ``int(pdf(t_i) / b * (max - min) + min)`` with the
-        density b / t^(b + 1) of a Pareto distribution of shape b, at K
-        points evenly from its quantile 0 to its quantile ``tail``.
-
-        Args:
-            num_classes: K.
-
-        Returns:
-            list[int]: K targets.
+        The i-th is ``int(pdf(t_i) / b * (max - min) + min)`` with the density
+        b / t^(b + 1) of a Pareto distribution of shape b, at K points evenly
+        from its quantile 0 to its quantile ``tail``.
         """
         last = (1 - self.tail) ** (-1 / self.shape)
         points = np.linspace(1.0, last, num_classes).tolist()
@@ -107,8 +99,7 @@ class ParetoRecipe:
         targets = self.targets(positives.shape[1])
         rng = random.Random(int(self.seed))
         # The draws depend on the order in which a set of ints iterates,
-        # hence on how it was built: all images of a class are inserted by
-        # index, the chosen ones as they come and go.
+        # hence on how it was built.
         chosen: list[set[int]] = [set() for _ in targets]
         short = []
         ranked = rank_classes(positives)
@@ -140,12 +131,12 @@ class ParetoRecipe:
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """A published training split: how it was drawn, and its fingerprint.
+    """A published training split: its recipe and its fingerprint.
 
     Attributes:
         recipe: How it was drawn.
-        num_images: The number of ids in the published list.
-        sha256: :func:`ids_checksum` of the published list.
+        num_images: The number of its images.
+        sha256: :func:`ids_checksum` of its ids.
     """
 
     recipe: ParetoRecipe
@@ -158,14 +149,7 @@ class PublishedSplit:
 
 
 def ids_checksum(ids: Iterable[str | int]) -> str:
-    """Fingerprints a list of image ids, whatever its order.
-
-    Args:
-        ids: Image ids as the published list writes them.
-
-    Returns:
-        str: sha256 of the ids, sorted as text and joined by newlines.
-    """
+    """Returns the sha256 of ids, sorted as text and joined by newlines."""
     text = '\n'.join(sorted(str(i) for i in ids))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -182,28 +166,15 @@ def rank_classes(labels: np.ndarray) -> list[int]:
         image last, ties by index.
     """
     together = cooccurrence(labels)
-    counts = np.diagonal(together)
-    shares = np.divide(
-        together,
-        counts[:, None],
-        out=np.zeros(together.shape),
-        where=counts[:, None] > 0,
-    )
+    # A class without an image shares none: 0 / 1.
+    shares = together / np.diagonal(together).clip(1)[:, None]
     # fsum rounds once: the rank does not depend on the order of summation.
     sums = [math.fsum(column) for column in shares.T.tolist()]
     return sorted(range(len(sums)), key=lambda k: -sums[k])
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
-    """Counts the images that show both of two classes.
-
-    Args:
-        labels: 0/1 array of shape (N, K).
-
-    Returns:
-        np.ndarray: int64 of shape (K, K), symmetric; the diagonal holds the
-        images of each class.
-    """
+    """Counts the images that show two classes, int64 (K, K), of (N, K)."""
     # Exact in float32 up to 2^24 images; BLAS makes it quick.
     positives = np.asarray(labels, np.float32)
     return np.rint(positives.T @ positives).astype(np.int64)
@@ -226,11 +197,10 @@ def stratified_holdout(
 ) -> np.ndarray:
     """Chooses test images so that every class keeps its share.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the
-    Stratification of Multi-Label Data", ECML PKDD 2011) with two parts:
-    again and again the class with the fewest images left is dealt out, each
-    image to the part that lacks that class most, then to the one that lacks
-    images most, then at random.
+    Iterative stratification (Sechidis et al., ECML PKDD 2011) with two
+    parts: again and again the class with the fewest images left is dealt
+    out, each image to the part that lacks that class most, then to the one
+    that lacks images most, then at random.
 
     Args:
         labels: 0/1 array of shape (N, K).

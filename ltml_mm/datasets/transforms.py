@@ -16,8 +16,7 @@ class RandomRatioCrop(BaseTransform):
 
     Width and height are drawn independently between ``min_ratio`` and 1 of
     the image's, the place uniformly. MMPretrain's ``RandomResizedCrop``
-    draws an area and an absolute aspect ratio, which is another family of
-    windows for pictures that are not square.
+    draws an area and an absolute aspect ratio.
 
     Required and modified keys: ``img``, an array (H, W, C); ``img_shape``.
 
@@ -48,7 +47,8 @@ class RandomRatioCrop(BaseTransform):
         return start, start + size
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(min_ratio={self.min_ratio})'
+        settings = ', '.join(f'{k}={v}' for k, v in vars(self).items())
+        return f'{type(self).__name__}({settings})'
 
 
 @TRANSFORMS.register_module()
@@ -88,19 +88,17 @@ class PhotoMetricDistortion(BaseTransform):
         if _coin():
             delta = self.brightness_delta
             img += np.random.uniform(-delta, delta)
-        contrast_first = _coin()
-        if contrast_first:
-            self._contrast(img)
-        img = self._colour(img)
-        if not contrast_first:
-            self._contrast(img)
+        steps = [self._contrast, self._colour]
+        for step in steps if _coin() else steps[::-1]:
+            img = step(img)
         # Rounded once: the steps before work on float32.
         results['img'] = np.rint(img).clip(0, 255).astype(np.uint8)
         return results
 
-    def _contrast(self, img: np.ndarray) -> None:
-        if _coin():
-            img *= np.random.uniform(*self.contrast_range)
+    def _contrast(self, img: np.ndarray) -> np.ndarray:
+        return (
+            img * np.random.uniform(*self.contrast_range) if _coin() else img
+        )
 
     def _colour(self, img: np.ndarray) -> np.ndarray:
         hsv: Any = cv2.cvtColor(img.clip(0, 255), cv2.COLOR_BGR2HSV)
@@ -113,14 +111,7 @@ class PhotoMetricDistortion(BaseTransform):
             hsv[..., 0] %= 360
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}('
-            f'brightness_delta={self.brightness_delta}, '
-            f'contrast_range={self.contrast_range}, '
-            f'saturation_range={self.saturation_range}, '
-            f'hue_delta={self.hue_delta})'
-        )
+    __repr__ = RandomRatioCrop.__repr__
 
 
 def _coin() -> bool:

@@ -43,16 +43,15 @@ class TwoStreamDataset:
     The pipeline of a draw runs under random states that are a function of
     the sampler's seed, the epoch, the position and the stream alone, and
     gives the callers' states back: stock transforms draw from the global
-    generators, which otherwise depend on the worker that happens to run
-    them. So a run is the same for any number of workers.
+    generators. So a run is the same for any number of workers.
 
     Args:
         dataset (dict | Dataset): The dataset, or its config: any of
             MMPretrain's multi-label datasets, or a wrapper of them, such
             as ``KFoldDataset``, ``ConcatDataset`` or ``RepeatDataset``. In
             a config, the counts of concatenated sets may differ.
-        lazy_init (bool): Whether to leave the annotations unread until they
-            are needed. Defaults to False.
+        lazy_init (bool): Whether to read no annotations yet. Defaults to
+            False.
 
     Raises:
         TypeError: ``dataset`` cannot name the classes of an image.
@@ -104,36 +103,22 @@ class TwoStreamDataset:
         return len(self.dataset)
 
     def __getitem__(self, draw: int | Mapping[str, Any]) -> dict:
-        """Runs the pipeline on the images of a draw.
-
-        Args:
-            draw: What :class:`TwoStreamSampler` yields: the index of an image
-                by the name of its stream, and the draw's number. Or the index
-                of one image.
-
-        Returns:
-            dict: The sample of the image, for a draw of one stream and for a
-            plain index; else under each key of the samples, such as
-            ``inputs`` and ``data_samples``, a dict by stream.
-        """
+        """Runs the pipeline on the images of a draw, as the class says."""
         if not isinstance(draw, Mapping):
             return self.dataset[draw]
-        number = draw[DRAW]
         samples = {}
-        for name, index in draw.items():
-            if name == DRAW:
-                continue
+        for name in [name for name in draw if name != DRAW]:
             # Each stream from states of its own: a stream is augmented alike
             # with and without the other.
-            with seeded_draw(number, name):
-                samples[name] = self.dataset[index]
+            with seeded_draw(draw[DRAW], name):
+                samples[name] = self.dataset[draw[name]]
+        first = next(iter(samples.values()))
         # A stock classifier knows no streams.
         if len(samples) == 1:
-            return next(iter(samples.values()))
-        keys = next(iter(samples.values()))
+            return first
         return {
             key: {name: sample[key] for name, sample in samples.items()}
-            for key in keys
+            for key in first
         }
 
     def __repr__(self) -> str:
@@ -157,11 +142,7 @@ def _allow_other_counts(config: Any) -> Any:
 
 
 def innermost_datasets(holder: Any) -> list[Any]:
-    """Finds the datasets within a dataloader or within any wrappers.
-
-    Args:
-        holder: A dataloader, a wrapper such as :class:`TwoStreamDataset`, a
-            dataset, or the config of one of them.
+    """Finds the datasets within a dataloader, wrappers or their configs.
 
     Returns:
         list: The datasets that wrap no other, or their configs; no copies.
@@ -191,9 +172,6 @@ def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
     Args:
         number: Seed, epoch and position of the draw.
         stream: Name of the stream.
-
-    Yields:
-        None: With ``random``, ``numpy.random`` and ``torch`` seeded.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     sequence = np.random.SeedSequence((*number, zlib.crc32(stream.encode())))

@@ -26,12 +26,7 @@ class PredictionCollector(BaseMetric):
         self.predictions: list[dict[str, Any]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps the predictions of a batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: The samples as dicts, with ``pred_score``.
-        """
+        """Keeps the predictions of a batch: dicts with ``pred_score``."""
         for sample in data_samples:
             record = {
                 'img_path': sample.get('img_path'),

@@ -27,13 +27,12 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         \text{AP} = \sum_n (R_n - R_{n-1}) P_n
 
     with one point per distinct score, so that the order of equal scores does
-    not matter. It equals scikit-learn's ``average_precision_score``, and so
-    the mean over a class's positives of the precision at their score, which
-    needs two sorts of values and no argsort.
+    not matter: scikit-learn's ``average_precision_score``, computed as the
+    mean over a class's positives of the precision at their score.
 
     Args:
-        scores: Any real dtype of shape (N, K); a higher score means more
-            likely positive. Infinities are allowed.
+        scores: Any real dtype of shape (N, K), higher where more likely
+            positive; infinities are allowed.
         targets: bool or number of shape (N, K); larger than 0.5 is positive.
 
     Returns:
@@ -63,7 +62,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         hits = column[targets[:, index] > 0.5]
         column.sort()  # NaN sorts last
         if column.size and np.isnan(column[-1]):
-            image = int(np.flatnonzero(np.isnan(scores[:, index]))[0])
+            image = int(np.isnan(scores[:, index]).argmax())
             raise ValueError(
                 f'the score of image {image} for class {index} is NaN, which '
                 'has no rank; look at the checkpoint and at the pictures of '
@@ -82,13 +81,13 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 class GroupedAveragePrecision(BaseMetric):
     """mAP over all classes and over those of each training frequency.
 
-    The AP of a class is scikit-learn's (no interpolation, ties grouped), the
-    groups follow the training counts in the dataset's ``metainfo``: the
-    protocol of VOC-LT and COCO-LT (Wu et al., *Distribution-Balanced Loss*,
-    ECCV 2020). It gives, in percent, ``multi-label/mAP``, ``mAP_head``,
-    ``mAP_medium`` and ``mAP_tail``. A class without a positive in the test
-    set is left out of the means and named in one warning; a group without
-    any class left has no key.
+    The AP of a class is that of :func:`average_precision`, the groups follow
+    the training counts in the dataset's ``metainfo``: the protocol of VOC-LT
+    and COCO-LT (Wu et al., *Distribution-Balanced Loss*, ECCV 2020). It
+    gives, in percent, ``multi-label/mAP``, ``mAP_head``, ``mAP_medium`` and
+    ``mAP_tail``. A class without a positive in the test set is left out of
+    the means and named in one warning; a group without a class left has no
+    key.
 
     It reads ``pred_score`` (K,) of every data sample, and ``gt_score`` (K,)
     where present (above 0.5 is positive), else ``gt_label``.
@@ -154,13 +153,7 @@ class GroupedAveragePrecision(BaseMetric):
         self.report: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps scores and labels of one batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: The model's outputs, one dict per image.
-        """
-        del data_batch
+        """Keeps scores and labels of one batch, one dict per image."""
         for sample in data_samples:
             scores = {'': _as_scores(sample['pred_score'], sample)}
             if self.branches:
@@ -171,14 +164,7 @@ class GroupedAveragePrecision(BaseMetric):
             self.results.append((scores, targets))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Computes the means, and the report for tables.
-
-        Args:
-            results: What :meth:`process` kept, of all images and processes.
-
-        Returns:
-            dict: The metrics in percent, without the prefix.
-        """
+        """Computes the means in percent, and the report for tables."""
         meta = self.dataset_meta or {}
         statistics = ClassStatistics.from_metainfo(meta)
         targets = np.stack([row for _, row in results])
@@ -197,7 +183,7 @@ class GroupedAveragePrecision(BaseMetric):
             for name in results[0][0]
         }
         names = meta.get('classes') or range(statistics.num_classes)
-        names = [str(name) for name in names]
+        names = list(map(str, names))
         # Before the report is replaced: its absence tells the first time.
         self._name_absent(names, test_counts)
         self.report = class_report(
@@ -229,10 +215,6 @@ class GroupedAveragePrecision(BaseMetric):
 
 def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
     """Reads the bounds of the groups from the evaluators of a config.
-
-    Args:
-        cfg: A config. An evaluator is a metric, a list of metrics, or an
-            ``Evaluator`` that holds them as ``metrics``.
 
     Returns:
         dict: ``head`` and ``tail``, where a
@@ -273,7 +255,7 @@ def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
             f'got {array.shape}'
         )
     if np.isnan(array).any():
-        index = int(np.flatnonzero(np.isnan(array))[0])
+        index = int(np.isnan(array).argmax())
         raise ValueError(
             f'{_place(sample)}: the score of class {index} is NaN; the '
             'weights or the picture hold values that are not finite'

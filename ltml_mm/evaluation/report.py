@@ -32,13 +32,11 @@ def mean_by_group(
         without a class that has an AP gets no key.
     """
     means = {}
-    for key, values in [
-        ('mAP', ap),
-        *((f'mAP_{name}', ap[list(index)]) for name, index in groups.items()),
-    ]:
-        known = values[~np.isnan(values)]
+    for key, index in {'': range(len(ap)), **groups}.items():
+        known = ap[list(index)]
+        known = known[~np.isnan(known)]
         if known.size:
-            means[key] = float(known.mean())
+            means[f'mAP_{key}' if key else 'mAP'] = float(known.mean())
     return means
 
 
@@ -71,10 +69,10 @@ def class_report(
     """
     groups = statistics.groups(head, tail)
     group_of = statistics.group_of(head, tail)
-    prefixes = {name: f'{name}/' if name else '' for name in ap}
+    ap = {f'{name}/' if name else '': values for name, values in ap.items()}
     summary = {
-        f'{prefixes[name]}{key}': value
-        for name, values in ap.items()
+        f'{prefix}{key}': value
+        for prefix, values in ap.items()
         for key, value in mean_by_group(values, groups).items()
     }
     classes = [
@@ -84,8 +82,8 @@ def class_report(
             'train_images': statistics.counts[k],
             'test_images': int(test_counts[k]),
             **{
-                f'{prefixes[p]}AP': None if np.isnan(v[k]) else float(v[k])
-                for p, v in ap.items()
+                f'{prefix}AP': None if np.isnan(v[k]) else float(v[k])
+                for prefix, v in ap.items()
             },
         }
         for k, name in enumerate(names)
@@ -98,15 +96,11 @@ def class_report(
 
 
 def class_table(report: Mapping[str, Any]) -> str:
-    """Renders a report as a plain-text table.
-
-    Args:
-        report: What :func:`class_report` returned.
+    """Renders what :func:`class_report` returned as a Markdown table.
 
     Returns:
         str: One row each for total, head, medium and tail, then one per
-        class from the most to the least frequent, in Markdown's form and
-        without colours, so that it reads well in a log file and pastes well.
+        class from the most to the least frequent.
     """
     classes = report['classes']
     keys = [k for k in classes[0] if k == 'AP' or k.endswith('/AP')]
@@ -125,22 +119,19 @@ def class_table(report: Mapping[str, Any]) -> str:
         rows.append([name, '', '', '', *map(_percent, means)])
     # Sorting is stable: equal counts stay in the order of the labels.
     for row in sorted(classes, key=lambda c: -c['train_images']):
-        cells = [row[k] for k in ('name', 'group')]
-        counts = [row[k] for k in ('train_images', 'test_images')]
-        rows.append([*cells, *counts, *(_percent(row[k]) for k in keys)])
-    return table([*header, *map(_title, keys)], rows)
+        facts = ('name', 'group', 'train_images', 'test_images')
+        cells = [row[key] for key in facts]
+        rows.append([*cells, *(_percent(row[key]) for key in keys)])
+    titles = [key if key == 'AP' else f'AP {key[:-3]}' for key in keys]
+    return table([*header, *titles], rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Renders a table whose columns line up in plain text too.
 
-    Args:
-        header: The titles of the columns.
-        rows: The cells of every row; columns of numbers stand on the right,
-            where ``-`` or nothing is a number that does not exist.
-
     Returns:
-        str: Markdown.
+        str: Markdown. Columns of numbers stand on the right, where ``-`` or
+        nothing is a number that does not exist.
     """
     cells = [[_cell(value) for value in row] for row in (header, *rows)]
     columns = list(zip(*cells, strict=True))
@@ -180,10 +171,6 @@ def _are_numbers(cells: Sequence[str]) -> bool:
     return bool(present) and all(
         re.fullmatch(r'[+-]?\d+(\.\d+)?', cell) for cell in present
     )
-
-
-def _title(key: str) -> str:
-    return key if key == 'AP' else f'AP {key[:-3]}'
 
 
 def _percent(value: float | None) -> str:

@@ -119,7 +119,9 @@ def test_empty_classes_are_skipped_and_named_once(monkeypatch, names, said):
 
 
 def test_a_set_without_any_label_is_refused():
-    with pytest.raises(ValueError, match='no image has a label'):
+    with pytest.raises(
+        ValueError, match='no image of the training set has a label'
+    ):
         ClassAwareMultiLabelSampler(LabelLists([[], []]), 10)
 
 

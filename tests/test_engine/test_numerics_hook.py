@@ -4,7 +4,7 @@ import pytest
 import torch
 from engine_runner import Model, make_runner
 
-from ltml_mm.engine import NumericsHook
+from ltml_mm.engine.hooks import training_hooks
 from ltml_mm.models import LogitCompensatedBCELoss
 
 
@@ -33,7 +33,7 @@ def run(work_dir, changes=None, epochs=1, compensation='learnable'):
 )
 def test_each_is_named_once(tmp_path, capsys, monkeypatch, term, value, words):
     # A look at every step, so that being told again would show.
-    monkeypatch.setattr(NumericsHook.__init__, '__defaults__', (0.1, 10.0, 1))
+    monkeypatch.setattr(training_hooks, 'INTERVAL', 1)
     run(tmp_path, {(term, 1): value}, epochs=2)
     output = capsys.readouterr().out
     assert output.count(words) == 1
@@ -53,15 +53,3 @@ def test_silence_where_all_is_well(tmp_path, capsys, compensation):
         compensation=compensation,
     )
     assert 'left the range' not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(low=2, high=2), 'got 2, 2'),
-        (dict(interval=0), 'at least 1, got 0'),
-    ],
-)
-def test_arguments(options, words):
-    with pytest.raises(ValueError, match=words):
-        NumericsHook(**options)

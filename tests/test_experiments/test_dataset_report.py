@@ -31,7 +31,8 @@ LABELS[1, 6] = True
 ROWS = [np.flatnonzero(row).tolist() for row in LABELS]
 
 
-def write_annotations(path, rows, classes, **metainfo):
+def write_annotations(folder, rows, classes, **metainfo):
+    path = folder / 'train.json'
     data_list = [
         {'img_path': f'no_such_{i}.jpg', 'gt_label': row}
         for i, row in enumerate(rows)
@@ -44,7 +45,7 @@ def write_annotations(path, rows, classes, **metainfo):
 @pytest.fixture
 def annotations(tmp_path):
     names = ['a|b', '$x$ $', *'cdef', 'g' * 60]
-    return write_annotations(tmp_path / 'train.json', ROWS, names)
+    return write_annotations(tmp_path, ROWS, names)
 
 
 @pytest.fixture
@@ -62,8 +63,7 @@ def test_published_figures_of_voc_lt(tmp_path):
     lines = (SHARED / 'voc_lt_train.txt').read_text().splitlines()
     rows = [list(map(int, line.split()[1:])) for line in lines]
     names = json.loads((SHARED / 'class_names.json').read_text())['voc']
-    path = write_annotations(tmp_path / 'train.json', rows, names)
-    report = build_report(path)
+    report = build_report(write_annotations(tmp_path, rows, names))
     assert report['groups'] == {'head': 6, 'medium': 6, 'tail': 8}
     person = names.index('person')
     for stream, share, exposure, size in [
@@ -142,8 +142,7 @@ def test_a_sampler_must_draw_indices_of_images(drawn):
 
 def test_declared_training_counts_make_the_groups(tmp_path):
     declared = {'class_counts': [19, 100], 'num_train_images': 119}
-    rows = [[0], [0, 1], [1]]
-    path = write_annotations(tmp_path / 'a.json', rows, 'xy', **declared)
+    path = write_annotations(tmp_path, [[0], [0, 1], [1]], 'xy', **declared)
     classes = build_report(path)['classes']
     assert [c['group'] for c in classes] == ['tail', 'head']
     assert [c['images'] for c in classes] == [2, 2]
@@ -169,8 +168,7 @@ def test_writes_the_same_bytes_twice(annotations, tmp_path):
 def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes):
     rows = [list(range(i % num_classes + 1)) for i in range(2 * num_classes)]
     names = [f'a class called {k}' for k in range(num_classes)]
-    path = write_annotations(tmp_path / 'train.json', rows, names)
-    report = build_report(path)
+    report = build_report(write_annotations(tmp_path, rows, names))
     with style.context(['default', STYLE]):
         figure = draw_classes(report)
         figure.draw_without_rendering()
@@ -193,7 +191,7 @@ def test_refuses_what_it_cannot_use(annotations, tmp_path):
     bare.write_text('model = dict()')
     with pytest.raises(ValueError, match=r'bare\.py: .* no train_dataloader'):
         build_report(bare)
-    empty = write_annotations(tmp_path / 'empty.json', [[]], 'x')
-    with pytest.raises(ValueError, match=r'empty\.json: .* of 0 classes'):
+    empty = write_annotations(tmp_path, [[]], 'x')
+    with pytest.raises(ValueError, match=r'train\.json: .* of 0 classes'):
         main([str(empty), '--out', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()

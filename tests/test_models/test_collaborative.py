@@ -17,7 +17,7 @@ from two_branch_case import (
     build,
 )
 
-from ltml_mm.models.streams import fuse_logits, fuse_scores
+from ltml_mm.models.streams import fuse_logits
 
 
 def make_logits_large(model):
@@ -213,14 +213,24 @@ def test_fused_logits_stay_finite_where_both_branches_saturate():
     torch.testing.assert_close(found, (yes.log() - no.log()).float())
 
 
-@pytest.mark.parametrize('fuse', ['logits', 'probs'])
-def test_views_and_branches_are_averaged_in_full_precision(fuse):
-    views = [torch.tensor([z]).bfloat16() for z in (1.0, 1.0078125)]
-    for average in (fuse_logits, fuse_scores):
-        expected = average([view.float() for view in views], fuse)
-        found = average(views, fuse)
-        assert found.dtype == torch.float32
-        assert torch.equal(found, expected)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_losses_and_averages_see_no_half_precision(dtype):
+    """ASL's terms, as means of float16 logits, are infinite at -20."""
+    model = build(loss_cls=dict(type='AsymmetricLoss')).eval()
+    for head in model.heads.values():
+        torch.nn.init.constant_(head.fc.bias, -1e4)
+    data = batch()
+    with torch.autocast('cpu', dtype=dtype):
+        logits = model.branch_logits(data['inputs']['uniform'])
+        losses = model(**data, mode='loss')
+        (sample, _) = model(data['inputs']['uniform'], mode='predict')
+    assert {z.dtype for z in logits.values()} == {torch.float32}
+    assert sample.pred_score.dtype == torch.float32
+    total, _ = model.parse_losses(losses)
+    assert total.isfinite()
+    total.backward()
+    for name, parameter in model.heads.named_parameters():
+        assert parameter.grad.isfinite().all(), name
 
 
 def test_a_flat_batch_names_the_lines_to_add():

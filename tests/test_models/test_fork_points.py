@@ -260,7 +260,7 @@ def test_vgg_with_its_classifier_forks_that_too():
 
 
 @pytest.mark.parametrize(
-    ('depth', 'blocks'), [(1, 1), (5, 1), (6, 1), (12, 2), (24, 4), (32, 5)]
+    ('depth', 'blocks'), [(5, 1), (6, 1), (12, 2), (24, 4), (32, 5)]
 )
 def test_a_sixth_of_a_transformer_is_its_last_stage(depth, blocks):
     arch = dict(VIT['arch'], num_layers=depth)
@@ -274,11 +274,12 @@ def test_a_sixth_of_a_transformer_is_its_last_stage(depth, blocks):
     ]
 
 
-def test_output_before_the_last_stage_is_an_error():
-    backbone = MODELS.build(
-        dict(type='ResNet', depth=18, out_indices=(2,), **SMALL)
-    )
-    with pytest.raises(ValueError, match=r'out_indices=\(2,\).*add 3'):
+@pytest.mark.parametrize('row', ['resnet', 'swinv2', 'vit'])
+def test_output_before_the_last_stage_is_an_error(row):
+    backbone = MODELS.build(dict(ROWS[row][0], out_indices=(1,)))
+    with pytest.raises(
+        ValueError, match=r'no output of .*out_indices=\(1,\) leaves.*; add'
+    ):
         fork_backbone(backbone)
 
 

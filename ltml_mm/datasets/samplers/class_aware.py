@@ -21,9 +21,8 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
     sampling of LTML, after Shen et al., ECCV 2016). One index per draw.
     Every epoch starts anew from (seed, epoch).
 
-    It can be used alone: ``train_dataloader.sampler`` of a stock
-    ``ImageClassifier``. The arguments are those of
-    :class:`~ltml_mm.datasets.samplers.ImageStreamSampler`.
+    It can be used alone, for a stock ``ImageClassifier``. The arguments are
+    those of :class:`~ltml_mm.datasets.samplers.ImageStreamSampler`.
 
     Raises:
         ValueError: No image has a label.
@@ -48,19 +47,15 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
         seed: int | None = None,
     ) -> None:
         super().__init__(dataset, num_samples, reduce, seed)
-        names = getattr(dataset, 'metainfo', {}).get('classes')
-        known = len(self.labels.counts(0))
-        num_classes = known if names is None else max(len(names), known)
+        known = len(self.positive_counts())
+        names = getattr(dataset, 'metainfo', {}).get('classes') or range(known)
+        num_classes = max(len(names), known)
         self._images, self._offsets = self.labels.images_by_class(num_classes)
         counts = np.diff(self._offsets)
         self._classes = np.flatnonzero(counts)
-        if not len(self._classes):
-            raise ValueError(
-                'ClassAwareMultiLabelSampler: no image has a label'
-            )
         empty = np.flatnonzero(counts == 0).tolist()
         if empty:
-            shown = empty if names is None else [names[k] for k in empty]
+            shown = [names[k] for k in empty]
             print_log(
                 'ClassAwareMultiLabelSampler skips the classes without a '
                 f'training image: {", ".join(map(str, shown))}',

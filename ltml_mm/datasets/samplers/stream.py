@@ -54,10 +54,8 @@ class StreamSampler(Sampler):
     def own_positions(self) -> np.ndarray:
         """Returns where this rank's draws stand in the global sequence.
 
-        Positions before the one that :meth:`start_at` or :meth:`skip` chose
-        are missing; the next call has them all.
+        They begin where :meth:`start_at` or :meth:`skip` said, for one pass.
         """
-        # For one pass alone: the next one starts at its beginning.
         start, self._start = self._start, 0
         own = self.rank + np.arange(start, len(self)) * self.world_size
         return own % self.epoch_length
@@ -79,10 +77,7 @@ class StreamSampler(Sampler):
         self.seed = seed
 
     def start_at(self, position: int) -> None:
-        """Lets the next iteration begin inside its epoch.
-
-        Args:
-            position: Positions of this rank to leave out, at most all.
+        """Lets the next iteration leave out that many of its positions.
 
         Raises:
             ValueError: The number is negative.
@@ -95,11 +90,11 @@ class StreamSampler(Sampler):
         """Lets the next iteration begin that many positions later.
 
         Args:
-            num_samples (int): Positions of this rank that were trained
-                already, counted from the start of the first epoch (the
-                contract of OneDL's ``InfiniteSampler.skip``). Whole passes
-                among them, of ``pass_length`` positions, advance the epoch,
-                and :meth:`set_epoch` counts from there.
+            num_samples (int): Positions of this rank that were trained since
+                the first epoch's start (the contract of OneDL's
+                ``InfiniteSampler.skip``). Whole passes among them, of
+                ``pass_length``, advance the epoch, from which
+                :meth:`set_epoch` counts.
 
         Raises:
             ValueError: The number is negative.
@@ -172,7 +167,9 @@ class ImageStreamSampler(StreamSampler):
         elif value == 'dataset':
             length = self.labels.num_images
         elif value == 'class_max':
-            length = self._class_max(reduce)
+            counts = self.positive_counts()
+            # A class without an image is never drawn and adds nothing.
+            length = int(counts.max() * np.count_nonzero(counts)) // reduce
         else:
             raise ValueError(
                 "num_samples must be an int, 'dataset' or 'class_max', got "
@@ -180,23 +177,26 @@ class ImageStreamSampler(StreamSampler):
             )
         if length < 1:
             raise ValueError(
-                f'num_samples={value!r} gives an epoch of {length} draws, '
-                'and it needs one at least: set num_samples of that stream, '
-                'train_dataloader.sampler.streams.*.num_samples (of a sampler '
-                'alone train_dataloader.sampler.num_samples), to a number or '
-                "to 'dataset'"
+                f'num_samples={value!r} gives an epoch of {length} draws; '
+                'set train_dataloader.sampler.streams.*.num_samples (of a '
+                'sampler alone train_dataloader.sampler.num_samples) to a '
+                "number from 1 on or to 'dataset'"
             )
         return length
 
-    def _class_max(self, reduce: int) -> int:
+    def positive_counts(self) -> np.ndarray:
+        """Counts the images of every class, up to the last that has one.
+
+        Raises:
+            ValueError: No image has a label.
+        """
         counts = self.labels.counts(0)
         if not counts.any():
             raise ValueError(
                 f'{type(self).__name__}: no image of the training set has a '
                 'label; look at its annotation file'
             )
-        # A class without an image is never drawn and adds nothing.
-        return int(counts.max()) * int(np.count_nonzero(counts)) // reduce
+        return counts
 
 
 @DATA_SAMPLERS.register_module()
@@ -204,10 +204,8 @@ class UniformSampler(ImageStreamSampler):
     """Draws images uniformly, without repeats within a pass.
 
     The sequence of an epoch is whole permutations of the images after one
-    another, cut at the epoch's end (the uniform stream of LTML). It differs
-    from MMEngine's ``DefaultSampler`` in that an epoch may be longer or
-    shorter than the dataset. The arguments are those of
-    :class:`ImageStreamSampler`.
+    another, cut at the epoch's end (the uniform stream of LTML). The
+    arguments are those of :class:`ImageStreamSampler`.
     """
 
     def order(self, epoch: int, length: int) -> np.ndarray:

@@ -32,10 +32,9 @@ class TwoStreamSampler(StreamSampler):
 
     Every position is a dict that names an image of each stream, and the
     draw's number: ``{'uniform': 17, 'rebalanced': 4, 'draw': (seed, epoch,
-    position)}``. :class:`TwoStreamDataset` resolves it. A batch of the
-    dataloader is a batch of pairs, so ``batch_size`` and the epoch length
-    count pairs. With one stream it is a numbered draw of single images, as
-    the baselines use it.
+    position)}``. :class:`TwoStreamDataset` resolves it. ``batch_size`` and
+    the epoch length count pairs. With one stream it is a numbered draw of
+    single images, as the baselines use it.
 
     Args:
         dataset (Sized): The dataset to draw from, with ``get_cat_ids``.
@@ -159,17 +158,10 @@ class TwoStreamSampler(StreamSampler):
 
 
 def stream_seed(seed: int, name: str) -> int:
-    """Derives the seed of a named stream.
+    """Derives the seed of a named stream, 32 bits, from that of the run.
 
     Seeds of streams must be unrelated: with seed + 1 one stream would repeat
     what the other draws in its next epoch.
-
-    Args:
-        seed: The seed of the run.
-        name: The name of the stream.
-
-    Returns:
-        int: A seed of 32 bits, a pure function of both.
     """
     tag = zlib.crc32(name.encode())
     return int(np.random.SeedSequence((seed, tag)).generate_state(1)[0])

@@ -69,10 +69,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     The stock hook with the file backend ``whole_files``, which writes
     atomically and a SHA-256 beside each file. Besides, this one moves the
-    pointer ``last_checkpoint`` atomically, and removes what is no longer
-    wanted last, where the stock hook removes it first; the best checkpoints
-    too. Temporary files that a killed run left are removed when the next one
-    starts.
+    pointer ``last_checkpoint`` atomically, and removes old files and best
+    checkpoints last, where the stock hook removes first. Temporary files of
+    a killed run are removed when the next one starts.
 
     Args:
         **kwargs: Those of MMEngine's ``CheckpointHook``. ``out_dir`` must be
@@ -84,15 +83,15 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        for name in ('out_dir', 'backend_args', 'file_client_args'):
-            value = kwargs.get(name)
-            local = name == 'out_dir' and '://' not in str(value)
-            if value is not None and not local:
-                raise ValueError(
-                    'SafeCheckpointHook writes to local folders only, got '
-                    f'{name}={value!r}; for other storage use '
-                    "default_hooks.checkpoint.type='CheckpointHook'"
-                )
+        names = ('backend_args', 'file_client_args')
+        remote = '://' in str(kwargs.get('out_dir'))
+        if remote or any(kwargs.get(name) is not None for name in names):
+            raise ValueError(
+                'SafeCheckpointHook writes to local folders only, got '
+                f'{kwargs}'
+                '; for other storage use default_hooks.checkpoint.type='
+                "'CheckpointHook'"
+            )
         kwargs['backend_args'] = {'backend': 'whole_files'}
         super().__init__(**kwargs)
         self._saved_step: int | None = None
@@ -124,11 +123,12 @@ class SafeCheckpointHook(CheckpointHook):
     def save_now(self, runner: Runner, by_epoch: bool) -> str:
         """Saves a checkpoint, if there is none of this step already.
 
-        One inside an epoch, where checkpoints are those of epochs, is called
-        ``iter_37.pth`` and removed after the next one is written.
+        All processes must call it. One inside an epoch, where checkpoints
+        are those of epochs, is called ``iter_37.pth`` and removed after the
+        next one is written.
 
         Args:
-            runner: The runner; all processes must call this.
+            runner: The runner.
             by_epoch: Whether it is called after an epoch or after a step.
 
         Returns:
@@ -257,11 +257,10 @@ def _gather(runner: Runner) -> None:
 class ResumeCheckHook(Hook):
     """Checks that a checkpoint fits the model key by key.
 
-    MMEngine loads what fits and logs the rest. On ``--resume`` part of the
-    model would silently start anew, and a test would evaluate it so: there
+    MMEngine loads what fits and logs the rest. For ``--resume`` and a test
     every key has to fit. With ``load_from`` heads may be others, those of
-    another number of classes, say; but the weights of another backbone are
-    refused, where most are missing or one has another shape.
+    another number of classes, say; but another backbone is refused: most of
+    its weights are missing or one has another shape.
 
     Args:
         whole (bool): Whether every key has to fit for ``load_from``, too, as
@@ -278,10 +277,6 @@ class ResumeCheckHook(Hook):
     ) -> None:
         """Compares the names and shapes of a checkpoint with the model's.
 
-        Args:
-            runner: The runner.
-            checkpoint: The loaded checkpoint, ``state_dict`` in it.
-
         Raises:
             ValueError: They differ; names the first of them and what to do.
         """
@@ -293,8 +288,7 @@ class ResumeCheckHook(Hook):
         }
         strict = runner._resume or self.whole
         compare = compare_state_dicts if strict else _other_backbone
-        problems = compare(expected, found)
-        if problems:
+        if problems := compare(expected, found):
             start, mend = LOAD_FROM
             if strict:
                 start, mend = RESUME if runner._resume else TEST
@@ -315,8 +309,7 @@ def compare_state_dicts(
         found: That of a checkpoint.
 
     Returns:
-        list[str]: A description of each difference, in order of the names;
-        empty where none differs.
+        list[str]: The differences, in order of the names.
     """
     differences = []
     for key in sorted(expected.keys() | found.keys()):
@@ -324,19 +317,18 @@ def compare_state_dicts(
             differences.append(f'{key} is missing')
         elif key not in expected:
             differences.append(f'{key} is unexpected')
-        elif _shape(found[key]) != _shape(expected[key]):
-            differences.append(_reshaped(key, expected[key], found[key]))
+        else:
+            differences += _reshaped(key, expected[key], found[key])
     return differences
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
+def _reshaped(key: str, expected: Any, found: Any) -> list[str]:
     # A checkpoint from elsewhere may hold other things than tensors.
-    shape = getattr(value, 'shape', None)
-    return None if shape is None else tuple(shape)
-
-
-def _reshaped(key: str, expected: Any, found: Any) -> str:
-    return f'{key} has shape {_shape(found)} instead of {_shape(expected)}'
+    old, new = (getattr(v, 'shape', None) for v in (expected, found))
+    if old == new:
+        return []
+    old, new = (v if v is None else tuple(v) for v in (old, new))
+    return [f'{key} has shape {new} instead of {old}']
 
 
 def _other_backbone(
@@ -350,8 +342,6 @@ def _other_backbone(
         key = name if name in found else plain_name(name)
         if key not in found:
             missing.append(f'{name} is missing')
-        elif RESIZED.search(name):
-            continue
-        elif _shape(found[key]) != _shape(expected[name]):
-            changed.append(_reshaped(key, expected[name], found[key]))
+        elif not RESIZED.search(name):
+            changed += _reshaped(key, expected[name], found[key])
     return changed + (missing if 2 * len(missing) > len(names) else [])

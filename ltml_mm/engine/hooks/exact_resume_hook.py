@@ -15,7 +15,6 @@ from ltml_mm._stack import find_stack
 from ltml_mm.datasets.samplers import StreamSampler
 from ltml_mm.engine.hooks.resume_state import (
     DATA,
-    RATES,
     accumulated_steps,
     capture_random_states,
     compare_signatures,
@@ -37,11 +36,9 @@ class ExactResumeHook(Hook):
     """Saves in checkpoints, and restores, what an exact resume needs.
 
     Stock checkpoints hold weights, optimizer, schedules and logs. This hook
-    adds every process's random states and own buffers (the running
-    statistics of BatchNorm differ between processes inside an epoch), the
-    seed of the sampler, and a signature that both runs must share. With it, on
-    a CPU, a run that was stopped and resumed ends bitwise as one that was
-    not:
+    adds every process's random states and buffers, the seed of the sampler
+    and a signature that both runs must share. With it, on a CPU, a run that
+    was stopped and resumed ends bitwise as one that was not:
 
     - Between two epochs, and inside one: the samplers of this package
       continue at the very next index, without loading what came before.
@@ -51,12 +48,12 @@ class ExactResumeHook(Hook):
       alone.
 
     Args:
-        on_change (str): ``'error'`` refuses to resume with other settings of
-            the config that shape the training, another number of processes
-            or other images. ``'warn'`` names the changes and goes on with
-            the new settings: at the start of the epoch where the data
-            differ, and with the rates that the config gives for the step.
-            Defaults to ``'error'``.
+        on_change (str): ``'error'`` refuses to resume with other settings
+            that shape the training, another number of processes or other
+            images. ``'warn'`` names the changes and goes on with the new
+            settings, and with the rates that they give for the step; at the
+            start of the epoch where the data differ. Defaults to
+            ``'error'``.
 
     Raises:
         ValueError: ``on_change`` is neither.
@@ -83,13 +80,8 @@ class ExactResumeHook(Hook):
     ) -> None:
         """Compares the run with the one it resumes.
 
-        Args:
-            runner: The runner, optimizer and schedulers built.
-            checkpoint: What is about to be loaded; with
-                ``on_change='warn'`` without what the config sets anew.
-
         Raises:
-            ValueError: The runs differ; names settings and both values.
+            ValueError: They differ; names settings and both values.
         """
         if not runner._resume:
             return
@@ -123,14 +115,10 @@ class ExactResumeHook(Hook):
             )
         self._same_data = not any(key.startswith(DATA) for key in changes)
         runner.logger.warning(f'{message}. It goes on with those, as asked')
-        if any(key.startswith(RATES) for key in changes):
-            follow_config(runner, checkpoint, changes)
+        follow_config(runner, checkpoint, changes)
 
     def before_train(self, runner: Runner) -> None:
         """Prepares the data, and checks when checkpoints are saved.
-
-        Args:
-            runner: The runner, everything loaded.
 
         Raises:
             ValueError: A checkpoint would be saved between two steps of the
@@ -185,13 +173,7 @@ class ExactResumeHook(Hook):
             self._before_validation = None
 
     def gather(self, runner: Runner) -> None:
-        """Collects the states of all processes; all of them must call it.
-
-        ``SafeCheckpointHook`` does before it saves.
-
-        Args:
-            runner: The runner.
-        """
+        """Collects the states of all processes; all of them must call it."""
         # Inside a validation the training's are those from before it.
         states = self._before_validation or capture_random_states()
         self._gathered = gather_states(runner, states)
@@ -281,19 +263,10 @@ class ExactResumeHook(Hook):
 
 
 def stream_sampler(loader: Any) -> StreamSampler | None:
-    """Returns a dataloader's sampler if it can start at any position.
-
-    Args:
-        loader: A dataloader.
-
-    Returns:
-        StreamSampler | None: None for another sampler, and for batches that
-        another class than torch's ``BatchSampler`` makes of it.
-    """
+    """Returns a dataloader's sampler if it can start at any position."""
     batches = loader.batch_sampler
-    if type(batches) is not BatchSampler:
-        return None
-    sampler = batches.sampler
+    # Another class may make anything of the positions.
+    sampler = batches.sampler if type(batches) is BatchSampler else None
     return sampler if isinstance(sampler, StreamSampler) else None
 
 
@@ -309,43 +282,37 @@ def check_accumulation(runner: Runner) -> None:
     Such a checkpoint would lose the gradients accumulated so far. The end
     of the run is no such moment: the optimizer always steps there.
 
-    Args:
-        runner: The runner, its optimizer and train loop built.
-
     Raises:
         ValueError: A checkpoint interval is no multiple of the accumulated
             steps.
     """
     counts = accumulated_steps(runner)
-    if counts == 1:
-        return
-    for what, interval, begin in _save_moments(runner):
-        first = begin or interval
-        if interval < 1 or first >= runner.max_iters:
-            continue
-        for step in (interval, begin):
-            if step % counts:
-                raise ValueError(
-                    f'{what} are saved after {step} steps, but the optimizer '
-                    'accumulates gradients over accumulative_counts='
-                    f'{counts} steps: those of the last {step % counts} '
-                    'would be lost on resume. Let checkpoints, and '
-                    'validations that save the best, fall on multiples of it '
-                    '(default_hooks.checkpoint.by_epoch=False counts steps), '
-                    'or change optim_wrapper.accumulative_counts'
-                )
+    for step in _save_steps(runner):
+        if step % counts:
+            raise ValueError(
+                f'a checkpoint is saved after {step} steps, but the optimizer '
+                f'accumulates gradients over accumulative_counts={counts} '
+                f'steps: those of the last {step % counts} would be lost on '
+                'resume. Let checkpoints, and validations that save the best, '
+                'fall on multiples of it (default_hooks.checkpoint.by_epoch='
+                'False counts steps), or change '
+                'optim_wrapper.accumulative_counts'
+            )
 
 
-def _save_moments(runner: Runner) -> Iterator[tuple[str, int, int]]:
-    """Yields what is saved, its interval and its beginning, in steps."""
+def _save_steps(runner: Runner) -> Iterator[int]:
+    """Yields the intervals of saving, and their beginnings, in steps."""
     loop = runner.train_loop
-    steps = len(loop.dataloader)
+    epoch = len(loop.dataloader)
     for hook in runner.hooks:
         if not isinstance(hook, CheckpointHook):
             continue
-        unit = steps if hook.by_epoch else 1
-        yield 'checkpoints', hook.interval * unit, hook.save_begin * unit
+        unit = epoch if hook.by_epoch else 1
+        moments = [(hook.interval * unit, hook.save_begin * unit)]
         if hook.save_best and runner.val_loop is not None:
             # A new best one saves the last one again.
-            unit = steps if isinstance(loop, EpochBasedTrainLoop) else 1
-            yield 'best checkpoints', loop.val_interval * unit, 0
+            unit = epoch if isinstance(loop, EpochBasedTrainLoop) else 1
+            moments.append((loop.val_interval * unit, 0))
+        for interval, begin in moments:
+            if interval > 0 and (begin or interval) < runner.max_iters:
+                yield from (interval, begin)

@@ -23,8 +23,7 @@ from ltml_mm.engine.hooks.resume_state import accumulated_steps
 class TrainingStopped(SystemExit):
     """A training ended early, in good order, because a signal asked for it.
 
-    The exit status is 128 + the signal's number, as a shell reports it: 143
-    for SIGTERM.
+    The exit status is 128 + the signal's number: 143 for SIGTERM.
 
     Attributes:
         together (bool): Whether all processes stop at this very place.
@@ -42,9 +41,9 @@ class PreemptionHook(Hook):
     The signal is only noted. After the step that is being trained the
     processes tell each other (one number, each step); if any of them was
     signalled, all save a checkpoint together, process 0 says where, and the
-    run ends with status 128 + the signal's number, 143 for SIGTERM. With
-    ``--resume`` it goes on. Data workers ignore the signal, unless it comes
-    from the process that they work for.
+    run ends with status 128 + the signal's number. With ``--resume`` it goes
+    on. Data workers ignore the signal, unless it comes from the process that
+    they work for; persistent ones are ended at the end of a training.
 
     - An optimizer that accumulates gradients finishes its step first.
     - After an epoch's last step the checkpoint is that of the epoch, inside
@@ -52,8 +51,7 @@ class PreemptionHook(Hook):
     - A validation is broken off where a checkpoint of its step is there; it
       is run on resume. Otherwise it is finished, and so is the next step.
 
-    It needs :class:`SafeCheckpointHook`. At the end of a training it ends
-    the persistent data workers, too.
+    It needs :class:`SafeCheckpointHook`.
 
     Args:
         signals (Sequence[str]): Names of signals. Add ``'SIGUSR1'`` for
@@ -122,7 +120,7 @@ class PreemptionHook(Hook):
         checkpoint = self._checkpoint
         if self._received and checkpoint and checkpoint.holds(runner.iter):
             path = str(checkpoint.last_ckpt or runner._load_from)
-            self._stop(runner, self._received, runner.iter, path)
+            self._stop(runner, runner.iter, path, together=False)
 
     def after_train(self, runner: Runner) -> None:
         """Restores the signal handlers and ends the data workers."""
@@ -151,27 +149,23 @@ class PreemptionHook(Hook):
             return
         number = torch.tensor(self._received)
         all_reduce(number, 'max')
-        if number:
+        self._received = int(number)
+        if self._received:
             path = self._checkpoint.save_now(runner, by_epoch)
-            self._stop(runner, int(number), done, path, together=True)
+            self._stop(runner, done, path, together=True)
 
     def _stop(
-        self,
-        runner: Runner,
-        number: int,
-        done: int,
-        path: str,
-        together: bool = False,
+        self, runner: Runner, done: int, path: str, together: bool
     ) -> NoReturn:
         runner.logger.warning(
-            f'{signal.Signals(number).name}: the training stops after step '
-            f'{done}, which {path} holds. The same command with --resume '
+            f'{signal.Signals(self._received).name}: the training stops after '
+            f'step {done}, which {path} holds. The same command with --resume '
             'goes on from there'
         )
         for loader in _loaders(runner):
             end_workers(loader)
         runner.call_hook('after_run')
-        raise TrainingStopped(number, together)
+        raise TrainingStopped(self._received, together)
 
 
 def _loaders(runner: Runner) -> Iterator[DataLoader]:
@@ -186,22 +180,15 @@ def shield_workers(loader: DataLoader, signals: Sequence[int]) -> None:
 
     A scheduler sends its signal to every process of a job. A worker that
     died of it would end the training before the checkpoint.
-
-    Args:
-        loader: A dataloader that has no workers yet.
-        signals: The signals.
     """
     loader.worker_init_fn = partial(_start, loader.worker_init_fn, signals)
 
 
 def end_workers(loader: DataLoader) -> None:
-    """Shuts down the persistent workers of a dataloader.
+    """Shuts down the persistent workers; the next iterator starts others.
 
     At the end of the process, Python would kill them before they clean up,
     and torch, with pinned memory, would wait 5 seconds for each.
-
-    Args:
-        loader: A dataloader; its next iterator starts workers of its own.
     """
     iterator = getattr(loader, '_iterator', None)
     if iterator is not None:
@@ -212,7 +199,6 @@ def end_workers(loader: DataLoader) -> None:
 def _start(
     init: Callable[[int], None] | None, signals: Sequence[int], worker_id: int
 ) -> None:
-    """Initialises a worker."""
     if hasattr(signal, 'sigwaitinfo'):  # Not on macOS.
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(

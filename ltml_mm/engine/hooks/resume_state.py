@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,19 +51,7 @@ ASIDE = (
 )
 #: Changes after which the position in an epoch means nothing.
 DATA = ('processes', 'steps', 'images', 'digest', 'train_dataloader')
-#: Changes after which optimizer and schedules are those of the config.
-RATES = (
-    'optim_wrapper',
-    'param_scheduler',
-    'auto_scale_lr',
-    'processes',
-    'train_dataloader.batch_size',
-)
-#: Changes after which momenta do not fit, but for those of these numbers.
-PARAMETERS = tuple(
-    f'optim_wrapper.{name}'
-    for name in ('optimizer', 'paramwise_cfg', 'constructor')
-)
+#: The settings of an optimizer with which its momenta still fit.
 NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
 #: A longer list of values is compared by its digest.
 MAX_TEXT = 200
@@ -73,29 +61,21 @@ def capture_random_states() -> dict[str, Any]:
     """Returns the states of all global generators of this process.
 
     Returns:
-        dict: Of ``python``, ``numpy``, ``torch`` and ``cuda`` (None without
-        a GPU): tensors and plain values only, so that a checkpoint with it
-        loads under ``weights_only=True``.
+        dict: Tensors and plain values, which ``weights_only=True`` loads.
     """
     state: Any = np.random.get_state()
     name, keys, *rest = state
+    cuda = torch.cuda.is_available()
     return {
         'python': random.getstate(),
         'numpy': (name, keys.tolist(), *rest),
         'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state()
-        if torch.cuda.is_available()
-        else None,
+        'cuda': torch.cuda.get_rng_state() if cuda else None,
     }
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Sets all global generators of this process.
-
-    Args:
-        states: What :func:`capture_random_states` returned; its tensors may
-            have moved to another device.
-    """
+    """Sets all global generators to what was captured, on any device."""
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'].cpu())
@@ -113,9 +93,8 @@ def gather_states(
         random_states: Those of this process.
 
     Returns:
-        list[dict]: Per process ``random`` and ``buffers``: the buffers of
-        the model in which it differs from process 0, as the running
-        statistics of BatchNorm do.
+        list[dict]: Of each process ``random`` and, of several processes,
+        ``buffers``: the running statistics of BatchNorm differ.
     """
     # Weights are equal on all processes, and process 0 writes its buffers.
     own: dict[str, Any] = {'random': random_states, 'buffers': {}}
@@ -126,22 +105,11 @@ def gather_states(
     for name, buffer in model.named_buffers():
         if name in saved:
             own['buffers'][name] = buffer.detach().cpu()
-    ranks = all_gather_object(own)
-    first = ranks[0]['buffers']
-    for rank in reversed(ranks):  # The first one last, which empties it.
-        for name, value in list(rank['buffers'].items()):
-            if torch.equal(value, first[name]):
-                del rank['buffers'][name]
-    return ranks
+    return all_gather_object(own)
 
 
 def restore_states(runner: Runner, ranks: list[dict[str, Any]]) -> None:
-    """Restores the states of this process, where there are any.
-
-    Args:
-        runner: The runner, its model loaded.
-        ranks: What :func:`gather_states` returned.
-    """
+    """Restores the gathered states of this process, where there are any."""
     if runner.rank >= len(ranks):
         return
     own = ranks[runner.rank]
@@ -182,9 +150,8 @@ def run_signature(runner: Runner) -> dict[str, Any]:
         runner: The runner, its train loop built.
 
     Returns:
-        dict: Plain values: the processes, the training images, and every
-        setting of the config that shapes the training, by the dotted name
-        that ``--cfg-options`` takes.
+        dict: Plain values: facts of the data, and every setting of the
+        config that shapes the training by its dotted name.
     """
     dataset = runner.train_dataloader.dataset
     sections = {name: runner.cfg.get(name) for name in SHAPING}
@@ -192,7 +159,7 @@ def run_signature(runner: Runner) -> dict[str, Any]:
     sections['custom_hooks'] = [
         hook
         for hook in runner.cfg.get('custom_hooks') or ()
-        if isinstance(hook, dict) and 'EMA' in str(hook.get('type'))
+        if 'EMA' in str(hook)
     ]
     return {
         'processes': runner.world_size,
@@ -243,23 +210,22 @@ def compare_signatures(
 
 
 def follow_config(
-    runner: Runner, checkpoint: dict[str, Any], changes: Mapping[str, str]
+    runner: Runner, checkpoint: dict[str, Any], changes: Iterable[str]
 ) -> None:
     """Lets the config set optimizer and schedules in place of a checkpoint.
 
-    They stand where they would had the run trained with this config from
-    its first step. Momenta go on where nothing but numbers changed.
+    They stand where they would had the run had this config from its first
+    step. Momenta go on where nothing but numbers changed.
 
     Args:
         runner: The runner, optimizer and schedulers built.
         checkpoint: The checkpoint, changed in place before it is loaded.
-        changes: The settings that differ, by name.
+        changes: The names of the settings that differ.
     """
-    schedulers = flat_schedulers(runner)
 
     def advance(by_epoch: bool, count: int = 1) -> None:
         for _ in range(count):
-            for scheduler in schedulers:
+            for scheduler in flat_schedulers(runner):
                 if scheduler.by_epoch == by_epoch:
                     scheduler.step()
 
@@ -274,27 +240,25 @@ def follow_config(
             steps = max(steps - length, 0)
         advance(False, steps)
     checkpoint.pop('param_schedulers', None)
-    saved = checkpoint.pop('optimizer', None)
-    anew = isinstance(runner.optim_wrapper, OptimWrapperDict) or any(
-        key.startswith(PARAMETERS) and key.split('.')[-1] not in NUMBERS
+    parts = ('optimizer', 'paramwise_cfg', 'constructor')
+    fits = not isinstance(runner.optim_wrapper, OptimWrapperDict) and all(
+        key.split('.')[-1] in NUMBERS
         for key in changes
+        if key.startswith(tuple(f'optim_wrapper.{part}' for part in parts))
     )
-    if saved is None or anew:
-        runner.logger.warning('the optimizer starts anew, without momenta')
-    else:
+    if fits and 'optimizer' in checkpoint:
         own = runner.optim_wrapper.state_dict()
-        checkpoint['optimizer'] = {**own, **saved}
         for name in own.keys() & {'param_groups', 'base_param_settings'}:
             checkpoint['optimizer'][name] = own[name]
+    else:
+        checkpoint.pop('optimizer', None)
+        runner.logger.warning('the optimizer starts anew, without momenta')
 
 
 def image_list_digest(dataset: Any) -> str:
     """Digests file names and labels, in order; '' where there are none.
 
     Folders stay out of it, so that a data set may be moved.
-
-    Args:
-        dataset: A dataset with ``get_data_info``; others have no names.
 
     Returns:
         str: 16 hexadecimal digits.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,8 @@ from ltml_mm.files import write_json
 
 #: The learnable scales among the parameters of a loss.
 SCALES = ('pos_scale', 'neg_scale')
+#: The range that they should not leave, and how often it is looked at.
+LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 #: The schedulers that serve as warm-ups.
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
 #: MMEngine's "end" of a scheduler that has none.
@@ -39,21 +40,17 @@ NO_END = int(1e9)
 class ClassStatisticsHook(Hook):
     """Gives the training set's statistics to every module that takes them.
 
-    Before training, after a checkpoint was loaded, each module of the model
-    with a method ``set_class_statistics`` receives the counts of the
-    training set. They live in its buffers and travel with the checkpoint.
-    With ``load_from`` its counts give way to those of the data; a resumed
-    run must have the same, unless ``ExactResumeHook`` compares the data. A
-    model with another number of classes than the training set's is an error.
+    Each module of the model with a method ``set_class_statistics`` receives
+    the counts before training, after a checkpoint was loaded. They live in
+    its buffers and travel with the checkpoint. With ``load_from`` the data's
+    take their place; a resumed run must have the same, unless
+    ``ExactResumeHook`` compares the data.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
         """Sets the statistics.
-
-        Args:
-            runner: The runner, its model loaded.
 
         Raises:
             ValueError: The training set has no counts, a module has another
@@ -78,8 +75,7 @@ def _check_counts(module: nn.Module, counts: list[int]) -> None:
     found = getattr(module, 'class_counts', None)
     if found is None or not module.num_train_images:
         return
-    pairs = enumerate(zip(found.tolist(), counts, strict=False))
-    for k, (old, new) in pairs:
+    for k, (old, new) in enumerate(zip(found.tolist(), counts, strict=False)):
         if old != new:
             raise ValueError(
                 f'the checkpoint was trained on {old} images of class {k}, '
@@ -94,6 +90,8 @@ def _check_num_classes(
 ) -> None:
     if classes is None:
         return
+    shown = ', '.join(map(str, classes[:3]))
+    shown += ', ...' if len(classes) > 3 else ''
     for name, module in model.named_modules():
         if not isinstance(module, (ClsHead, MultiLabelClsHead)):
             continue
@@ -101,14 +99,9 @@ def _check_num_classes(
         if given != len(classes):
             raise ValueError(
                 f'{name} has num_classes={given}, but the training set has '
-                f'{len(classes)} classes ({_shorten(classes)}): set '
+                f'{len(classes)} classes ({shown}): set '
                 f"num_classes={len(classes)} in the config's model"
             )
-
-
-def _shorten(names: Sequence[str]) -> str:
-    shown = ', '.join(map(str, names[:3]))
-    return f'{shown}, ...' if len(names) > 3 else shown
 
 
 @HOOKS.register_module()
@@ -116,71 +109,54 @@ class ScheduleCheckHook(Hook):
     """Refuses a run without a step, or whose warm-up reaches the first drop.
 
     A warm-up in steps does not shrink with the number of processes, as one in
-    epochs does. One that outlasts the run, which may be cut short on purpose,
-    is only a warning; so is one of a single step, after which MMEngine leaves
-    the learning rate at its start.
+    epochs does.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Compares the schedule with the length of the run.
 
-        Args:
-            runner: The runner, its schedulers built.
-
         Raises:
-            ValueError: The run has no step, or the learning rate drops
-                before the warm-up ends.
+            ValueError: The run has no step, which MMEngine ends at once as if
+                it had trained, or the rate drops before the warm-up ends.
         """
-        _check_steps(runner)
+        loader = runner.train_dataloader
+        if len(loader) == 0:
+            raise ValueError(
+                f'an epoch has no step: its {len(loader.sampler)} draws of '
+                f'this process do not fill a batch of {loader.batch_size}; '
+                'lower train_dataloader.batch_size or draw more'
+            )
+        if runner.max_iters < 1:
+            raise ValueError(
+                'train_cfg gives a run without a step: max_epochs or '
+                'max_iters must be at least 1'
+            )
         schedulers = flat_schedulers(runner)
-        epoch = len(runner.train_dataloader)
-        drops = [
-            (scheduler.begin + milestone)
-            * (epoch if scheduler.by_epoch else 1)
-            for scheduler in schedulers
-            if isinstance(scheduler, MultiStepParamScheduler)
-            for milestone in scheduler.milestones
-        ]
+        drop = min(
+            (
+                (scheduler.begin + milestone)
+                * (len(loader) if scheduler.by_epoch else 1)
+                for scheduler in schedulers
+                if isinstance(scheduler, MultiStepParamScheduler)
+                for milestone in scheduler.milestones
+            ),
+            default=runner.max_iters,
+        )
         for scheduler in schedulers:
+            end = scheduler.end
             if (
                 isinstance(scheduler, WARM_UPS)
                 and not scheduler.by_epoch
-                and scheduler.end < NO_END
+                and drop <= end < NO_END
+                and drop < runner.max_iters
             ):
-                first_drop = min(drops, default=math.inf)
-                _check_warm_up(runner, scheduler.end, first_drop)
-
-
-def _check_warm_up(runner: Runner, end: int, drop: float) -> None:
-    if drop <= end and drop < runner.max_iters:
-        raise ValueError(
-            f'the warm-up takes {end} steps, but the learning rate drops '
-            f'after {drop}: {runner.world_size} process(es) with a batch of '
-            f'{runner.train_dataloader.batch_size}. Give it in epochs: '
-            "dict(type='LinearLR', start_factor=1 / 3, end=1, "
-            'convert_to_iter_based=True)'
-        )
-    if end == 1 or end > runner.max_iters:
-        runner.logger.warning(
-            f'a warm-up of {end} step(s) in a run of {runner.max_iters} does '
-            'not come to its end: the learning rate stays below its value'
-        )
-
-
-def _check_steps(runner: Runner) -> None:
-    """MMEngine ends such a run at once, as if it had trained."""
-    loader = runner.train_dataloader
-    if len(loader) == 0:
-        raise ValueError(
-            f'an epoch has no step: its {len(loader.sampler)} draws of this '
-            f'process do not fill a batch of {loader.batch_size}; lower '
-            'train_dataloader.batch_size or draw more'
-        )
-    if runner.max_iters < 1:
-        raise ValueError(
-            'train_cfg gives a run without a step: max_epochs or max_iters '
-            'must be at least 1'
-        )
+                raise ValueError(
+                    f'the warm-up takes {end} steps, but the learning rate '
+                    f'drops after {drop}: {runner.world_size} process(es) '
+                    f'with a batch of {loader.batch_size}. Give it in epochs: '
+                    "dict(type='LinearLR', start_factor=1 / 3, end=1, "
+                    'convert_to_iter_based=True)'
+                )
 
 
 @HOOKS.register_module()
@@ -189,57 +165,33 @@ class NumericsHook(Hook):
 
     The learnable scales of the logit compensation start at 1. One out of
     range shrinks a class's logits to nothing, lets single images
-    dominate, or, below 0, turns the class's meaning around. Each is named
-    in a warning once; training goes on.
-
-    Args:
-        low (float): The least scale that is not worth a warning. Defaults
-            to 0.1.
-        high (float): The largest. Defaults to 10.
-        interval (int): Steps between two checks, each of which waits for the
-            GPU. Defaults to 50.
-
-    Raises:
-        ValueError: ``low`` is not less than ``high``, or ``interval`` less
-            than 1.
+    dominate, or, below 0, turns the class's meaning around. Every 50 steps,
+    each that left 0.1 to 10 is named in a warning once; training goes on.
     """
 
-    def __init__(
-        self, low: float = 0.1, high: float = 10.0, interval: int = 50
-    ) -> None:
-        if not low < high:
-            raise ValueError(f'low must be less than high, got {low}, {high}')
-        if interval < 1:
-            raise ValueError(f'interval must be at least 1, got {interval}')
-        self.low = low
-        self.high = high
-        self.interval = interval
+    def __init__(self) -> None:
         self._warned: set[tuple[str, int]] = set()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Checks the scales every ``interval`` steps."""
-        if self.every_n_train_iters(runner, self.interval):
-            self._check(runner)
+        """Checks the scales, which waits for the GPU."""
+        if self.every_n_train_iters(runner, INTERVAL):
+            self.after_train(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Checks the scales at the end."""
-        self._check(runner)
-
-    def _check(self, runner: Runner) -> None:
+        model = unwrap_model(runner.model)
         scales = {
             name: parameter.detach()
-            for name, parameter in unwrap_model(
-                runner.model
-            ).named_parameters()
+            for name, parameter in model.named_parameters()
             if name.split('.')[-1] in SCALES
         }
         if not scales:
             return
+        names = list(scales)
         values = torch.stack([*scales.values()]).cpu()  # Of shape (S, K).
-        strange = ~((values >= self.low) & (values <= self.high))
+        strange = ~((values >= LOW) & (values <= HIGH))
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
         classes = metainfo.get('classes')
-        names = list(scales)
         found = []
         for row, k in strange.nonzero().tolist():
             if (names[row], k) not in self._warned:
@@ -248,7 +200,7 @@ class NumericsHook(Hook):
                 found.append(f'{names[row]} of {label}: {values[row, k]:.3g}')
         if found:
             runner.logger.warning(
-                f'learnable scales left the range {self.low} to {self.high} '
+                f'learnable scales left the range {LOW} to {HIGH} '
                 f'by step {runner.iter + 1}: {"; ".join(found)}. A smaller '
                 "learning rate or loss_cls.compensation='statistics' keeps "
                 'them nearer to 1'
@@ -259,11 +211,11 @@ class NumericsHook(Hook):
 class ClassReportHook(Hook):
     """Shows total, head, medium, tail and every class after a run.
 
-    After training it shows the last validation, after testing the test, as
-    a table in the log and as JSON in the work directory:
-    ``val_class_report.json`` and ``test_class_report.json``, each replaced
-    as a whole. It needs :class:`~ltml_mm.evaluation.GroupedAveragePrecision`
-    in the evaluator and does nothing without, so it fits every config.
+    The last validation after training, the test after testing: a table in
+    the log, and JSON in the work directory, ``val_class_report.json`` and
+    ``test_class_report.json``, each written atomically. Without
+    :class:`~ltml_mm.evaluation.GroupedAveragePrecision` in the evaluator it
+    does nothing, so it fits every config.
     """
 
     def after_train(self, runner: Runner) -> None:
@@ -276,19 +228,13 @@ class ClassReportHook(Hook):
 
     @master_only
     def _show(self, runner: Runner, loop: Any, split: str) -> None:
-        report = _find_report(loop)
-        if report is None:
-            return
-        path = os.path.join(runner.work_dir, f'{split}_class_report.json')
-        runner.logger.info(
-            f'Average precision in percent ({path}):\n{class_table(report)}'
-        )
-        write_json(path, report)
-
-
-def _find_report(loop: Any) -> dict[str, Any] | None:
-    evaluator = getattr(loop, 'evaluator', None)
-    for metric in getattr(evaluator, 'metrics', ()):
-        if isinstance(metric, GroupedAveragePrecision):
-            return metric.report
-    return None
+        evaluator = getattr(loop, 'evaluator', None)
+        for metric in getattr(evaluator, 'metrics', ()):
+            if isinstance(metric, GroupedAveragePrecision) and metric.report:
+                path = Path(runner.work_dir, f'{split}_class_report.json')
+                runner.logger.info(
+                    f'Average precision in percent ({path}):\n'
+                    f'{class_table(metric.report)}'
+                )
+                write_json(path, metric.report)
+                return

@@ -108,20 +108,14 @@ class GuardedOptimWrapper(OptimWrapper):
     def step(self, **kwargs: Any) -> None:
         """Checks, clips and steps.
 
-        Args:
-            **kwargs: Those of the optimizer's ``step``.
-
         Raises:
             NonFiniteError: The loss or the gradients are not finite.
         """
         try:
+            groups = self.optimizer.param_groups
+            parameters = [p for group in groups for p in group['params']]
             norm = get_total_norm(
-                [
-                    parameter.grad
-                    for group in self.optimizer.param_groups
-                    for parameter in group['params']
-                    if parameter.grad is not None
-                ]
+                [p.grad for p in parameters if p.grad is not None]
             )
             bad_loss, bad_norm = self._agree(norm)
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .base import upcast
+from .base import check_shapes, upcast
 
 On = Literal['logits', 'probs']
 Reduction = Literal['mean', 'sum']
@@ -35,11 +35,7 @@ def cross_branch_consistency(
     Raises:
         ValueError: The shapes are not (N, K), or differ.
     """
-    if own.dim() != 2 or own.shape != crossed.shape:
-        raise ValueError(
-            'both logits must have the shape (N, K), got '
-            f'{tuple(own.shape)} and {tuple(crossed.shape)}'
-        )
+    check_shapes(own, crossed)
     own, crossed = upcast(own), upcast(crossed)
     if on == 'probs':
         own, crossed = own.sigmoid(), crossed.sigmoid()
@@ -95,7 +91,18 @@ class CrossBranchConsistencyLoss(nn.Module):
         self.detach = detach
 
     def forward(self, own: Tensor, crossed: Tensor) -> Tensor:
-        """Computes the loss, see :func:`cross_branch_consistency`."""
+        """Computes the loss, see :func:`cross_branch_consistency`.
+
+        Args:
+            own: Logits (N, K) of the branch that the images are sampled for.
+            crossed: Those of the other branch.
+
+        Returns:
+            Tensor: A scalar, float32, or float64 where the logits are.
+
+        Raises:
+            ValueError: The shapes are not (N, K), or differ.
+        """
         if self.detach:
             own = own.detach()
         return self.loss_weight * cross_branch_consistency(

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .base import ClassStatisticsLoss, prepare
+from .base import ClassStatisticsLoss
 
 Compensation = Literal['learnable', 'statistics', 'none']
 
@@ -37,8 +37,7 @@ def logit_compensated_bce(
         w_k = y_k w^p_k + (1 - y_k) w^n_k
 
     Args:
-        logits: Raw scores z of shape (N, K); computed in float32, or in
-            float64 where they are.
+        logits: Raw scores z of shape (N, K), float32 or float64.
         target: Labels y in [0, 1] of shape (N, K), hard or soft.
         pos_weight: Weight of the positives, a number or of shape (K,).
         neg_weight: Weight of the negatives, likewise.
@@ -49,11 +48,7 @@ def logit_compensated_bce(
 
     Returns:
         Tensor: The loss of every entry, of shape (N, K).
-
-    Raises:
-        ValueError: The shapes are not (N, K), or differ.
     """
-    logits, target = prepare(logits, target)
     # logsigmoid stays exact where the sigmoid rounds to 0 or 1.
     log_pos = F.logsigmoid(logits * pos_scale + pos_bias)
     log_neg = F.logsigmoid(-(logits * neg_scale + neg_bias))
