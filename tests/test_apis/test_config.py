@@ -96,12 +96,6 @@ def test_a_complete_config_needs_no_annotations(data):
     assert cfg.to_dict() == before
 
 
-def test_the_original_file_is_not_touched(data):
-    load(data)
-    assert 'num_classes=None' in CUSTOM.read_text()
-    assert load(data).model.num_classes == 3
-
-
 # -- from a checkpoint -------------------------------------------------------
 
 
