@@ -253,20 +253,12 @@ def test_folders_are_searched(inferencer, tmp_path):
     assert paths == [str(tmp_path / name) for name in names]
 
 
-@pytest.mark.parametrize(
-    ('name', 'shown'),
-    [
-        ('Zürich 東京.jpg', 'Zürich 東京.jpg'),
-        ('a\nb', r'a\nb'),
-        ('\x1b[2J', r'\x1b[2J'),
-        ('gpj.\u202etxt', r'gpj.\u202etxt'),
-        ('\udcff', r'\udcff'),
-    ],
-)
-def test_printable(name, shown):
-    assert printable(name) == shown
+def test_printable():
+    name = 'Zürich 東京\n\x1b[2J\u202etxt\udcff'
+    assert printable(name) == r'Zürich 東京\n\x1b[2J\u202etxt\udcff'
 
 
+#: Of pictures that are drawn.
 NAMES = [f'class {k}' for k in range(40)]
 SCORES = np.linspace(1, 0, 40).tolist()
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 from tiny_run import REPO, TOOLS, environment
+
+from ltml_mm.experiments.rows import ROWS
 
 # Records its arguments and a few variables, one JSON line a call.
 RECORDER = """#!{python}
@@ -147,16 +150,18 @@ def test_slurm_test(record):
 
 
 @pytest.mark.parametrize(
-    ('script', 'args'),
+    'words',
     [
-        ('dist_train.sh', 1),
-        ('dist_test.sh', 2),
-        ('slurm_train.sh', 2),
-        ('slurm_test.sh', 3),
+        'dist_train.sh 1',
+        'dist_test.sh 1 2',
+        'slurm_train.sh 1 2',
+        'slurm_test.sh 1 2 3',
+        'reproduce.sh',
+        'reproduce.sh imagenet',
     ],
 )
-def test_too_few_arguments(tmp_path, script, args):
-    done = run_script(script, *range(args), cwd=tmp_path)
+def test_arguments_that_do_not_suffice(tmp_path, words):
+    done = run_script(*words.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith('usage: ')
     assert done.stderr.count('\n') == 1
@@ -169,3 +174,28 @@ def test_a_port_in_use_ends_with_torchruns_own_error(tmp_path):
     assert done.returncode != 0
     assert f'{port}' in done.stderr
     assert 'EADDRINUSE' in done.stderr
+
+
+def test_every_row_and_seed_is_listed_and_nothing_written(tmp_path):
+    out = REPO / 'work_dirs/voc_table'
+    before = out.exists()
+    process = run_script(
+        'reproduce.sh', 'voc', '--dry-run', cwd=tmp_path, PYTHONPATH=REPO
+    )
+    assert process.returncode == 0, process.stderr
+    lines = [
+        line.split()
+        for line in process.stdout.splitlines()
+        if line.startswith('work_dirs')
+    ]
+    assert {folder for folder, _ in lines} == {
+        f'work_dirs/voc_table/{row}/seed_{seed}'
+        for row in ROWS
+        for seed in range(5)
+    }
+    assert len(lines) == 5 * len(ROWS)
+    for _, config in lines[: len(ROWS)]:
+        dataset = Config.fromfile(config).train_dataloader.dataset.dataset
+        assert dataset.type == 'VOCLTDataset'
+    assert out.exists() == before
+    assert not [*tmp_path.iterdir()]
