@@ -41,11 +41,6 @@ class Recorder(Hook):
         self.indices[runner.iter] = batch_idx
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp('data'))
-
-
 def train(config, checkpoint=None):
     if checkpoint is not None:
         config.resume, config.load_from = True, str(checkpoint)
