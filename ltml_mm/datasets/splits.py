@@ -22,10 +22,10 @@ from ltml_mm.datasets.annotations import LabelTable
 class ParetoRecipe:
     """Draws a long-tailed subset of multi-label images.
 
-    The classes are ranked by how often they come along with others; their
-    target counts fall from ``max_count`` towards ``min_count`` like a Pareto
-    density. Class by class in that rank, images are added at random until
-    the target is met, or taken away where earlier classes brought too many.
+    The target counts of the classes, ranked by :func:`rank_classes`, fall
+    from ``max_count`` towards ``min_count`` like a Pareto density. Class by
+    class, images are added at random until the target is met, or taken away
+    where earlier classes brought too many.
     Later classes change the counts of earlier ones, so the targets are met
     only roughly.
 

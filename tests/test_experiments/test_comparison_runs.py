@@ -108,15 +108,15 @@ def test_a_run_waits_for_the_process_that_makes_it(planned_run):
     assert not (folder / 'work').exists()
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """Rows of the started processes, which leave a result at once."""
-    rows = []
+def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
+    tmp_path, monkeypatch
+):
+    rows, started, told = ('done', 'fails', 'b'), [], []
 
     class Ended:
         def __init__(self, folder, slot):
-            rows.append(folder.name)
-            self.returncode = int(rows[-1] == 'fails')
+            started.append(folder.name)
+            self.returncode = int(folder.name == 'fails')
             write_json(folder / 'result.json', {})
 
         def poll(self):
@@ -124,19 +124,11 @@ def started(monkeypatch):
 
     monkeypatch.setattr(runs, 'write_run', lambda run, cfg: None)
     monkeypatch.setattr(runs, '_start', Ended)
-    return rows
-
-
-def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
-    tmp_path, started, monkeypatch
-):
-    rows = ('done', 'fails', 'b')
+    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
     plans = [Run(tmp_path / row, row, 0, 'voc', False, 'hash') for row in rows]
     write_json(plans[0].folder / 'result.json', {})
     plans[1].folder.mkdir(parents=True)
     (plans[1].folder / 'log.txt').write_text('said why\n')
-    told = []
-    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
     assert runs.make_runs(plans, dict.fromkeys(rows), jobs=1) == [plans[1]]
     assert started == ['fails', 'b']
     assert 'said why' in told[0]
