@@ -183,9 +183,6 @@ def test_kind_loads_like_its_twin(trained, tmp_path, kind):
     assert np.abs(loaded - expected).max() <= tolerance
     inferencer = MultiLabelInferencer(*trained, 'cpu')
     np.testing.assert_array_equal(inferencer.load(path)['img'], loaded)
-    if '16-bit' not in kind:  # Pillow would clip them
-        opened = inferencer.load(Image.open(path))['img']
-        np.testing.assert_allclose(opened, loaded, rtol=0, atol=tolerance)
     one, two = inferencer([path, tmp_path / 'twin.png'])
     assert list(one['scores'].values()) == pytest.approx(
         list(two['scores'].values()), abs=0.02 * tolerance
