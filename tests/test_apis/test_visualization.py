@@ -7,7 +7,7 @@ import pytest
 from inference_case import pixels
 from PIL import Image
 
-from ltml_mm.apis.visualization import (
+from ltml_mm.apis.model import (
     MAX_LABELS,
     MAX_SIDE,
     MIN_SIDE,

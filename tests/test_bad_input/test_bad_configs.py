@@ -22,10 +22,6 @@ REFUSED = {
         r'num_classes=4, but the training set has 3 classes '
         r"\(common, medium, rare\): set num_classes=3 in the config's model",
     ),
-    'too few classes': (
-        ['model.num_classes=2'],
-        r'num_classes=2, but the training set has 3 classes',
-    ),
     'no classes': (
         ['model.num_classes=0'],
         'num_classes must be a positive (int|integer), got 0',
@@ -81,10 +77,6 @@ REFUSED = {
         'ResLayer ran before "layer4", the first module of fork.at: list the '
         'modules in the order',
     ),
-    'fork of blocks in the wrong order': (
-        ['model.fork_at=[layer4.1,layer4.0]'],
-        'BasicBlock ran before "layer4.1", the first module of fork.at',
-    ),
     'fork at a module twice': (
         ['model.fork_at=[layer4,layer4]'],
         "fork.at names 'layer4' twice",
@@ -95,14 +87,11 @@ REFUSED = {
         r"dict\(type='ClassStatisticsHook'\)",
     ),
     'batch of none': ([f'{TRAIN}.batch_size=0'], 'batch_size=0'),
-    'negative batch': ([f'{TRAIN}.batch_size=-4'], 'batch_size=-4'),
     'batch of text': ([f'{TRAIN}.batch_size=many'], 'batch_size=many'),
-    'test batch of none': (['val_dataloader.batch_size=0'], 'batch_size=0'),
     'epoch of length 0': (
         [f'{EPOCH}=0'],
         'epoch_length must be the name of a stream or a positive int, got 0',
     ),
-    'epoch of negative length': ([f'{EPOCH}=-2'], 'positive int, got -2'),
     'epoch without a whole batch': (
         [f'{EPOCH}=4'],
         'an epoch has no step: its 4 draws .* do not fill a batch of 5; lower '
@@ -124,14 +113,6 @@ REFUSED = {
         ['model.type=CollaborativeClassifier'],
         'the config does not fit CollaborativeClassifier: .* is not in the '
         r'mmpretrain::model registry; it is misspelt, or custom_imports',
-    ),
-    'mistyped transform': (
-        [f'{TRAIN}.dataset.dataset.pipeline.0.type=LoadChekedImage'],
-        'the config does not fit LoadChekedImage: .* not in the',
-    ),
-    'mistyped optimizer': (
-        ['optim_wrapper.optimizer.type=SDG'],
-        'the config does not fit SDG: ',
     ),
     'mistyped argument': (
         ['model.backbone.dept=18'],

@@ -1,8 +1,6 @@
-"""One's own data: five formats that say the same, and the options."""
+"""One's own data: five formats that say the same, the options, the output."""
 
-import json
-import runpy
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,9 @@ from own_data import (
     draw,
     load,
     make_csv,
-    make_images,
     make_mmpretrain,
     many,
+    run_tool,
 )
 from PIL import Image
 
@@ -26,16 +24,11 @@ from ltml_mm.datasets.images import EXTENSIONS
 from ltml_mm.datasets.splits import ParetoRecipe
 
 
-@pytest.fixture
-def root(tmp_path):
-    return make_images(tmp_path / 'src')
-
-
 @pytest.mark.parametrize(('form', 'make'), CASES)
-def test_every_format_says_the_same(root, tmp_path, form, make):
+def test_every_format_says_the_same(root, out, form, make):
     source, expected = make(root)
-    summary = convert(source, tmp_path / 'out', form)
-    value = load(tmp_path / 'out' / 'train.json')
+    summary = convert(source, out, form)
+    value = load(out / 'train.json')
     assert value['metainfo'] == {
         'dataset_type': 'multi-label',
         'task_name': 'out',
@@ -46,29 +39,23 @@ def test_every_format_says_the_same(root, tmp_path, form, make):
     found = {e['img_path']: tuple(e['gt_label']) for e in value['data_list']}
     assert found == expected
     assert list(found) == list(expected)
-    assert not (tmp_path / 'out' / 'test.json').exists()
+    assert not (out / 'test.json').exists()
     # The command in the summary tells the dataset where the images are.
     prefix = summary.rsplit('data_prefix=', 1)[1]
     dataset = LongTailMultiLabelDataset(
-        'train.json', data_root=str(tmp_path / 'out'), data_prefix=prefix
+        'train.json', data_root=str(out), data_prefix=prefix
     )
     assert all(Path(info['img_path']).is_file() for info in dataset)
 
 
-def test_images_beside_the_output_need_no_prefix(root):
-    source, _ = make_csv(root)
-    assert 'data_prefix' not in convert(source, root)
-
-
 def test_twice_gives_identical_bytes(root, tmp_path):
     source, _ = make_csv(root)
-    options = {'test_fraction': 0.5, 'seed': 3}
-    convert(source, tmp_path / '1' / 'out', **options)
-    convert(source, tmp_path / '2' / 'out', **options)
-    for name in ('train.json', 'test.json', 'split.json'):
-        first = (tmp_path / '1' / 'out' / name).read_bytes()
-        assert first == (tmp_path / '2' / 'out' / name).read_bytes()
-        assert str(tmp_path).encode() not in first
+    for folder in ('1', '2'):
+        convert(source, tmp_path / folder / 'out', test=0.5, seed=3)
+    first, second = (snapshot(tmp_path / f / 'out') for f in ('1', '2'))
+    assert set(first) == {'train.json', 'test.json', 'split.json'}
+    assert first == second
+    assert str(tmp_path).encode() not in b''.join(first.values())
 
 
 def counts_of(value):
@@ -80,7 +67,7 @@ def test_holdout_and_long_tail(root, tmp_path):
     source = many(root)
     convert(source, tmp_path / 'all')
     recipe = ParetoRecipe(100, min_count=5, shape=3.0)
-    convert(source, tmp_path / 'out', test_fraction=0.25, recipe=recipe)
+    convert(source, tmp_path / 'out', test=0.25, recipe=recipe)
     whole, train, test = (
         load(tmp_path / name)
         for name in ('all/train.json', 'out/train.json', 'out/test.json')
@@ -100,6 +87,12 @@ def test_holdout_and_long_tail(root, tmp_path):
     assert split['recipe']['shape'] == 3.0
 
 
+@pytest.mark.parametrize('fraction', [0.01, 0.99])
+def test_no_set_may_be_empty(root, out, fraction):
+    with pytest.raises(ValueError, match=r'would be \[(0, 4|4, 0)\]'):
+        convert(make_csv(root)[0], out, test=fraction)
+
+
 def test_own_test_set(root, tmp_path):
     source, _ = make_csv(root)
     draw(root / 'e.jpg')
@@ -110,8 +103,8 @@ def test_own_test_set(root, tmp_path):
     assert test['data_list'] == [{'img_path': 'e.jpg', 'gt_label': [2]}]
     assert test['metainfo']['class_counts'] == [3, 3, 2]
     for row, words in (
-        ('a.jpg,cat', r'test images that are training images: 1\n.*t\.csv:2'),
-        ('e.jpg,gnu', r"unknown classes: 1\n.*t\.csv:2: 'gnu'"),
+        ('a.jpg,cat', r'repeat: 1\n.*t\.csv:2: a\.jpg stands at .*l\.csv:2'),
+        ('e.jpg,gnu', r"unknown or .*: 1\n.*t\.csv:2: 'gnu'"),
     ):
         (root / 't.csv').write_text(f'path,labels\n{row}')
         with pytest.raises(ValueError, match=words):
@@ -122,55 +115,28 @@ def test_classes_file_fixes_order_and_names(root, tmp_path):
     source, _ = make_csv(root)
     listing = root / 'classes.txt'
     listing.write_text('emu\ngnu\ncat\ndog\n')
-    with pytest.warns(UserWarning, match='without a training image: gnu'):
+    with pytest.warns(UserWarning, match=r'without an image in train\S+ gnu'):
         convert(source, tmp_path / 'out', classes=str(listing))
     train = load(tmp_path / 'out' / 'train.json')
     assert train['metainfo']['class_counts'] == [2, 0, 3, 3]
     assert train['data_list'][2]['gt_label'] == [0, 3]
-    listing.write_text('cat\ndog')
-    with pytest.raises(ValueError, match=r"l\.csv:4: 'emu'"):
-        convert(source, tmp_path / 'no', classes=str(listing))
-    listing.write_text('cat\ndog\nemu\ncat\n\nx')
-    words = r"repeat: 1\n  .*txt:4: 'cat'\nbad .*: 1\n  .*txt:5: '' is empty"
-    with pytest.raises(ValueError, match=words):
-        convert(source, tmp_path / 'no', classes=str(listing))
+    for text, words in (
+        ('cat\ndog', r"l\.csv:4: 'emu'"),
+        ('a\na\n\nb', r"repeat: 1\n.*txt:2: 'a'\n.*empty.*: 1\n.*txt:3: ''"),
+    ):
+        listing.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            convert(source, tmp_path / 'no', classes=str(listing))
 
 
-def test_columns_of_one_class(root, tmp_path):
-    (root / 'x.csv').write_text('path,cat\na.jpg,1\nb.jpg,0')
-    convert(root / 'x.csv', tmp_path / 'out')
-    train = load(tmp_path / 'out' / 'train.json')
-    assert train['metainfo']['classes'] == ['cat']
-    assert [e['gt_label'] for e in train['data_list']] == [[0], []]
-
-
-def test_classes_as_categories_load_in_the_dataset_and_here(root, tmp_path):
-    source, expected = make_mmpretrain(root)
-    value = load(source)
-    names = value['metainfo'].pop('classes')
-    value['metainfo']['categories'] = [
-        {'id': index, 'category_name': name}
-        for index, name in reversed(list(enumerate(names)))
-    ]
-    source.write_text(json.dumps(value))
-    dataset = LongTailMultiLabelDataset(str(source))
-    convert(source, tmp_path / 'out', 'mmpretrain')
-    train = load(tmp_path / 'out' / 'train.json')
-    assert train['metainfo']['classes'] == list(dataset.CLASSES)
-    found = [tuple(entry['gt_label']) for entry in train['data_list']]
-    assert found == list(expected.values())
-    assert [sorted(i['gt_label']) for i in dataset] == list(map(list, found))
-
-
-def test_an_image_file_is_the_same_in_folders_training_and_prediction(
+def test_image_files_are_the_same_in_folders_training_and_prediction(
     tmp_path,
 ):
     folder = tmp_path / 'src' / 'cat'
     folder.mkdir(parents=True)
-    for extension in EXTENSIONS:
-        mode = 'L' if extension == '.pgm' else 'RGB'
-        path = folder / f'{extension[1:]}{extension.upper()}'
-        Image.new(mode, (8, 6)).save(path)
+    for end in EXTENSIONS:
+        image = Image.new('L' if end == '.pgm' else 'RGB', (8, 6))
+        image.save(folder / f'{end[1:]}{end.upper()}')
     convert(folder.parent, tmp_path / 'out', 'folders')
     dataset = LongTailMultiLabelDataset(
         'train.json',
@@ -180,45 +146,71 @@ def test_an_image_file_is_the_same_in_folders_training_and_prediction(
     )
     shapes = [item['img'].shape for item in dataset]
     assert shapes == [(6, 8, 3)] * len(EXTENSIONS)
-    found, _ = find_images(folder)
-    assert len(found) == len(EXTENSIONS)
+    assert len(find_images(folder)[0]) == len(EXTENSIONS)
 
 
-def test_voc_folder_of_the_usual_layout(root, tmp_path):
-    (root / 'Annotations').mkdir()
-    (root / 'a.jpg').rename(root / 'a.keep')
-    draw(root / 'JPEGImages' / 'a.jpg')
-    (root / 'Annotations' / '1.xml').write_text(
-        '<annotation><filename>a.jpg</filename>'
-        '<object><name>cat</name></object></annotation>'
-    )
-    convert(root, tmp_path / 'out', 'voc')
-    data = load(tmp_path / 'out' / 'train.json')['data_list']
-    assert data == [{'img_path': 'a.jpg', 'gt_label': [0]}]
+def test_source_is_never_overwritten(root):
+    source, _ = make_mmpretrain(root)
+    source.rename(root / 'train.json')
+    before = (root / 'train.json').read_bytes()
+    with pytest.raises(ValueError, match='read as a source'):
+        convert(root / 'train.json', root, 'mmpretrain', ['force'])
+    assert (root / 'train.json').read_bytes() == before
+
+
+def snapshot(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize('fails_at', range(1, 3))
+def test_a_fault_while_writing_leaves_whole_files_and_no_record(
+    root, tmp_path, monkeypatch, fails_at
+):
+    source, _ = make_csv(root)
+    out = tmp_path / 'out'
+    convert(source, out, test=0.5)
+    (out / 'mine.txt').write_text('mine')
+    calls = []
+    replace = os.replace
+
+    def faulty(*args):
+        calls.append(args)
+        if len(calls) == fails_at:
+            raise OSError(28, 'No space left on device', args[1])
+        replace(*args)
+
+    monkeypatch.setattr(os, 'replace', faulty)
+    with pytest.raises(OSError, match='No space left'):
+        convert(source, out, output=['force'])
+    assert set(snapshot(out)) == {'train.json', 'mine.txt'}
+    assert len(load(out / 'train.json')['data_list']) == (2, 4)[fails_at - 1]
+    assert (out / 'mine.txt').read_text() == 'mine'
+    monkeypatch.undo()
+    convert(source, out, output=['force'])
+    # A stale test set would not belong to the new training set.
+    assert set(snapshot(out)) == {'train.json', 'split.json', 'mine.txt'}
 
 
 def test_the_tool(root, tmp_path, monkeypatch, capsys):
-    tool = Path(__file__).parents[2] / 'tools/dataset_converters/custom.py'
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['custom.py', *map(str, args)])
-        try:
-            runpy.run_path(str(tool), run_name='__main__')
-        except SystemExit as end:
-            return end.code
-        return 0
-
-    source = many(root)
     out = tmp_path / 'out'
-    words = ('csv', source, '--out', out, '--test-fraction', '0.2')
-    assert run(*words, '--max-count', '50', '--shape', '2') == 0
-    assert load(out / 'split.json')['recipe']['shape'] == 2.0
-    assert run(*words) == 1
-    assert 'error: ' in capsys.readouterr().err
-    assert run(*words, '--test', source) == 2
-    assert run(*words, '--max-count', '0') == 2
-    assert 'max_count=0' in capsys.readouterr().err
-    assert run(*words, '--shape', '2') == 2
-    assert 'need --max-count' in capsys.readouterr().err
-    assert run('csv', source, '--out', out, '--test-fraction', '1') == 2
-    assert run('pdf', source, '--out', out) == 2
+    source = many(root)
+
+    def run(*options):
+        words = ('custom.py', 'csv', source, '--out', out, *options)
+        return run_tool(monkeypatch, *words), capsys.readouterr().err
+
+    options = ('--test-fraction', '0.2', '--max-count', '50', '--shape', '2')
+    assert run(*options)[0] == 0
+    split = load(out / 'split.json')
+    assert split['recipe']['shape'] == 2.0
+    assert split['holdout'] == {'fraction': 0.2, 'seed': 0}
+    assert run()[0] == 1
+    for words, status, told in (
+        (('--test-fraction', '1'), 1, 'must lie between 0 and 1'),
+        (('--max-count', '0'), 1, 'max_count=0'),
+        (('--shape', '2'), 1, 'need --max-count'),
+        (('--test', source, '--test-fraction', '0.2'), 2, 'not allowed with'),
+    ):
+        found = run('--force', *words)
+        assert found[0] == status
+        assert told in found[1]

@@ -3,7 +3,16 @@
 import json
 
 import pytest
-from own_data import LABELS, convert, draw, load, make_coco, make_csv, names
+from own_data import (
+    LABELS,
+    convert,
+    draw,
+    load,
+    make_coco,
+    make_csv,
+    names,
+    write_xml,
+)
 
 EXPECTED = {path: names(labels) for path, labels in LABELS.items()}
 
@@ -15,18 +24,6 @@ def converted(out):
         entry['img_path']: [classes[k] for k in entry['gt_label']]
         for entry in value['data_list']
     }
-
-
-@pytest.fixture
-def root(tmp_path):
-    for path in LABELS:
-        draw(tmp_path / 'src' / path)
-    return tmp_path / 'src'
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / 'out'
 
 
 def write_csv(root, rows, header='path,labels'):
@@ -50,7 +47,7 @@ def test_labels_separated_otherwise_need_the_separator(root, out, mark):
     assert {p: v for p, v in converted(out).items() if p in EXPECTED} == (
         EXPECTED
     )
-    convert(source, out, force=True, separator=';')
+    convert(source, out, output=['force'], separator=';')
     assert mark.join(['cat', 'dog']) in converted(out)['b.jpg']
 
 
@@ -72,9 +69,9 @@ def test_names_with_marks_are_kept(root, out):
 
 def test_a_separator_is_for_csv_and_not_empty(root, out):
     source, _ = make_coco(root)
-    with pytest.raises(ValueError, match='--separator is for csv, not for co'):
+    with pytest.raises(ValueError, match=r"is for csv .* ',' for coco"):
         convert(source, out, 'coco', separator=',')
-    with pytest.raises(ValueError, match='separator must not be empty'):
+    with pytest.raises(ValueError, match="not empty; got ''"):
         convert(make_csv(root)[0], out, separator='')
 
 
@@ -87,16 +84,13 @@ def test_rows_of_one_image_are_united(root, out):
     assert converted(out) == EXPECTED
 
 
-@pytest.mark.parametrize('rows', [['a.jpg,cat', 'a.jpg,'], ['a.jpg,'] * 2])
 @pytest.mark.filterwarnings('ignore:.*are united')
-def test_rows_with_and_without_a_label_contradict(root, out, rows):
-    source = write_csv(root, [*rows, 'b.jpg,dog'])
-    if len(set(rows)) == 1:
-        convert(source, out)
-        assert converted(out) == {'a.jpg': [], 'b.jpg': ['dog']}
-        return
+def test_rows_with_and_without_a_label_contradict(root, out):
+    convert(write_csv(root, ['a.jpg,', 'a.jpg,', 'b.jpg,dog']), out)
+    assert converted(out) == {'a.jpg': [], 'b.jpg': ['dog']}
+    source = write_csv(root, ['a.jpg,cat', 'a.jpg,'])
     with pytest.raises(ValueError, match=r'csv:3: a\.jpg stands at .*csv:2'):
-        convert(source, out)
+        convert(source, out, output=['force'])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +115,7 @@ def test_unknown_and_soft_labels_are_refused(root, out, cell):
 
 def test_a_further_column_is_named(root, out):
     source = write_csv(root, ['a.jpg,cat,train'], 'path,labels,split')
-    with pytest.raises(ValueError, match=r"csv:1: the column 'split' .*remov"):
+    with pytest.raises(ValueError, match=r'csv:1: the header .*,labels,split'):
         convert(source, out)
 
 
@@ -135,18 +129,13 @@ def change_coco(root, change):
     return source
 
 
-def ids_as_texts(key, entry):
-    for field in {'id', 'image_id', 'category_id'} & set(entry):
-        entry[field] = f'n{entry[field]}'
+def test_coco_with_other_ids(root, out):
+    def change(key, entry):
+        if key == 'annotations':
+            del entry['id']
+        for field in {'id', 'image_id', 'category_id'} & set(entry):
+            entry[field] = f'n{entry[field]}'
 
-
-def no_annotation_ids(key, entry):
-    if key == 'annotations':
-        del entry['id']
-
-
-@pytest.mark.parametrize('change', [ids_as_texts, no_annotation_ids])
-def test_coco_with_other_ids(root, out, change):
     convert(change_coco(root, change), out, 'coco')
     assert converted(out) == EXPECTED
 
@@ -170,14 +159,6 @@ def test_lvis_names_images_by_url(root, out, beside):
     assert converted(out) == {prefix + p: v for p, v in EXPECTED.items()}
 
 
-def write_xml(folder, stem, filename):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{stem}.xml').write_text(
-        f'<annotation><filename>{filename}</filename>'
-        '<object><name>cat</name></object></annotation>'
-    )
-
-
 @pytest.mark.parametrize(
     ('filename', 'found'),
     [
@@ -193,7 +174,7 @@ def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):
     for stem in ('img', 'other'):
         draw(tmp_path / 'voc' / found.replace('img', stem))
         named = filename.replace('img', stem).replace('before', f'{stem}-0')
-        write_xml(tmp_path / 'voc', stem, named)
+        write_xml(tmp_path / 'voc', stem, named, ['cat'])
     with pytest.warns(UserWarning, match='2 images are not where') as caught:
         convert(tmp_path / 'voc', out, 'voc')
     assert len(caught) == 1
@@ -204,18 +185,18 @@ def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):
 def test_voc_names_that_fit_are_not_replaced(tmp_path, out, recwarn):
     draw(tmp_path / 'voc' / 'named.jpg')
     draw(tmp_path / 'voc' / 'stem.jpg')
-    write_xml(tmp_path / 'voc', 'stem', 'named.jpg')
+    write_xml(tmp_path / 'voc', 'stem', 'named.jpg', ['cat'])
     convert(tmp_path / 'voc', out, 'voc')
     assert list(converted(out)) == ['named.jpg']
     assert not [w for w in recwarn if 'another name' in str(w.message)]
-    write_xml(tmp_path / 'voc', 'gone', 'lost.jpg')
+    write_xml(tmp_path / 'voc', 'gone', 'lost.jpg', ['cat'])
     with pytest.raises(ValueError, match=r'gone\.xml: .*lost\.jpg'):
-        convert(tmp_path / 'voc', out, 'voc', force=True)
+        convert(tmp_path / 'voc', out, 'voc', output=['force'])
 
 
 def test_images_is_the_folder_that_voc_names_refer_to(tmp_path, out):
     draw(tmp_path / 'voc' / 'images' / 'a.jpg')
-    write_xml(tmp_path / 'voc' / 'Annotations', 'a', 'a.jpg')
+    write_xml(tmp_path / 'voc' / 'Annotations', 'a', 'a.jpg', ['cat'])
     images = str(tmp_path / 'voc' / 'images')
     command = convert(tmp_path / 'voc', out, 'voc', images=images)
     assert command.endswith('data_prefix=../voc/images')

@@ -1,25 +1,15 @@
 """Whatever stands in a file, the outcome is a dataset or a named error."""
 
 import json
-import pickle
 import warnings
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from own_data import CASES as OWN_DATA
-from own_data import make_images
+from own_data import CASES, convert
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
-from ltml_mm.datasets.converters import (
-    CustomOptions,
-    OutputOptions,
-    convert_custom,
-)
-from ltml_mm.datasets.converters.readers import read_ids
-
-FEW = 40
-MANY = 3000
+from ltml_mm.datasets.converters.readers import read_names
 
 scalars = (
     st.none()
@@ -101,12 +91,7 @@ def spoiled(texts):
 
 
 def as_json(strategy):
-    indents = st.sampled_from([None, 1])
-    return spoiled(
-        st.tuples(strategy | values, indents).map(
-            lambda pair: json.dumps(pair[0], indent=pair[1])
-        )
-    )
+    return spoiled((strategy | values).map(json.dumps))
 
 
 cells = st.one_of(
@@ -114,38 +99,32 @@ cells = st.one_of(
     st.text('"\',;\n\r\0 ./aé', max_size=5),
 )
 headers = st.sampled_from(['path,labels', 'path,cat,dog', 'path', 'x,y', ''])
-csv_texts = spoiled(
-    st.tuples(headers, st.lists(st.lists(cells, max_size=4), max_size=5)).map(
-        lambda pair: '\n'.join([pair[0], *map(','.join, pair[1])])
-    )
+csv_texts = st.builds(
+    lambda header, rows: '\n'.join([header, *map(','.join, rows)]),
+    headers,
+    st.lists(st.lists(cells, max_size=4), max_size=5),
 )
 tags = st.sampled_from(['annotation', 'object', 'name', 'filename', 'part'])
-xml_texts = spoiled(
-    st.recursive(
-        st.sampled_from(['', 'cat', 'a.jpg', '&amp;', '&x;', '<!--', ']]>']),
-        lambda inner: st.tuples(tags, st.lists(inner, max_size=3)).map(
-            lambda pair: f'<{pair[0]}>{"".join(pair[1])}</{pair[0]}>'
-        ),
-        max_leaves=6,
-    ).flatmap(
-        lambda body: st.sampled_from(
-            [
-                body,
-                f'<annotation><filename>a.jpg</filename>{body}</annotation>',
-                f'<?xml version="1.0" encoding="utf-16"?>{body}',
-                f'<?xml version="1.0" encoding="cp037"?>{body}',
-                f'<?xml version="1.0" encoding="shift_jis"?>{body}',
-                f'<!DOCTYPE a [<!ENTITY x "y">]><annotation>{body}'
-                '</annotation>',
-            ]
-        )
-    )
+xml_bodies = st.recursive(
+    st.sampled_from(['', 'cat', 'a.jpg', '&amp;', '&x;', '<!--', ']]>']),
+    lambda inner: st.builds(
+        lambda tag, children: f'<{tag}>{"".join(children)}</{tag}>',
+        tags,
+        st.lists(inner, max_size=3),
+    ),
+    max_leaves=6,
 )
-id_lists = spoiled(
-    st.lists(st.sampled_from(['1', '2', '3', '', ' ', '../4', 'é'])).map(
-        '\n'.join
-    )
-) | st.integers(0, 5).map(lambda p: pickle.dumps(['1', '2'], p))
+xml_frames = st.sampled_from(
+    [
+        '{}',
+        '<annotation><filename>a.jpg</filename>{}</annotation>',
+        '<?xml version="1.0" encoding="utf-16"?>{}',
+        '<?xml version="1.0" encoding="cp037"?>{}',
+        '<?xml version="1.0" encoding="shift_jis"?>{}',
+        '<!DOCTYPE a [<!ENTITY x "y">]><annotation>{}</annotation>',
+    ]
+)
+id_lists = st.lists(st.sampled_from(['1', '2', '3', '', ' ', '../4', 'é']))
 
 
 @pytest.fixture(scope='module')
@@ -157,110 +136,83 @@ def folder(tmp_path_factory):
     return root
 
 
-def outcome(folder, form, source):
-    """Converts, then loads what was written; returns how it ended."""
-    output = OutputOptions(str(folder / 'out'), force=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        try:
-            convert_custom(form, str(source), output, CustomOptions())
-        except ValueError as error:
-            refused = str(error)
-        else:
-            refused = None
-    if refused is not None:
-        assert str(folder) in refused
-        return 'error'
-    # What was written is a dataset that loads and counts.
-    dataset = LongTailMultiLabelDataset(
-        'train.json', data_root=str(folder / 'out')
-    )
+def attempt(path, read):
+    """Returns what was read, or None where an error names the path."""
+    try:
+        return read()
+    except ValueError as error:
+        told = str(error)
+    assert str(path) in told
+    return None
+
+
+def read_dataset(path):
+    """Loads a dataset, of which everything fits."""
+    dataset = LongTailMultiLabelDataset(str(path))
     assert len(dataset) == dataset.metainfo['num_train_images'] > 0
-    return 'dataset'
-
-
-def reader(form, name):
-    """The check of a reader on the bytes of its file."""
-
-    def check(folder, data):
-        path = folder / 'src' / name
-        path.write_bytes(data)
-        outcome(folder, form, path.parent if form == 'voc' else path)
-
-    return check
-
-
-def check_split_file(folder, data):
-    path = folder / 'img_id.pkl'
-    path.write_bytes(data)
-    refused, found = None, []
-    try:
-        found = read_ids(str(path), known=['1', '2', '3'])
-    except ValueError as error:
-        refused = str(error)
-    assert str(path) in refused if refused else found
-    assert set(found) <= {'1', '2', '3'}
-    assert len(set(found)) == len(found)
-
-
-def check_dataset(folder, data):
-    path = folder / 'annotations.json'
-    path.write_bytes(data)
-    refused, dataset = None, None
-    try:
-        dataset = LongTailMultiLabelDataset(str(path))
-    except ValueError as error:
-        refused = str(error)
-    if dataset is None:
-        assert str(path) in refused
-        return
     known = set(range(len(dataset.CLASSES)))
     for index in range(len(dataset)):
         assert set(dataset.get_cat_ids(index)) <= known
+    return dataset
 
 
-CASES = {
-    'mmpretrain': (as_json(mmpretrain), reader('mmpretrain', 'x.json')),
-    'coco': (as_json(coco), reader('coco', 'y.json')),
-    'csv': (csv_texts, reader('csv', 'x.csv')),
-    'voc': (xml_texts, reader('voc', 'x.xml')),
-    'split_file': (id_lists, check_split_file),
-    'dataset': (as_json(mmpretrain), check_dataset),
+def is_read(folder, form, source):
+    """Converts, then loads what was written; tells whether that went."""
+    out = folder / 'out'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        done = attempt(folder, lambda: convert(source, out, form, ['force']))
+    return done is not None and bool(read_dataset(out / 'train.json'))
+
+
+def check(name, folder, data):
+    path = folder / 'src' / f'x.{"xml" if name == "voc" else "json"}'
+    path.write_bytes(data)
+    if name == 'dataset':
+        attempt(path, lambda: read_dataset(path))
+    elif name == 'split_file':
+        known = ['1', '2', '3']
+        found = attempt(path, lambda: read_names(str(path), known))
+        if found is not None:
+            assert 0 < len(set(found)) == len(found)
+            assert set(found) <= set(known)
+    else:
+        is_read(folder, name, path.parent if name == 'voc' else path)
+
+
+CONTENTS = {
+    'mmpretrain': as_json(mmpretrain),
+    'coco': as_json(coco),
+    'csv': spoiled(csv_texts),
+    'voc': spoiled(st.builds(str.format, xml_frames, xml_bodies)),
+    'split_file': spoiled(id_lists.map('\n'.join)),
+    'dataset': as_json(mmpretrain),
 }
 
 
-def run_case(name, folder, examples):
-    strategy, check = CASES[name]
-
+@pytest.mark.parametrize(
+    'examples', [40, pytest.param(3000, marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize('name', CONTENTS)
+def test_a_dataset_or_a_named_error(name, folder, examples):
     @settings(
         max_examples=examples,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(strategy)
+    @given(CONTENTS[name])
     def run(data):
-        check(folder, data)
+        check(name, folder, data)
 
     run()
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_a_dataset_or_a_named_error(name, folder):
-    run_case(name, folder, FEW)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize('name', CASES)
-def test_a_dataset_or_a_named_error_many(name, folder):
-    run_case(name, folder, MANY)
-
-
 @pytest.mark.parametrize(
-    ('form', 'make'), [case for case in OWN_DATA if case[0] != 'folders']
+    ('form', 'make'), [case for case in CASES if case[0] != 'folders']
 )
-def test_the_checks_see_both_outcomes(tmp_path, form, make):
+def test_the_checks_see_both_outcomes(root, tmp_path, form, make):
     """The fuzzing itself could pass by refusing everything."""
-    source, _ = make(make_images(tmp_path / 'src'))
-    assert outcome(tmp_path, form, source) == 'dataset'
+    source, _ = make(root)
+    assert is_read(tmp_path, form, source)
     (source / '0.xml' if form == 'voc' else source).write_bytes(b'\xff')
-    assert outcome(tmp_path, form, source) == 'error'
+    assert not is_read(tmp_path, form, source)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -23,23 +22,27 @@ with FileLock(sys.argv[1]):
     print('held', flush=True)
     sys.stdin.read()
 """
-# Stands for single_run: tells that it runs, and waits to be told to go on.
+# Stands for single_run: tells that it runs, and on which GPU.
 WAIT = """
 import os, sys, time
 from pathlib import Path
-folder = Path(sys.argv[1])
-(folder / 'pid').write_text(f'{os.getpid()} {os.environ["GPU"]}')
-while not (folder.parents[1] / 'go').exists():
-    time.sleep(0.01)
+Path(sys.argv[1], 'pid').write_text(f'{os.getpid()} {os.environ["GPU"]}')
+time.sleep(100)
 """
 # make_runs with WAIT for single_run, two runs at a time.
 MAKE = """
-import sys
+import os, subprocess, sys
 from pathlib import Path
-from test_comparison_runs import made_up, use_script
 from ltml_mm.experiments import runs
-use_script(lambda name, value: setattr(runs, name, value))
-plans = [made_up(Path(sys.argv[1]), row) for row in 'abc']
+def start(folder, slot):
+    command = [sys.executable, '-c', sys.argv[2], str(folder)]
+    return subprocess.Popen(command, env={**os.environ, 'GPU': str(slot)})
+runs._start = start
+runs.write_run = lambda run, cfg: run.folder.mkdir(parents=True)
+plans = [
+    runs.Run(Path(sys.argv[1]) / row, row, 0, 'voc', False, 'hash')
+    for row in 'abc'
+]
 runs.make_runs(plans, dict.fromkeys('abc'), jobs=2)
 """
 
@@ -105,32 +108,15 @@ def test_a_run_waits_for_the_process_that_makes_it(planned_run):
     assert not (folder / 'work').exists()
 
 
-def made_up(out, row):
-    return Run(out / row / 'seed_0', row, 0, 'voc', False, 'hash')
-
-
-def use_script(setattr, code=WAIT):
-    """Lets a script take the place of single_run."""
-
-    def start(folder, slot):
-        return subprocess.Popen(
-            [sys.executable, '-c', code, str(folder)],
-            env={**os.environ, 'GPU': str(slot)},
-        )
-
-    setattr('write_run', lambda run, cfg: run.folder.mkdir(parents=True))
-    setattr('_start', start)
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """Rows of the started processes, which leave a result at once."""
-    rows = []
+def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
+    tmp_path, monkeypatch
+):
+    rows, started, told = ('done', 'fails', 'b'), [], []
 
     class Ended:
         def __init__(self, folder, slot):
-            rows.append(folder.parent.name)
-            self.returncode = int(rows[-1] == 'fails')
+            started.append(folder.name)
+            self.returncode = int(folder.name == 'fails')
             write_json(folder / 'result.json', {})
 
         def poll(self):
@@ -138,61 +124,40 @@ def started(monkeypatch):
 
     monkeypatch.setattr(runs, 'write_run', lambda run, cfg: None)
     monkeypatch.setattr(runs, '_start', Ended)
-    return rows
-
-
-def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
-    tmp_path, started, monkeypatch
-):
-    rows = ('done', 'fails', 'b')
-    plans = [made_up(tmp_path, row) for row in rows]
+    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
+    plans = [Run(tmp_path / row, row, 0, 'voc', False, 'hash') for row in rows]
     write_json(plans[0].folder / 'result.json', {})
     plans[1].folder.mkdir(parents=True)
     (plans[1].folder / 'log.txt').write_text('said why\n')
-    told = []
-    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
     assert runs.make_runs(plans, dict.fromkeys(rows), jobs=1) == [plans[1]]
     assert started == ['fails', 'b']
     assert 'said why' in told[0]
     assert told[1].startswith('finished, 0 left')
 
 
-def running(out, count):
-    """Waits until so many processes run; their ids and slots by row."""
+def running(out):
+    """Waits until two processes run; returns their ids and GPUs."""
     for _ in range(1000):
-        files = {path.parts[-3]: path for path in out.glob('*/*/pid')}
-        if len(files) == count and all(f.read_text() for f in files.values()):
-            return {
-                row: tuple(map(int, file.read_text().split()))
-                for row, file in files.items()
-            }
+        texts = [path.read_text() for path in out.glob('*/pid')]
+        if len(texts) == 2 and all(texts):
+            return [tuple(map(int, text.split())) for text in texts]
         time.sleep(0.03)
-    raise AssertionError(f'{len(files)} processes run, not {count}')
-
-
-@contextmanager
-def made_apart(out):
-    """make_runs in a process of its own, in the midst of its first two."""
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    with subprocess.Popen(
-        [sys.executable, '-c', MAKE, str(out)],
-        env={**os.environ, 'PYTHONPATH': path},
-    ) as maker:
-        yield maker, running(out, 2)
-        (out / 'go').touch()
+    raise AssertionError(f'{len(texts)} processes run, not two')
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_processes_and_starts_no_other(number, tmp_path):
-    with made_apart(tmp_path) as (maker, started):
-        assert {slot for _, slot in started.values()} == {0, 1}
+    with subprocess.Popen(
+        [sys.executable, '-c', MAKE, str(tmp_path), WAIT]
+    ) as maker:
+        started = running(tmp_path)
+        assert {slot for _, slot in started} == {0, 1}
         maker.send_signal(number)
         assert maker.wait(60) != 0
-        for process, _ in started.values():
-            with pytest.raises(ProcessLookupError):
-                os.kill(process, 0)
-    assert started.keys() == {'a', 'b'}
-    assert not (tmp_path / 'c').exists()
+    for process, _ in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {'a', 'b'}
 
 
 def test_signals_that_are_ignored_stay_ignored():

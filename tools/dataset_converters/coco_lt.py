@@ -3,7 +3,10 @@
 import argparse
 
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.datasets.converters import convert_published, run_converter
+from ltml_mm.datasets.converters.convert import (
+    convert_published,
+    run_converter,
+)
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
 import argparse
 
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.datasets.converters import (
+from ltml_mm.datasets.converters.convert import (
     READERS,
-    CustomOptions,
-    OutputOptions,
     convert_custom,
     run_converter,
 )
+from ltml_mm.datasets.converters.records import OutputOptions
 from ltml_mm.datasets.splits import ParetoRecipe
 
 
@@ -41,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     test.add_argument('--test', help='source of the test set')
     test.add_argument(
         '--test-fraction',
+        dest='test',
         type=float,
         help='share of the images to hold out, stratified by class',
     )
@@ -59,39 +59,34 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe(args: argparse.Namespace) -> ParetoRecipe | None:
-    given = {
+def convert(args: argparse.Namespace, output: OutputOptions) -> str:
+    """Converts by the arguments; returns a summary."""
+    recipe = None
+    steepness = {
         name: value
         for name in ('min_count', 'shape')
         if (value := getattr(args, name)) is not None
     }
     if args.max_count is not None:
-        return ParetoRecipe(args.max_count, **given, seed=args.seed)
-    if given:
+        recipe = ParetoRecipe(args.max_count, **steepness, seed=args.seed)
+    elif steepness:
         raise ValueError('--min-count and --shape need --max-count')
-    return None
+    return convert_custom(
+        args.format,
+        args.source,
+        output,
+        args.images,
+        args.classes,
+        args.test,
+        recipe,
+        args.seed,
+        args.separator,
+    )
 
 
 def main() -> None:
     """Reads the command line and converts."""
-    parser = build_parser()
-
-    def convert(args: argparse.Namespace, output: OutputOptions) -> str:
-        try:
-            options = CustomOptions(
-                args.images,
-                args.classes,
-                args.test,
-                args.test_fraction,
-                _recipe(args),
-                args.seed,
-                args.separator,
-            )
-        except ValueError as error:
-            parser.error(str(error))
-        return convert_custom(args.format, args.source, output, options)
-
-    run_converter(parser, convert)
+    run_converter(build_parser(), convert)
 
 
 if __name__ == '__main__':

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.annotations import LabelTable
 from ltml_mm.datasets.images import UnreadableImageError, check_image
 
 MAX_SHOWN = 10
+OUTSIDE = 'images outside (--allow-outside, if you trust the source)'
+# Control characters, and surrogates, which cannot be encoded.
+UNWRITABLE = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff]')
+
+
+class OutputOptions(NamedTuple):
+    """The options that all converters share.
+
+    Attributes:
+        out: The output folder.
+        force: Whether existing output is overwritten.
+        check_images: Whether to decode every image, in parallel.
+        allow_outside: Whether paths and links may leave the images' folder.
+    """
+
+    out: str
+    force: bool = False
+    check_images: bool = False
+    allow_outside: bool = False
 
 
 class Problems(dict[str, list[str]]):
@@ -30,9 +46,8 @@ class Problems(dict[str, list[str]]):
         """Raises a ValueError with the first ten of each kind, if any."""
         lines = []
         for kind, messages in self.items():
-            more = len(messages) > MAX_SHOWN
-            first = f', the first {MAX_SHOWN}' if more else ''
-            lines.append(f'{kind}: {len(messages)}{first}')
+            cut = f', the first {MAX_SHOWN}' * (len(messages) > MAX_SHOWN)
+            lines.append(f'{kind}: {len(messages)}{cut}')
             lines.extend(f'  {message}' for message in messages[:MAX_SHOWN])
         if lines:
             raise ValueError('\n'.join(lines))
@@ -54,14 +69,13 @@ class Example(NamedTuple):
     others: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images as a source lists them or, after :func:`resolve`, checked.
+class ImageSet(NamedTuple):
+    """The images of a source.
 
     Attributes:
         examples: The N images in the order of the source.
-        classes: The K classes in the order of their labels; before the
-            check empty where the source gives none.
+        classes: The K classes in the order of their labels; empty where the
+            source gives none, until :func:`settle_classes`.
         root: The folder to which relative image paths refer.
         source: The file or folder that was read, for messages.
     """
@@ -71,157 +85,130 @@ class ImageSet:
     root: str
     source: str
 
-    def labels(self) -> list[list[int]]:
-        """Returns the class indices of every image, ascending."""
-        index = {name: k for k, name in enumerate(self.classes)}
-        return [sorted(index[n] for n in e.names) for e in self.examples]
-
     def matrix(self) -> np.ndarray:
         """Returns the labels as an array, bool (N, K)."""
-        return self._table().matrix(len(self.classes))
+        index = {name: k for k, name in enumerate(self.classes)}
+        matrix = np.zeros((len(self.examples), len(self.classes)), bool)
+        for row, example in zip(matrix, self.examples, strict=True):
+            row[[index[name] for name in example.names]] = True
+        return matrix
 
     def subset(self, indices: Iterable[int]) -> ImageSet:
         """Returns some of the images, in the order of ``indices``."""
-        return replace(self, examples=[self.examples[i] for i in indices])
-
-    def below(self, root: str, folder: str) -> ImageSet:
-        """Returns the images as those of a folder in another root."""
-        examples = [
-            Example(f'{folder}/{path}', names, place)
-            for path, names, place, _ in self.examples
-        ]
-        return replace(self, examples=examples, root=root)
-
-    def statistics(self) -> ClassStatistics:
-        """Counts the images of every class."""
-        return self._table().statistics(len(self.classes))
-
-    def _table(self) -> LabelTable:
-        return LabelTable.from_lists(self.labels())
+        return self._replace(examples=[self.examples[i] for i in indices])
 
 
-def resolve(
-    images: ImageSet,
-    root: str | None = None,
-    classes: Iterable[str] = (),
-    allow_outside: bool = False,
-) -> ImageSet:
-    """Checks classes and paths.
+def settle_classes(images: ImageSet, classes: Iterable[str] = ()) -> ImageSet:
+    """Gives a reader's images their classes, in the order of their labels.
 
-    Args:
-        images: The images of a reader.
-        root: The folder of the images. Defaults to the source's.
-        classes: The classes in the order of their labels. Defaults to the
-            source's, or else to all names, sorted.
-        allow_outside: Whether a path may leave the root.
+    These are ``classes``, or else the source's, or else all names, sorted.
+
+    Raises:
+        ValueError: No images or classes; a class name is empty, unusable,
+            repeats or is not known.
+    """
+    classes = tuple(classes) or images.classes
+    check_names(classes, [images.source] * len(classes))
+    names = {name for example in images.examples for name in example.names}
+    classes = classes or tuple(sorted(names))
+    if not images.examples or not classes:
+        lack = 'names no class' if images.examples else 'holds no image'
+        raise ValueError(f'{images.source}: {lack}')
+    bad = {n for n in names if UNWRITABLE.search(n)} | (names - {*classes})
+    problems = Problems()
+    for example in images.examples:
+        for name in sorted(bad.intersection(example.names)):
+            kind = 'class names that are unknown or cannot be written'
+            problems.add(kind, example.place, repr(name))
+    problems.check()
+    return images._replace(classes=classes)
+
+
+def check_names(
+    names: Iterable[str],
+    places: Iterable[str],
+    known: Container[str] | None = None,
+) -> None:
+    """Checks a list of names, each with the place where it stands.
+
+    Raises:
+        ValueError: A name is empty, unusable, not known, or repeats.
+    """
+    problems = Problems()
+    seen = set()
+    for name, place in zip(names, places, strict=True):
+        if not name.strip() or UNWRITABLE.search(name):
+            kind = 'names that are empty or cannot be written'
+            problems.add(kind, place, repr(name))
+        elif known is not None and name not in known:
+            problems.add('unknown names', place, repr(name))
+        elif name in seen:
+            problems.add('names that repeat', place, repr(name))
+        seen.add(name)
+    problems.check()
+
+
+def settle_paths(
+    sets: Iterable[ImageSet], root: str, options: OutputOptions
+) -> list[ImageSet]:
+    """Finds and checks the image files.
 
     Returns:
-        ImageSet: The images, their paths relative to the root.
+        list[ImageSet]: The sets with paths relative to ``root``; an absolute
+        path outside stays.
 
     Warns:
         UserWarning: Images were found under another name.
 
     Raises:
-        ValueError: No images or classes; a class name is empty, repeats or
-            is not known; a path is empty, unusable, repeats or leaves the
-            root.
+        ValueError: Images stand twice, in both sets too, are missing, leave
+            the root by their path or through a link, or do not decode.
     """
-    root = images.root if root is None else root
+    real_root = os.path.join(os.path.realpath(root), '')
     problems = Problems()
-    if not images.examples:
-        problems.add('no images', images.source, 'holds no image')
-    classes = tuple(classes) or images.classes
-    places = dict.fromkeys(classes, images.source)
-    if not classes:
-        for example in images.examples:
-            for name in example.names:
-                places.setdefault(name, example.place)
-        classes = tuple(sorted(places))
-    if not classes:
-        problems.add('no classes', images.source, 'names no class')
-    check_classes(classes, [places[name] for name in classes], problems)
-    known = set(classes)
-    examples, renamed = [], []
-    first: dict[str, str] = {}
-    for path, names, place, others in images.examples:
-        path, fault = _normalise(path, root, allow_outside)
-        if others and not os.path.isfile(os.path.join(root, path)):
-            for other in others:
-                if os.path.isfile(os.path.join(root, other)):
-                    renamed.append(f'{place}: {other} in place of {path}')
-                    path, fault = other, None
-                    break
-        if fault:
-            problems.add('bad image paths', place, fault)
-        elif first.setdefault(path, place) != place:
-            fault = f'{path} stands at {first[path]}, too'
-            problems.add('images that repeat', place, fault)
-        for name in names:
-            if name not in known:
-                problems.add('unknown classes', place, repr(name))
-        examples.append(Example(path, names, place))
+    renamed: list[str] = []
+    places: dict[str, str] = {}
+    settled = []
+    for images in sets:
+        examples = []
+        for listed, names, place, others in images.examples:
+            path = _relative(images.root, listed, root)
+            if others and not os.path.isfile(os.path.join(root, path)):
+                for other in (_relative(images.root, p, root) for p in others):
+                    if os.path.isfile(os.path.join(root, other)):
+                        renamed.append(f'{place}: {other} in place of {path}')
+                        path = other
+                        break
+            file = os.path.join(root, path)
+            outside = path.split(os.sep)[0] in ('', os.pardir)
+            if UNWRITABLE.search(path):
+                problems.add('bad image paths', place, repr(listed))
+            elif places.setdefault(path, place) != place:
+                fault = f'{path} stands at {places[path]}, too'
+                problems.add('images that repeat', place, fault)
+            elif not os.path.isfile(file):
+                problems.add('missing images', place, f'{path!r} in {root}')
+            elif not options.allow_outside and (
+                outside or not os.path.realpath(file).startswith(real_root)
+            ):
+                problems.add(OUTSIDE, place, f'{path} lies outside {root}')
+            examples.append(Example(path, names, place))
+        settled.append(images._replace(examples=examples, root=root))
     problems.check()
     if renamed:
-        warnings.warn(
-            f'{len(renamed)} images are not where the source says and were '
-            f'found under another name, the first: {renamed[0]}',
-            stacklevel=2,
-        )
-    return ImageSet(examples, classes, root, images.source)
-
-
-def check_classes(
-    classes: Iterable[str], places: Iterable[str], problems: Problems
-) -> None:
-    """Notes class names, each with a place, that are unusable or repeat."""
-    seen = set()
-    for name, place in zip(classes, places, strict=True):
-        if not name.strip() or not _is_plain(name):
-            fault = f'{name!r} is empty or cannot be written'
-            problems.add('bad class names', place, fault)
-        if name in seen:
-            problems.add('class names that repeat', place, repr(name))
-        seen.add(name)
-
-
-def check_files(
-    train: ImageSet, test: ImageSet | None, allow_outside: bool, decode: bool
-) -> None:
-    """Checks the image files.
-
-    Args:
-        train: The images to train on, resolved.
-        test: Those to test on, if any.
-        allow_outside: Whether links may leave the root.
-        decode: Whether to decode every image, in parallel.
-
-    Raises:
-        ValueError: Images are in both sets, are missing, are reached through
-            a link that leaves the root, or do not decode.
-    """
-    root = os.path.join(os.path.realpath(train.root), '')
-    problems = Problems()
-    places: dict[str, str] = {}
-    for path, _, place, _ in train.examples + (test.examples if test else []):
-        file = os.path.join(train.root, path)
-        if file in places:
-            problems.add('test images that are training images', place, path)
-        elif not os.path.isfile(file):
-            problems.add('missing images', place, file)
-        elif not (allow_outside or os.path.realpath(file).startswith(root)):
-            fault = _outside(file, train.root)
-            problems.add('images outside the root', place, fault)
-        places.setdefault(file, place)
-    problems.check()
-    if decode:
+        told = 'are not where the source says; found under another name'
+        told = f'{len(renamed)} images {told}: {renamed[0]}'
+        warnings.warn(told, stacklevel=2)
+    if options.check_images:
+        files = [os.path.join(root, path) for path in places]
         # Threads that silence warnings leave the filters in any state.
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-            faults = pool.map(_decode_fault, places)
-            bar = tqdm(faults, 'decode images', len(places))
-            for place, fault in zip(places.values(), bar, strict=True):
-                if fault:
-                    problems.add('images that do not decode', place, fault)
+        with warnings.catch_warnings():
+            faults = thread_map(_decode_fault, files, desc='decode images')
+        for place, fault in zip(places.values(), faults, strict=True):
+            if fault:
+                problems.add('images that do not decode', place, fault)
     problems.check()
+    return settled
 
 
 def _decode_fault(file: str) -> str | None:
@@ -232,33 +219,8 @@ def _decode_fault(file: str) -> str | None:
     return None
 
 
-def _normalise(
-    path: str, root: str, allow_outside: bool
-) -> tuple[str, str | None]:
-    """Returns the path relative to the root, and what is wrong with it."""
-    if not path.strip():
-        return path, 'empty image path'
-    if not _is_plain(path):
-        return path, f'{path!r} cannot be a file name'
-    full = os.path.normpath(os.path.join(os.path.abspath(root), path))
-    relative = os.path.relpath(full, os.path.abspath(root))
-    if relative.split(os.sep)[0] == os.pardir:
-        if not allow_outside:
-            return path, _outside(path, root)
-        if os.path.isabs(path):
-            return full, None
-    return relative.replace(os.sep, '/'), None
-
-
-def _outside(path: str, root: str) -> str:
-    return (
-        f'{path} lies outside {root}; pass --allow-outside if you trust the '
-        'source'
-    )
-
-
-def _is_plain(text: str) -> bool:
-    """Whether a text has no control characters and can be encoded."""
-    return not any(
-        ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in text
-    )
+def _relative(folder: str, path: str, root: str) -> str:
+    """Returns a path in a folder as one from the root, or absolute outside."""
+    relative = os.path.relpath(os.path.join(folder, path), root)
+    absolute = os.path.isabs(path) and relative.split(os.sep)[0] == os.pardir
+    return os.path.normpath(path) if absolute else relative
