@@ -9,18 +9,6 @@ from ltml_mm.datasets import LabelTable, read_labels
 LISTS = [[2, 0], [], [1, 2], [2], []]
 
 
-def test_offsets_delimit_each_image():
-    table = LabelTable.from_lists(LISTS)
-    assert table.num_images == 5
-    rows = [
-        table.labels[start:stop].tolist()
-        for start, stop in zip(
-            table.offsets[:-1], table.offsets[1:], strict=True
-        )
-    ]
-    assert rows == LISTS
-
-
 def test_counts_against_a_loop():
     table = LabelTable.from_lists(LISTS)
     expected = [sum(k in row for row in LISTS) for k in range(4)]

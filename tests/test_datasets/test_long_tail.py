@@ -102,11 +102,6 @@ def test_lazy_init_reads_nothing(tmp_path):
     assert dataset.metainfo['class_counts'] == [0, 1, 2]
 
 
-def test_no_image_is_read(make):
-    # None of the images exists.
-    assert len(make(pipeline=[dict(type='LoadImageFromFile')])) == 3
-
-
 def test_prefix_and_root_are_joined(make, tmp_path):
     info = make(data_prefix='images').get_data_info(0)
     assert info['img_path'] == f'{tmp_path}/images/0.jpg'

@@ -280,14 +280,6 @@ def test_seed_decides_and_the_global_generator_does_not():
     assert first.tolist() != stratified_holdout(labels, 0.5, 2).tolist()
 
 
-def test_the_order_of_the_source_does_not_decide():
-    # The first images of a sorted source must not be the training set.
-    labels = np.zeros((200, 1), int)
-    labels[:, 0] = 1
-    test = stratified_holdout(labels, 0.5)
-    assert 30 < (test < 100).sum() < 70
-
-
 @pytest.mark.parametrize('fraction', [0, 1, -0.5, 2, float('nan')])
 def test_bad_fraction(fraction):
     with pytest.raises(ValueError, match='between 0 and 1'):
