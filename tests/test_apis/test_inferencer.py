@@ -59,16 +59,6 @@ def test_scores_are_those_of_the_model(case, tmp_path):
     assert np.ptp(scores(records[0])) > 0.2  # else the above proves little
 
 
-def test_batch_size_changes_nothing(inferencer, tmp_path):
-    images = [save(tmp_path / f'{i}.png', i) for i in range(7)]
-    single = inferencer(images, batch_size=1)
-    for size in (3, 7, 100):
-        several = inferencer(images, batch_size=size)
-        assert [r['path'] for r in several] == [str(p) for p in images]
-        for one, other in zip(single, several, strict=True):
-            np.testing.assert_allclose(scores(one), scores(other), atol=1e-5)
-
-
 def test_pixels_predict_like_the_file(inferencer, tmp_path):
     path = save(tmp_path / 'a.png')
     array = np.ascontiguousarray(pixels(0)[..., ::-1])
@@ -115,14 +105,6 @@ def test_pixels_of_another_kind_are_refused(inferencer):
     for shape, dtype in (((4, 4), 'u1'), ((4, 4, 3), 'f8'), ((0, 9, 3), 'u1')):
         with pytest.raises(ValueError, match=r'BGR pixels.* shape \(\d, '):
             inferencer(np.zeros(shape, dtype))
-
-
-def test_data_samples_hold_the_branches(inferencer, tmp_path):
-    path = save(tmp_path / 'a.png')
-    ((_, sample),) = inferencer.stream([path])
-    assert set(sample.branch_scores) == {'uniform', 'rebalanced'}
-    mean = sum(torch.logit(s) for s in sample.branch_scores.values()) / 2
-    torch.testing.assert_close(mean.sigmoid(), sample.pred_score)
 
 
 def test_stock_classifier(tmp_path):

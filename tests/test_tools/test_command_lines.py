@@ -11,7 +11,6 @@ from PIL import Image
 from tiny_run import BATCH, write_run
 
 from ltml_mm.apis import test as evaluation
-from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.train import main, parse_args, training_config
 
@@ -54,17 +53,14 @@ def test_plain(folder):
     assert cfg.val_cfg is not None
     assert 'type' not in cfg.optim_wrapper
     assert not cfg.get('resume')
+    cfg = config_of('--no-validate')
+    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
 
 
 def test_work_dir_comes_from_the_command_line_first(folder):
     option = ('--cfg-options', 'work_dir=of the config')
     assert config_of(*option).work_dir == 'of the config'
     assert config_of(*option, '--work-dir', 'mine').work_dir == 'mine'
-
-
-def test_no_validate(folder):
-    cfg = config_of('--no-validate')
-    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
 
 
 def test_amp(folder, monkeypatch):
@@ -220,9 +216,3 @@ def test_a_config_without_what_tta_needs(tested):
     (tested / 'toy.py').write_text(TEST_CONFIG)
     with pytest.raises(ValueError, match=r'--tta needs tta_model=dict\('):
         evaluation_of('--tta')
-
-
-def test_the_checkpoint_is_read_first(tested):
-    (tested / 'epoch_1.pth').write_bytes(b'')
-    with pytest.raises(CheckpointError, match=r'epoch_1\.pth'):
-        evaluation_of()

@@ -87,24 +87,6 @@ def test_shards_together_are_the_order_of_one_process(one, two):
             assert two[rank]['draws'][stream] == order[rank::2]
 
 
-def test_uniform_shards_of_an_epoch_are_disjoint(two):
-    for epoch in range(EPOCHS):
-        own = slice(epoch * PAIRS // 2, (epoch + 1) * PAIRS // 2)
-        first, second = (
-            {name for name, _ in rank['draws']['uniform'][own]} for rank in two
-        )
-        assert PAIRS <= NUM_TRAIN
-        assert len(first) == len(second) == PAIRS // 2
-        assert not first & second
-
-
-def test_epochs_and_streams_differ(one):
-    uniform, rebalanced = (one['draws'][name] for name in STREAMS)
-    assert uniform[:PAIRS] != uniform[PAIRS:]
-    assert rebalanced[:PAIRS] != rebalanced[PAIRS:]
-    assert uniform != rebalanced
-
-
 def test_both_processes_hold_the_same_model(two):
     first, second = (rank['state'] for rank in two)
     assert first.keys() == second.keys()
