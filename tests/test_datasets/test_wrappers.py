@@ -100,10 +100,8 @@ def test_a_stock_set_counts_its_images_once_each(configs):
 
 
 def test_a_set_without_labels_counts_its_images():
-    class Bare(list):
-        metainfo = dict(class_counts=[2, 1])
-
-    assert statistics(Bare('abcde')) == [[2, 1], 5]
+    bare = type('Bare', (list,), {'metainfo': dict(class_counts=[2, 1])})
+    assert statistics(bare('abcde')) == [[2, 1], 5]
 
 
 def test_the_test_fold_has_the_groups_of_the_training_fold(configs):
