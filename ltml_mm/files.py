@@ -47,7 +47,8 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Writes a JSON file atomically; NaN, which is not JSON, is refused."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + '\n')
+    # Bytes of a name that are not UTF-8 become escapes of JSON.
+    write_bytes(path, f'{text}\n'.encode('utf-8', 'backslashreplace'))
 
 
 class AtomicFileBackend(LocalBackend):

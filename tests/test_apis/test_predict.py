@@ -11,7 +11,7 @@ from inference_case import save_case as make
 from PIL import Image
 
 from ltml_mm.apis import MultiLabelInferencer
-from ltml_mm.apis.predict import _picture_name, main
+from ltml_mm.apis.predict import main
 from ltml_mm.datasets.images import FORMATS
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
@@ -106,10 +106,13 @@ def test_single_image_without_out_writes_nothing(
 
 
 def test_image_above_no_threshold_has_a_row(case, tmp_path, capsys):
-    path = save(tmp_path / 'a.png')
+    path = save(tmp_path / 'a.png').rename(tmp_path / 'a.xyz')
     assert predict(case, path, '--threshold', 1, '--out', tmp_path / 'o') == 0
-    assert '| a.png | -' in capsys.readouterr().out
-    assert read(tmp_path / 'o')['predictions'][0]['labels'] == []
+    assert '| a.xyz | -' in capsys.readouterr().out
+    (record,) = read(tmp_path / 'o')['predictions']
+    assert record['labels'] == []
+    # Pillow has no format of that name.
+    assert record['picture'] == 'pictures/a.xyz.png'
 
 
 def test_hostile_folder(case, tmp_path, capsys):
@@ -198,20 +201,3 @@ def test_the_tool_itself(case, tmp_path):
     assert done.returncode == 0, done.stderr
     assert r'\xfc.png' in done.stdout
     assert r't\xfcv [x]' in done.stdout
-
-
-def test_picture_names_keep_images_apart():
-    names = [
-        '.png',
-        '.png.png',
-        'a/x.jpg',
-        'b/x.jpg',
-        'a/x.png',
-        'a/x.JPG',
-        'a/x.jpg.png',
-    ]
-    assert [_picture_name(name) for name in names] == [
-        f'pictures/{name}' for name in names
-    ]
-    assert _picture_name('photo') == 'pictures/photo.png'
-    assert _picture_name('photo.xyz') == 'pictures/photo.xyz.png'

@@ -20,7 +20,6 @@ from ltml_mm.apis import read_checkpoint
 pytestmark = pytest.mark.usefixtures('quick')
 
 WIDER = 'model = dict(backbone=dict(stem_channels=8, base_channels=8))'
-DEEPER = 'model = dict(backbone=dict(depth=34))'
 BOTTLENECKS = 'model = dict(backbone=dict(depth=50))'
 
 
@@ -42,7 +41,6 @@ def saved(tmp_path_factory):
     configs = {
         'own': own,
         'wider': extend(write_case(folder / 'wider'), WIDER),
-        'deeper': extend(write_case(folder / 'deeper'), DEEPER),
         'bottlenecks': extend(write_case(folder / 'bottleneck'), BOTTLENECKS),
         'plain': write_case(folder / 'plain', plain=True),
         'two classes': write_case(
@@ -104,7 +102,6 @@ CUT = 'is truncated or no checkpoint'
 CASES = {
     'wider': (rf'{MISFIT} .*shape \(8,',) * 3,
     'bottlenecks': (MISFIT, MISFIT, f'{MISFIT} .*has shape'),
-    'deeper': (*(f'{MISFIT} .*is unexpected',) * 2, None),
     'plain': (*(f'{MISFIT} .*layer4.* is unexpected',) * 2, None),
     # The classes are those of the checkpoint, which the test set lacks.
     'two classes': (

@@ -13,36 +13,6 @@ On = Literal['logits', 'probs']
 Reduction = Literal['mean', 'sum']
 
 
-def cross_branch_consistency(
-    own: Tensor,
-    crossed: Tensor,
-    on: On = 'logits',
-    reduction: Reduction = 'mean',
-) -> Tensor:
-    """Squared difference of two branches' outputs for the same images.
-
-    Args:
-        own: Logits of the branch that the images were sampled for, of shape
-            (N, K); computed in float32, or in float64 where they are.
-        crossed: Logits of the other branch, of the same shape.
-        on: ``'logits'``, or ``'probs'`` to compare their sigmoids.
-        reduction: Over the K classes; the batch is averaged in both cases,
-            so that ranks and batch sizes agree.
-
-    Returns:
-        Tensor: A scalar.
-
-    Raises:
-        ValueError: The shapes are not (N, K), or differ.
-    """
-    check_shapes(own, crossed)
-    own, crossed = upcast(own), upcast(crossed)
-    if on == 'probs':
-        own, crossed = own.sigmoid(), crossed.sigmoid()
-    mean = (own - crossed).square().mean()
-    return mean * own.shape[1] if reduction == 'sum' else mean
-
-
 @MODELS.register_module()
 class CrossBranchConsistencyLoss(nn.Module):
     """Consistency loss of LTML, which holds the two branches together.
@@ -91,7 +61,7 @@ class CrossBranchConsistencyLoss(nn.Module):
         self.detach = detach
 
     def forward(self, own: Tensor, crossed: Tensor) -> Tensor:
-        """Computes the loss, see :func:`cross_branch_consistency`.
+        """Computes the loss.
 
         Args:
             own: Logits (N, K) of the branch that the images are sampled for.
@@ -103,8 +73,12 @@ class CrossBranchConsistencyLoss(nn.Module):
         Raises:
             ValueError: The shapes are not (N, K), or differ.
         """
+        check_shapes(own, crossed)
+        own, crossed = upcast(own), upcast(crossed)
         if self.detach:
             own = own.detach()
-        return self.loss_weight * cross_branch_consistency(
-            own, crossed, self.on, self.reduction
-        )
+        if self.on == 'probs':
+            own, crossed = own.sigmoid(), crossed.sigmoid()
+        mean = (own - crossed).square().mean()
+        factor = own.shape[1] if self.reduction == 'sum' else 1
+        return self.loss_weight * factor * mean

@@ -17,10 +17,6 @@ from ltml_mm.models.losses import (
     MultiLabelLDAMLoss,
     ReweightedBCELoss,
 )
-from ltml_mm.models.losses.distribution_balanced_loss import (
-    class_prior_bias,
-    rebalanced_weights,
-)
 
 BASELINES = [
     ClassBalancedFocalLoss,
@@ -145,24 +141,6 @@ def test_gradients(loss_type, options):
     assert torch.autograd.gradcheck(
         lambda z: loss(z, target), LOGITS.clone().requires_grad_()
     )
-
-
-def test_rebalanced_weights():
-    # r = 1 everywhere: the class is drawn as often as its image.
-    weights = rebalanced_weights(torch.eye(3), torch.tensor([9, 9, 9]))
-    expected = 0.1 + sigmoid(10 * 0.7)
-    torch.testing.assert_close(weights, torch.full((3, 3), expected))
-    # A frequent class beside a rare one weighs less.
-    target = torch.tensor([[1.0, 0, 1], [1, 0, 0]])
-    weights = rebalanced_weights(target, torch.tensor(COUNTS))
-    assert weights[0, 0] < weights[0, 2]
-    assert weights[0, 0] < weights[1, 0]
-
-
-def test_the_prior_bias_minimises_the_cross_entropy():
-    counts = torch.tensor(COUNTS)
-    bias = class_prior_bias(counts, N, torch.float64)
-    torch.testing.assert_close(bias.sigmoid(), counts.double() / N)
 
 
 @pytest.mark.parametrize('loss_type', BASELINES)
