@@ -191,7 +191,7 @@ def test_the_tool_itself(case, tmp_path):
     environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
     command = [sys.executable, TOOL, *case, tmp_path / 'in', '--topk', '5']
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False
+        command, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert r'\xfc.png' in done.stdout
