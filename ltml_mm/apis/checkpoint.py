@@ -32,8 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise CheckpointError(f'checkpoint not found: {path}')
-    damage = find_damage(path)
-    if damage is not None:
+    if damage := find_damage(path):
         raise CheckpointError(f'{path} {damage}')
     try:
         # Not torch's context manager: leaving it would forbid the classes

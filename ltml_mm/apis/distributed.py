@@ -107,8 +107,7 @@ def destroy_distributed() -> None:
 def explain_lost_process(error: Exception) -> str | None:
     """Describes an error that came of another process's end, else None.
 
-    torch tells of a lost worker in the midst of anything, of code too that
-    makes an error of its own out of every other: all causes are looked at.
+    Looks at all causes: torch tells of a lost worker in the midst of anything.
     """
     cause: BaseException | None = error
     while cause is not None:

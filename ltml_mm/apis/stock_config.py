@@ -21,7 +21,6 @@ PLUGIN = 'ltml_mm'
 #: What MMPretrain's ``MultiLabelDataset`` does not take, or takes elsewhere.
 OWN_SETTINGS = ('allow_outside', 'classes', 'metainfo', 'type')
 TWO_STREAM = 'TwoStreamDataPreprocessor'
-_REGISTRIES = (MODELS, DATASETS, TRANSFORMS, DATA_SAMPLERS)
 
 
 def stock_config(
@@ -95,7 +94,7 @@ def plugin_types(content: Mapping[str, Any]) -> list[str]:
         name
         for name in dict.fromkeys(types)
         if isinstance(name, str)
-        for registry in _REGISTRIES
+        for registry in (MODELS, DATASETS, TRANSFORMS, DATA_SAMPLERS)
         if PLUGIN in getattr(registry.get(name), '__module__', '').split('.')
     ]
 

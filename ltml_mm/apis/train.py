@@ -19,7 +19,6 @@ MIXED_PRECISION = {
     'OptimWrapper': 'AmpOptimWrapper',
     'GuardedOptimWrapper': 'GuardedAmpOptimWrapper',
 }
-TENSORBOARD = 'TensorboardVisBackend'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -109,5 +108,6 @@ def _log_for_tensorboard(cfg: Config) -> None:
     if cfg.get('visualizer') is None:  # then the Runner takes this one
         cfg.visualizer = dict(type='Visualizer', vis_backends=[local])
     backends = cfg.visualizer.setdefault('vis_backends', [local])
-    if not any(b.get('type') == TENSORBOARD for b in backends):
-        backends.append(dict(type=TENSORBOARD))
+    wanted = dict(type='TensorboardVisBackend')
+    if not any(b.get('type') == wanted['type'] for b in backends):
+        backends.append(wanted)

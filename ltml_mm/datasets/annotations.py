@@ -330,7 +330,8 @@ def training_metainfo(
     if getattr(dataset, 'test_mode', False):
         return metainfo
     if not has_labels(dataset):
-        return {IMAGES_KEY: len(dataset), **metainfo}
+        metainfo[IMAGES_KEY] = metainfo.get(IMAGES_KEY) or len(dataset)
+        return metainfo
     table = table or read_labels(dataset)
     num_classes = len(metainfo.get('classes') or table.counts(0))
     return {**metainfo, **table.statistics(num_classes).to_metainfo()}

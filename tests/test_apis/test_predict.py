@@ -48,9 +48,7 @@ def files(folder):
 
 def test_folder(case, tmp_path, capsys):
     folder, out = tmp_path / 'in', tmp_path / 'out'
-    images = [
-        save(folder / n, i) for i, n in enumerate(('a/x.png', 'b/x.png'))
-    ]
+    images = [save(folder / f'{n}/x.png', i) for i, n in enumerate('ab')]
     assert predict(case, folder, '--out', out, '--threshold', 0.2) == 0
     report, shown = read(out), capsys.readouterr().out
     expected = MultiLabelInferencer(*case, 'cpu')(images, threshold=0.2)
@@ -67,11 +65,8 @@ def test_folder(case, tmp_path, capsys):
         np.testing.assert_array_equal(
             np.asarray(picture)[half:], np.asarray(source)[half:]
         )
-    assert files(out) == [
-        'pictures/a/x.png',
-        'pictures/b/x.png',
-        'predictions.json',
-    ]
+    pictures = ['pictures/a/x.png', 'pictures/b/x.png']
+    assert files(out) == [*pictures, 'predictions.json']
     assert report['classes'] == [
         dict(name=n, group=g, train_images=c)
         for n, g, c in zip(CLASSES, GROUPS, META['class_counts'], strict=True)

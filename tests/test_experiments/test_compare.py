@@ -92,6 +92,19 @@ def test_finished_runs_are_not_made_again(compared, data, monkeypatch):
     assert 'LTML, merged' in (compared / 'table.md').read_text()
 
 
+def test_a_stopped_comparison_reports_what_is_there(
+    compared, data, monkeypatch
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare.runs, 'make_runs', stop)
+    (compared / 'table.md').unlink()
+    with pytest.raises(SystemExit, match='130'):
+        compare.main(arguments(data, compared, ROWS))
+    assert 'All 2 runs are finished' in (compared / 'table.md').read_text()
+
+
 def test_another_configuration_is_refused(compared, data):
     other = [*arguments(data, compared, ROWS), 'train_cfg.max_epochs=3']
     with pytest.raises(ValueError, match=r'ltml.seed_0 was configured other'):

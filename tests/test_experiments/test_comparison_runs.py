@@ -16,11 +16,20 @@ from ltml_mm.experiments.runs import Run, write_run
 from ltml_mm.files import write_json
 
 HOLD = """
-import sys
+import sys, time
 from filelock import FileLock
 with FileLock(sys.argv[1]):
-    print('held', flush=True)
-    sys.stdin.read()
+    print('ready', flush=True)
+    time.sleep(60)
+"""
+# Fails where it comes to training.
+TRAIN = """
+import sys
+from pathlib import Path
+from ltml_mm.experiments import single_run
+single_run._train = lambda cfg: sys.exit(1)
+print('ready', flush=True)
+single_run.make_run(Path(sys.argv[1]))
 """
 # Stands for single_run: tells that it runs, and on which GPU.
 WAIT = """
@@ -48,64 +57,63 @@ runs.make_runs(plans, dict.fromkeys('abc'), jobs=2)
 
 
 @pytest.fixture
-def planned_run(tmp_path):
-    """A run, and the files that it depends on."""
-    data = write_set(tmp_path / 'photos')
-    run, cfg = planned(data, 'ltml')
-    run = replace(run, folder=tmp_path / 'run')
-    write_run(run, cfg)
-    return run.folder, {
-        'config': (run.folder / 'config.py', "'SGD'", "'Adam'"),
-        'annotations': (data / 'train.json', '[0, 2]', '[1, 2]'),
-    }
+def folder(tmp_path):
+    """The folder of a run that was planned; its data lies beside it."""
+    run, cfg = planned(write_set(tmp_path / 'photos'), 'ltml')
+    write_run(replace(run, folder=tmp_path / 'run'), cfg)
+    return tmp_path / 'run'
 
 
-def change(path, old, new):
+def change(path, old='[0, 2]', new='[1, 2]'):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize('kind', ['config', 'annotations'])
+@pytest.mark.parametrize(
+    'change_of',
+    [('photos/train.json',), ('run/config.py', "'SGD'", "'Adam'")],
+)
 def test_what_changed_after_it_was_planned_is_not_trained(
-    kind, planned_run, monkeypatch
+    change_of, folder, monkeypatch
 ):
-    folder, files = planned_run
+    path, *texts = change_of
     monkeypatch.setattr(single_run, '_train', lambda _: pytest.fail('ran'))
-    change(*files[kind])
+    change(folder.parent / path, *texts)
     with pytest.raises(ValueError, match=r'changed after .* undo the change'):
         single_run.make_run(folder)
     assert not (folder / 'result.json').exists()
 
 
-def test_what_changed_while_it_ran_gives_no_result(planned_run, monkeypatch):
-    folder, files = planned_run
+def test_what_changed_while_it_ran_gives_no_result(folder, monkeypatch):
+    def test(*_):
+        change(folder.parent / 'photos/train.json')
+        return {}
+
     monkeypatch.setattr(single_run, '_train', lambda _: (6, 1.0))
-    monkeypatch.setattr(
-        single_run, '_test', lambda *_: change(*files['annotations']) or {}
-    )
+    monkeypatch.setattr(single_run, '_test', test)
     with pytest.raises(ValueError, match='undo the change'):
         single_run.make_run(folder)
     assert not (folder / 'result.json').exists()
 
 
-def test_a_run_waits_for_the_process_that_makes_it(planned_run):
-    folder, _ = planned_run
-    with subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(folder / 'lock')],
-        stdin=subprocess.PIPE,
+def start(script, *arguments):
+    """Starts a script, and returns when it has printed that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', script, *map(str, arguments)],
         stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        waiting = subprocess.Popen(
-            [sys.executable, '-m', single_run.__name__, str(folder)]
-        )
+    )
+    assert b'ready\n' in iter(process.stdout.readline, b'')
+    return process
+
+
+def test_a_run_waits_for_the_process_that_makes_it(folder):
+    with start(HOLD, folder / 'lock') as holder, start(TRAIN, folder) as run:
         with pytest.raises(subprocess.TimeoutExpired):
-            waiting.wait(3)
+            run.wait(3)
         write_json(folder / 'result.json', {})  # as if by the holder
         holder.kill()  # the system frees the lock
-        assert waiting.wait(60) == 0
-    assert not (folder / 'work').exists()
+        assert run.wait(60) == 0
 
 
 def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(

@@ -95,7 +95,8 @@ def auto_fork_points(backbone: Any) -> list[str]:
     included; of a plain transformer the last sixth of the blocks.
 
     Raises:
-        ValueError: ``FAMILIES`` has no row for the backbone.
+        ValueError: ``FAMILIES`` has no row for the backbone, or it does not
+            run on a blank image.
     """
     model = getattr(backbone, 'timm_model', backbone)
     prefix = '' if model is backbone else 'timm_model.'
@@ -106,11 +107,13 @@ def auto_fork_points(backbone: Any) -> list[str]:
             known = dict(backbone.named_modules())
             names = [f'{prefix}{name}' for name in row(model)]
             names = names or suggest_fork(backbone)
-            return [n for n in names if n in known and known[n].state_dict()]
+            names = [n for n in names if n in known and known[n].state_dict()]
+            if names:
+                return names
     owner = "timm's " if prefix else ''
     raise ValueError(
-        f"fork.at='auto' has no row for {owner}{type(model).__name__}. "
-        + describe_children(backbone)
+        f"fork.at='auto' has no row for {owner}{type(model).__name__}, or no "
+        f'blank image runs through it. {describe_children(backbone)}'
     )
 
 
@@ -212,7 +215,7 @@ FAMILIES: dict[str, Callable[[Any], list[str]]] = {
         *(f'{m.module_name}.{i}' for i in range(*m.range_sub_modules[-1])),
         'classifier',
     ],
-    # The module that lowers the resolution ends the stage before.
+    # What lowers the resolution ends the stage before.
     'mmpretrain.DenseNet': lambda m: [
         f'stages.{m.num_stages - 1}',
         f'transitions.{m.num_stages - 1}',
@@ -222,6 +225,10 @@ FAMILIES: dict[str, Callable[[Any], list[str]]] = {
         f'norm{m.num_layers - 1}',
     ],
     'mmpretrain.HRNet': lambda m: ['stage4'],
+    'timm.ResNet': lambda m: ['layer4'],
+    # With features_only: a flat dict of modules that ends at the last one
+    # whose output is asked for.
+    'timm.FeatureListNet': lambda m: list(m)[-1:],
     # Its head holds norms that forward_features leaves out or calls itself.
     'timm.ConvNeXt': lambda m: [
         f'stages.{len(m.stages) - 1}',
@@ -240,8 +247,6 @@ FAMILIES: dict[str, Callable[[Any], list[str]]] = {
             'mmpretrain.ShuffleNetV2',
             'mmpretrain.SwinTransformerV2',
             'mmpretrain.VisionTransformer',
-            'timm.FeatureListNet',
-            'timm.ResNet',
             'timm.VisionTransformer',
         ),
         _by_structure,
