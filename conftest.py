@@ -15,6 +15,14 @@ def pytest_configure(config):
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    """The folder of a tiny training's images, which no test changes."""
+    from tiny_training import write_data
+
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
 @pytest.fixture
 def quiet():
     """Without MMEngine's log of every parameter's initialisation."""

@@ -42,51 +42,24 @@ def watch_files(dies_at):
     The steps are write, flush, rename and remove; they end the process
     where dies_at says so.
     """
-    open_path, fsync, replace = Path.open, os.fsync, os.replace
+    fsync, replace = os.fsync, os.replace
     remove, unlink = os.remove, os.unlink
-    open_files = {}
 
-    def concerns_checkpoint(name):
-        return '.pth' in name or 'last_checkpoint' in name
-
-    def step(kind, path):
+    def step(kind, path, prepare=lambda: None):
         name = Path(path).name
-        if concerns_checkpoint(name) and dies_at(f'{kind} {name}'):
+        if name.endswith('.tmp'):
+            # Temporary names are ".iter_3.pth.77.tmp".
+            name = name[1:].rsplit('.', 2)[0]
+        concerned = '.pth' in name or 'last_checkpoint' in name
+        if concerned and dies_at(f'{kind} {name}'):
+            prepare()
             die()
 
-    class Half:
-        """A file that is only half written where the process dies."""
-
-        def __init__(self, file, name):
-            self.file, self.name = file, name
-            open_files[file.fileno()] = name
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *args):
-            open_files.pop(self.file.fileno())
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def write(self, content):
-            if dies_at(f'write {self.name}'):
-                self.file.write(content[: len(content) // 2])
-                self.file.flush()
-                die()
-            return self.file.write(content)
-
-    def watched_open(path, mode='r', *args, **options):
-        file = open_path(path, mode, *args, **options)
-        if 'w' not in mode or not concerns_checkpoint(path.name):
-            return file
-        # Temporary names are ".iter_3.pth.77.tmp".
-        return Half(file, path.name[1:].rsplit('.', 2)[0])
-
     def watched_fsync(descriptor):
-        step('flush', open_files.get(descriptor, 'folder'))
+        path = os.readlink(f'/proc/self/fd/{descriptor}')
+        half = os.fstat(descriptor).st_size // 2
+        step('write', path, lambda: os.ftruncate(descriptor, half))
+        step('flush', path)
         fsync(descriptor)
 
     def watched_replace(source, target):
@@ -98,10 +71,9 @@ def watch_files(dies_at):
         remove(path, *args, **options)
 
     def watched_unlink(path, *args, **options):
-        if os.path.exists(path):
+        if os.path.exists(path) and not str(path).endswith('.tmp'):
             step('remove', path)
         unlink(path, *args, **options)
 
-    Path.open = watched_open
     os.fsync, os.replace = watched_fsync, watched_replace
     os.remove, os.unlink = watched_remove, watched_unlink

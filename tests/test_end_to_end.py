@@ -40,33 +40,20 @@ def write_config(path, text):
     return path
 
 
+def arguments(work_dir, flags, options):
+    name = f'experiment_name=run{next(RUNS)}'
+    given = ['--work-dir', str(work_dir), *flags, '--cfg-options', *SMALL]
+    return [*given, name, *options]
+
+
 def train(work_dir, *options, config='ltml_demo.py', flags=()):
-    training.main(
-        [
-            str(CONFIGS / config),
-            *('--work-dir', str(work_dir)),
-            *flags,
-            '--cfg-options',
-            *SMALL,
-            f'experiment_name=run{next(RUNS)}',
-            *options,
-        ]
-    )
+    rest = arguments(work_dir, flags, options)
+    training.main([str(CONFIGS / config), *rest])
 
 
-def evaluate(work_dir, *flags, config='ltml_demo.py', options=()):
-    testing.main(
-        [
-            str(CONFIGS / config),
-            str(work_dir / 'epoch_2.pth'),
-            *('--work-dir', str(work_dir)),
-            *flags,
-            '--cfg-options',
-            *SMALL,
-            f'experiment_name=run{next(RUNS)}',
-            *options,
-        ]
-    )
+def evaluate(work_dir, *flags, config='ltml_demo.py'):
+    rest = arguments(work_dir, flags, ())
+    testing.main([str(CONFIGS / config), f'{work_dir}/epoch_2.pth', *rest])
 
 
 def read_json(path):
@@ -95,15 +82,9 @@ def test_training_logs_every_term_and_reports_every_class(trained):
     records = logged(trained)
     assert sorted(records) == [1, 2, 3, 4]
     for record in records.values():
-        terms = [
-            record[key]
-            for key in (
-                'uniform.loss_cls',
-                'rebalanced.loss_cls',
-                'loss_consistency',
-            )
-        ]
-        assert record['loss'] == pytest.approx(sum(terms), rel=1e-4)
+        terms = ('uniform.loss_cls', 'rebalanced.loss_cls', 'loss_consistency')
+        total = sum(record[key] for key in terms)
+        assert record['loss'] == pytest.approx(total, rel=1e-4)
         assert record['agreement/rms_difference'] > 0
         assert abs(record['agreement/correlation']) <= 1
     report = read_json(trained / 'val_class_report.json')
@@ -185,12 +166,7 @@ def test_resume_of_a_plain_model_names_load_from(trained, tmp_path):
     row = tmp_path / 'row.py'
     row_config('erm', 'demo').dump(row)
     options = ['train_cfg.max_epochs=1']
-    train(
-        plain,
-        *options,
-        'model.head.in_channels=64',
-        config=row,
-    )
+    train(plain, *options, 'model.head.in_channels=64', config=row)
     checkpoint = str(plain / 'epoch_1.pth')
     with pytest.raises(ValueError, match='load_from'):
         train(tmp_path, flags=['--resume', checkpoint])

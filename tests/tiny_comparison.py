@@ -9,7 +9,6 @@ from ltml_mm.experiments.rows import build_config, parse_rows
 
 #: The rest of a stock row's config, whose backbone is made smaller below.
 SMALL_HEAD = 'model.head.in_channels=64'
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def write_set(folder):
@@ -22,12 +21,9 @@ def write_set(folder):
 def options(data):
     """Overrides for a narrow ResNet-18 on 64 x 64 pixels, two epochs."""
     loaders = [
-        option
-        for name in LOADERS
-        for option in (
-            f'{name}.num_workers=0',
-            f'{name}.persistent_workers=False',
-        )
+        f'{name}_dataloader.{option}'
+        for name in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=False')
     ]
     scale = 'scale=(64,64)'
     return [

@@ -259,14 +259,14 @@ def test_a_broken_image_leaves_no_cache(data, weights, tmp_path, quiet):
 def test_a_dumped_config_trains_by_itself(data, weights, cache, tmp_path):
     cfg = cached_config(data, weights, cache)
     cfg.work_dir = str(tmp_path / 'work')
-    cfg.dump(tmp_path / 'cached.json')
+    cfg.dump(tmp_path / 'cached.py')
     code = (
         'import sys; from mmengine.config import Config; '
         'from mmengine.runner import Runner; '
         'Runner.from_cfg(Config.fromfile(sys.argv[1]))'
     )
     process = subprocess.run(
-        [sys.executable, '-c', code, str(tmp_path / 'cached.json')],
+        [sys.executable, '-c', code, str(tmp_path / 'cached.py')],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

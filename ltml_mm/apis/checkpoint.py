@@ -32,8 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise CheckpointError(f'checkpoint not found: {path}')
-    damage = find_damage(path)
-    if damage is not None:
+    if damage := find_damage(path):
         raise CheckpointError(f'{path} {damage}')
     try:
         # Not torch's context manager: leaving it would forbid the classes
@@ -77,11 +76,8 @@ def find_whole_checkpoint(work_dir: str | Path) -> str | None:
             problems.append(str(error))
             continue
         for problem in problems:
-            print_log(
-                f'{problem}; resuming from {path} in its place',
-                logger='current',
-                level=logging.WARNING,
-            )
+            words = f'{problem}; resuming from {path} in its place'
+            print_log(words, logger='current', level=logging.WARNING)
         return str(path)
     if problems:
         raise CheckpointError(
@@ -96,8 +92,7 @@ def load_weights(
     """Loads all weights of a model.
 
     Raises:
-        CheckpointError: A weight is missing, unexpected or of another
-            shape; names the first of them, and ``path``.
+        CheckpointError: A weight is missing, unexpected or of another shape.
     """
     own = model.state_dict()
     # Tables that the model computes anew drop out of whatever is loaded.
@@ -121,11 +116,7 @@ def load_weights(
 def checkpoint_meta(
     checkpoint: Mapping[str, Any], path: str | Path
 ) -> dict[str, Any] | None:
-    """Returns the training set's ``metainfo``, None where none is held.
-
-    Raises:
-        CheckpointError: The class names are no list of distinct names.
-    """
+    """Returns the training set's ``metainfo``, None where none is held."""
     meta = checkpoint.get('meta')
     found = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     if not isinstance(found, Mapping) or found.get('classes') is None:
@@ -183,15 +174,11 @@ def _refusal(path: str | Path, error: Exception) -> str:
     # What torch says besides is how to load the file all the same.
     reason = str(error).split('WeightsUnpickler error: ')[-1].strip()
     reason = reason.split(' Please use ')[0].split('\n')[0]
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
-        foreign = re.findall(r'GLOBAL (\S+) was not', reason)
+    foreign = re.search(r'GLOBAL (\S+) was not', reason)
     if not foreign:
         return f'{path} is no checkpoint ({reason})'
     return (
-        f'{path} is refused: it holds pickled objects '
-        f'({", ".join(sorted(foreign))}) that weights do not need and that '
-        'could run any code when loaded. If you trust its source, save its '
-        'state_dict alone to a new file first'
+        f'{path} is refused: it holds pickled objects ({foreign[1]}) that '
+        'weights do not need and that could run any code when loaded. If you '
+        'trust its source, save its state_dict alone to a new file first'
     )

@@ -61,8 +61,7 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
 
     Values are read as MMEngine's ``DictAction`` does, with two differences:
     a value that is no list keeps its blanks, and one of :data:`PATH_OPTIONS`
-    is a text whatever it looks like, since folders have names such as
-    ``2024`` or ``cats,dogs``. There, ``None`` is a folder where one exists.
+    is None or a text, since folders have names such as ``2024``.
 
     Raises:
         ValueError: An option is not of the form ``KEY=VALUE``, or its
@@ -78,10 +77,7 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
         if not separator or not key:
             raise ValueError(f'{option!r} is not of the form KEY=VALUE')
         if key.rpartition('.')[2] in PATH_OPTIONS:
-            places = ('.', values.get('data_root') or '.')
-            paths = (os.path.join(place, value) for place in places)
-            is_none = value == 'None' and not any(map(os.path.exists, paths))
-            values[key] = None if is_none else value
+            values[key] = None if value == 'None' else value
             continue
         try:
             parsed = DictAction._parse_iterable(value)
@@ -122,12 +118,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Runs a tool and turns expected errors into one line.
+    """Runs a tool and turns expected errors into one line and status 1.
 
-    Raises:
-        SystemExit: With status 1 and the message, where a file is missing,
-            something in the config or the data is wrong, or a process that
-            the tool depends on is gone.
+    Those are of files, data and the config, and of lost processes.
     """
     # Covers weights that MMEngine downloads, and closes the fallback to an
     # unsafe load that the OneDL builds have.
@@ -238,10 +231,9 @@ def _check_work_dir(work_dir: str) -> None:
     """Refuses a work directory that cannot be written, and writes nothing."""
     path = Path(work_dir).absolute()
     place = next(p for p in (path, *path.parents) if p.exists())
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        return
-    reason = 'read-only for this user' if place.is_dir() else 'a file'
-    raise OSError(
-        f'the work directory {work_dir} cannot be written: {place} is '
-        f'{reason}. Choose another one with --work-dir'
-    )
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = 'read-only for this user' if place.is_dir() else 'a file'
+        raise OSError(
+            f'the work directory {work_dir} cannot be written: {place} is '
+            f'{reason}. Choose another one with --work-dir'
+        )

@@ -73,12 +73,7 @@ def load_config(
 
 
 def read_config(path: str | Path) -> Config:
-    """Reads a config file as it stands.
-
-    Raises:
-        FileNotFoundError: It does not exist.
-        ValueError: It is broken.
-    """
+    """Reads a config as it stands; raises what :func:`load_config` does."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'config not found: {path}')
     try:
@@ -92,12 +87,7 @@ def read_config(path: str | Path) -> Config:
 
 
 def override(cfg: Config, key: str, value: Any) -> None:
-    """Sets one entry of a config, in place.
-
-    Raises:
-        ValueError: The config has no such section, or the value does not
-            fit.
-    """
+    """Sets one entry in place; ValueError where the config has no place."""
     section = key.split('.')[0]
     if section not in cfg and section not in FURTHER_SECTIONS:
         near = get_close_matches(section, [*cfg, *FURTHER_SECTIONS], 1)
@@ -182,12 +172,7 @@ class RunnerFromData:
 
     @staticmethod
     def from_cfg(cfg: Config) -> Runner:
-        """Completes a config in place and builds MMEngine's Runner.
-
-        Raises:
-            FileNotFoundError: An annotation file does not exist.
-            ValueError: An annotation file is broken.
-        """
+        """Builds MMEngine's Runner; raises what :func:`load_config` does."""
         complete_config(cfg)
         return Runner.from_cfg(cfg)
 
@@ -201,15 +186,7 @@ def dataset_configs(cfg: Config) -> Iterator[Any]:
 
 
 def training_dataset(cfg: Config, pipeline: Any) -> Any:
-    """Builds what a config trains on, with another pipeline.
-
-    Args:
-        cfg: A config whose datasets know their folders.
-        pipeline: The pipeline of every dataset within.
-
-    Returns:
-        Any: The dataset in its wrappers, its annotations read.
-    """
+    """Builds what a complete config trains on, with another pipeline."""
     config = deepcopy(cfg.train_dataloader.dataset)
     for dataset in innermost_datasets(config):
         dataset.update(pipeline=pipeline, lazy_init=False)

@@ -70,7 +70,15 @@ def init_distributed(cfg: Config, launcher: str) -> None:
     if not torch.distributed.is_initialized():
         os.environ.setdefault('MASTER_PORT', '29500')
         if 'MASTER_ADDR' not in os.environ:
-            os.environ['MASTER_ADDR'] = _first_machine(launcher)
+            nodes = os.environ.get('SLURM_JOB_NODELIST')
+            if launcher != 'slurm' or nodes is None:
+                raise ValueError(
+                    'set MASTER_ADDR to the address of the machine with '
+                    'process 0'
+                )
+            command = ['scontrol', 'show', 'hostnames', nodes]
+            machines = subprocess.check_output(command, text=True).split()
+            os.environ['MASTER_ADDR'] = machines[0]
         torch.distributed.init_process_group('gloo')
     # As MMEngine wraps on GPUs, but for the device.
     cfg.model_wrapper_cfg = {
@@ -99,8 +107,7 @@ def destroy_distributed() -> None:
 def explain_lost_process(error: Exception) -> str | None:
     """Describes an error that came of another process's end, else None.
 
-    torch tells of a lost worker in the midst of anything, of code too that
-    makes an error of its own out of every other: all causes are looked at.
+    Looks at all causes: torch tells of a lost worker in the midst of anything.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -120,18 +127,3 @@ def explain_lost_process(error: Exception) -> str | None:
             )
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _first_machine(launcher: str) -> str:
-    nodes = os.environ.get('SLURM_JOB_NODELIST')
-    if launcher != 'slurm' or nodes is None:
-        raise ValueError(
-            'set MASTER_ADDR to the address of the machine with process 0'
-        )
-    names = subprocess.run(
-        ['scontrol', 'show', 'hostnames', nodes],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    return names[0]

@@ -15,7 +15,6 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.structures import DataSample
-from PIL import Image, ImageOps
 
 from ltml_mm.apis.checkpoint import (
     checkpoint_meta,
@@ -27,39 +26,34 @@ from ltml_mm.apis.model import (
     build_model,
     check_selection,
     class_info,
+    draw_prediction,
     pick_device,
     prediction_record,
     scope_of,
 )
-from ltml_mm.apis.visualization import draw_prediction
 from ltml_mm.datasets.images import (
     EXTENSIONS,
     UnreadableImageError,
     check_image,
-    first_line,
     load_image,
 )
 
-#: A path, a Pillow image, or BGR pixels of dtype uint8 and shape (H, W, 3).
-ImageInput = str | Path | Image.Image | np.ndarray
+#: A path, or BGR pixels of dtype uint8 and shape (H, W, 3).
+ImageInput = str | Path | np.ndarray
 
 
 class MultiLabelInferencer(BaseInferencer):
     """Predicts all classes of an image, with their scores and groups.
 
-    MMPretrain's inferencer for classification returns the one class with the
-    highest score; this one serves multi-label models, two-branch ones and
-    stock baselines alike. Images go through the config's test pipeline, so
-    that a score is the one that an evaluation computes.
+    Serves two-branch models and stock baselines. Images go through the
+    config's test pipeline: a score is the one that an evaluation computes.
 
     Args:
         model (str | Path): The config file.
-        pretrained (str | Path): The checkpoint. The names and training
-            counts of the classes come from it, or from the config where it
-            has none. No other weights are read, also where the config names
-            some.
-        device (str, optional): The device; by default a GPU where there is
-            one.
+        pretrained (str | Path): The checkpoint, the only file of weights
+            that is read. The names and training counts of the classes come
+            from it, or from the config where it has none.
+        device (str, optional): By default a GPU where there is one.
         cfg_options (dict, optional): Overrides of the config.
 
     Attributes:
@@ -72,19 +66,7 @@ class MultiLabelInferencer(BaseInferencer):
             config.
         FileNotFoundError: The config does not exist.
         ValueError: The device does not exist, or no class names are known.
-
-    Examples:
-        >>> inferencer = MultiLabelInferencer(
-        ...     'configs/ltml_voc.py', 'work_dirs/ltml_voc/epoch_8.pth'
-        ... )  # doctest: +SKIP
-        >>> inferencer('photo.jpg', threshold=0.3)[0]  # doctest: +SKIP
-        {'path': 'photo.jpg',
-         'labels': [{'name': 'dog', 'group': 'medium', 'train_images': 48,
-                     'score': 0.91}],
-         'scores': {'aeroplane': 0.002, ...}}
     """
-
-    postprocess_kwargs = {'draw', 'threshold', 'topk'}  # noqa: RUF012
 
     def __init__(
         self,
@@ -106,52 +88,37 @@ class MultiLabelInferencer(BaseInferencer):
     def __call__(
         self,
         inputs: ImageInput | Sequence[ImageInput],
-        return_datasamples: bool = False,
         batch_size: int = 1,
-        **kwargs: Any,
+        threshold: float | None = None,
+        topk: int | None = None,
     ) -> list:
         """Predicts the classes of images.
 
         Args:
-            inputs (str | Path | Image | ndarray | list): An image, a list of
-                images, or a folder, which is searched with the folders in
-                it. An image is a path, a Pillow image or BGR pixels, uint8 of
-                shape (H, W, 3).
-            return_datasamples (bool): Whether to return what the model
-                returns, by branch too, instead of dicts.
+            inputs (str | Path | ndarray | list): An image, a list of
+                them, or a folder, which is searched with those in it. Pixels
+                are BGR, uint8 of shape (H, W, 3).
             batch_size (int): Images a step.
-            **kwargs: ``threshold`` (float): the least score of a predicted
-                class, 0.5 by default; or ``topk`` (int): the number of
-                predicted classes, whatever their scores; ``draw`` (bool):
-                whether to add an annotated ``picture``, RGB (H, W, 3).
+            threshold (float, optional): The least score of a predicted
+                class, 0.5 by default.
+            topk (int, optional): The number of predicted classes, whatever
+                their scores.
 
         Returns:
-            list[dict] | list[DataSample]: For each image its ``path`` (None
-            in memory), ``labels``, the predicted classes by decreasing
-            score, and ``scores``, those of all classes by name.
+            list[dict]: For each image its ``path`` (None in memory),
+            ``labels``, the predicted classes by decreasing score, and
+            ``scores``, those of all classes by name.
 
         Raises:
-            UnreadableImageError: An image cannot be read; names it.
-            ValueError: An argument is out of range, or a score is not
-                finite.
+            UnreadableImageError: An image cannot be read.
+            ValueError: An argument is out of range, a score not finite.
         """
-        *_, options = self._dispatch_kwargs(**kwargs)
-        draw = options.pop('draw', False)
-        check_selection(
-            options.get('threshold'), options.get('topk'), len(self.class_info)
-        )
-        results: list[Any] = []
-        images = self._inputs_to_list(inputs)
-        for image, sample in self.stream(images, batch_size):
-            if return_datasamples:
-                results.append(sample)
-                continue
-            record = prediction_record(sample, self.class_info, **options)
-            if draw:
-                picture = self.draw(image, record['labels'])
-                record['picture'] = np.asarray(picture)
-            results.append(record)
-        return results
+        check_selection(threshold, topk, len(self.class_info))
+        pairs = self.stream(self._inputs_to_list(inputs), batch_size)
+        return [
+            prediction_record(sample, self.class_info, threshold, topk)
+            for _, sample in pairs
+        ]
 
     def stream(
         self,
@@ -194,14 +161,18 @@ class MultiLabelInferencer(BaseInferencer):
 
         Raises:
             UnreadableImageError: The file cannot be read; says why.
-            ValueError: The pixels have another shape, dtype or mode.
+            ValueError: The pixels have another shape or dtype.
         """
-        if isinstance(image, Image.Image):
-            image = _pillow_pixels(image)
-        if isinstance(image, np.ndarray):
-            return _from_pixels(image)
-        check_image(image)
-        return load_image(self._loader, {'img_path': str(image)})
+        if not isinstance(image, np.ndarray):
+            check_image(image)
+            return load_image(self._loader, {'img_path': str(image)})
+        shape = image.shape
+        if image.dtype != np.uint8 or shape[2:] != (3,) or not image.size:
+            raise ValueError(
+                'an image must be BGR pixels, uint8 of shape (H, W, 3), got '
+                f'{image.dtype} of shape {shape}'
+            )
+        return {'img': image, 'img_shape': shape[:2], 'ori_shape': shape[:2]}
 
     def draw(
         self, image: ImageInput, labels: Sequence[Mapping[str, Any]]
@@ -226,18 +197,16 @@ class MultiLabelInferencer(BaseInferencer):
                 'of the training, or add test_dataloader.dataset.pipeline'
             )
         loading = [step for step in steps if _loads(step)]
-        others = [step for step in steps if not _loads(step)]
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):
             # A set made in memory has images, not files to load.
             self._loader = Compose(loading or [{'type': 'LoadCheckedImage'}])
-            rest = Compose(others)
+            rest = Compose([step for step in steps if not _loads(step)])
         return lambda image: rest(self.load(image))
 
     def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
         if isinstance(inputs, (list, tuple)):
             return list(inputs)
-        in_memory = isinstance(inputs, (np.ndarray, Image.Image))
-        if in_memory or not Path(inputs).is_dir():
+        if isinstance(inputs, np.ndarray) or not Path(inputs).is_dir():
             return [inputs]
         images, skipped = find_images(inputs)
         for error in skipped:
@@ -246,45 +215,17 @@ class MultiLabelInferencer(BaseInferencer):
 
 
 def _loads(step: Mapping[str, Any]) -> bool:
-    kind = step['type']
-    name = kind if isinstance(kind, str) else kind.__name__
+    name = getattr(step['type'], '__name__', step['type'])
     return name.split('.')[-1].startswith('Load')
-
-
-def _from_pixels(image: np.ndarray) -> dict[str, Any]:
-    shape = image.shape
-    if image.dtype != np.uint8 or shape[2:] != (3,) or not image.size:
-        raise ValueError(
-            'an image must be BGR pixels, uint8 of shape (H, W, 3), got '
-            f'{image.dtype} of shape {shape}'
-        )
-    return {'img': image, 'img_shape': shape[:2], 'ori_shape': shape[:2]}
-
-
-def _pillow_pixels(image: Image.Image) -> np.ndarray:
-    """Converts to BGR as a file is loaded: rotated as EXIF says."""
-    if image.mode[0] in 'IF':  # 16 bits and more, which Pillow would clip
-        raise ValueError(
-            f'a Pillow image of mode {image.mode} has no colours; make it RGB'
-        )
-    try:
-        rgb = ImageOps.exif_transpose(image).convert('RGB')
-    # A file is decoded here, and its content may be broken in every way.
-    except Exception as error:
-        name = getattr(image, 'filename', '') or 'a Pillow image'
-        raise UnreadableImageError(name, first_line(error)) from error
-    return np.asarray(rgb)[..., ::-1]
 
 
 def find_images(
     folder: str | Path, leave_out: str | Path | None = None
 ) -> tuple[list[Path], list[UnreadableImageError]]:
-    """Lists the images of a folder and of the folders in it.
+    """Lists the images of a folder and of the folders in it, by extension.
 
-    A file is an image by its extension, one of
-    :data:`~ltml_mm.datasets.images.EXTENSIONS`. Links that point out of the
-    folder are not followed, nor are links to folders within, whose files are
-    found anyway; ``leave_out`` is passed over.
+    Links that point out of the folder are not followed, nor are links to
+    folders within, whose files are found anyway.
 
     Returns:
         tuple: The images, sorted by path; and an error for each link that

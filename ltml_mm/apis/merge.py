@@ -52,8 +52,7 @@ def merge_checkpoint(
 ) -> tuple[Config, dict[str, Any]]:
     """Merges the two branches of a checkpoint.
 
-    A checkpoint that was written with MMEngine's ``EMAHook`` holds the
-    averaged weights, those that were evaluated, and they are merged.
+    Of a run with MMEngine's ``EMAHook`` these are the averaged weights.
 
     Args:
         config: The config file of the training.
@@ -71,8 +70,7 @@ def merge_checkpoint(
         FileNotFoundError: The config does not exist.
         CheckpointError: The checkpoint cannot be read, has no two branches,
             or does not fit the config.
-        ValueError: The config has no two branches, or its networks no
-            BatchNorm where one is to be measured.
+        ValueError: The config has no two branches, or no BatchNorm to measure.
     """
     checkpoint = read_checkpoint(path)
     meta = checkpoint_meta(checkpoint, path)
@@ -105,12 +103,8 @@ def training_batches(
     """Yields training images as the test shows them, in batches.
 
     The pipeline is the test's: the statistics are for images without
-    augmentation, and with it they would depend on more than the images.
-
-    Args:
-        cfg: A complete config of a training.
-        num_images: How many to draw, each once; at most all there are.
-        seed: Chooses which, and their order.
+    augmentation, and with it they would depend on more than the images. The
+    seed chooses which, each once and at most all there are, and their order.
     """
     loader = cfg.test_dataloader
     pipeline = innermost_dataset(loader).pipeline
@@ -179,7 +173,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _check_output(args: argparse.Namespace) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Merges the branches, and warns where that may lose accuracy."""
+    args = parse_args(argv)
+    # Before any work is done.
     sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
     for target in (Path(args.out), Path(args.out).with_suffix('.py')):
         if os.path.realpath(target) in sources or target.is_dir():
@@ -187,12 +184,6 @@ def _check_output(args: argparse.Namespace) -> None:
             raise ValueError(f'{target} is {kind}; give another OUT.pth')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Merges the branches, and warns where that may lose accuracy."""
-    args = parse_args(argv)
-    _check_output(args)
     config, checkpoint = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )

@@ -1,15 +1,19 @@
-"""Builds a model for inference, and turns its scores into classes."""
+"""Builds a model for inference, tells and draws the classes it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmpretrain.structures import DataSample
+from mmpretrain.visualization import UniversalVisualizer
+from PIL import Image
 
 from ltml_mm.apis.checkpoint import are_names
 from ltml_mm.apis.config import dataset_configs
@@ -19,14 +23,14 @@ from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 #: The least score of a predicted class where none is given.
 DEFAULT_THRESHOLD = 0.5
+#: Bounds of a picture's shorter and longer side: words must fit in.
+MIN_SIDE, MAX_SIDE = 224, 2048
+#: The predicted classes that a picture has room for.
+MAX_LABELS = 15
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """Returns a device that exists, by default a GPU where there is one.
-
-    Raises:
-        ValueError: There is no such device.
-    """
+    """Returns a device, by default a GPU; ValueError where there is none."""
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -76,13 +80,13 @@ def class_info(
         cfg: A complete config; its test evaluator bounds the groups.
         meta: What :func:`checkpoint_meta` returned.
 
-    Returns:
-        list[dict]: ``name``, ``group`` and ``train_images`` of each class.
-
     Raises:
         ValueError: No source names the classes.
     """
-    sources = [meta or {}, *map(_config_meta, dataset_configs(cfg))]
+    sources = [dict(meta or {})]
+    for dataset in dataset_configs(cfg):
+        own = getattr(DATASETS.get(dataset['type']), 'METAINFO', {})
+        sources.append({**own, **dataset.get('metainfo', {})})
     named = [source for source in sources if source.get('classes')]
     if not named:
         raise ValueError(
@@ -92,23 +96,18 @@ def class_info(
     names = list(named[0]['classes'])
     if not are_names(names):
         raise ValueError(f'the classes are not distinct names: {names}')
-    for source in named:
+    groups: Sequence[Any] = [None] * len(names)
+    counts: Sequence[Any] = groups
+    for source in reversed(named):
         counted = source.get(COUNTS_KEY) is not None
         if counted and list(source['classes']) == names:
             statistics = ClassStatistics.from_metainfo(source)
             groups = statistics.group_of(**group_bounds(cfg))
-            return [
-                {'name': name, 'group': group, 'train_images': count}
-                for name, group, count in zip(
-                    names, groups, statistics.counts, strict=True
-                )
-            ]
-    return [{'name': n, 'group': None, 'train_images': None} for n in names]
-
-
-def _config_meta(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    own = getattr(DATASETS.get(dataset['type']), 'METAINFO', {})
-    return {**own, **dataset.get('metainfo', {})}
+            counts = statistics.counts
+    return [
+        {'name': name, 'group': group, 'train_images': count}
+        for name, group, count in zip(names, groups, counts, strict=True)
+    ]
 
 
 def check_selection(
@@ -132,13 +131,7 @@ def prediction_record(
     threshold: float | None = None,
     topk: int | None = None,
 ) -> dict[str, Any]:
-    """Turns a prediction into what the inferencer returns.
-
-    Args:
-        sample: The prediction, with ``pred_score`` (K,).
-        class_info: ``name``, ``group`` and ``train_images`` of each class.
-        threshold: The least score of a predicted class, 0.5 by default.
-        topk: The number of predicted classes; then no threshold applies.
+    """Turns a prediction, ``pred_score`` (K,), into what is returned.
 
     Raises:
         ValueError: A score is not finite, or there is not one per class.
@@ -170,3 +163,56 @@ def prediction_record(
         ],
         'scores': dict(zip(names, values, strict=True)),
     }
+
+
+def draw_prediction(
+    image: np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float],
+    predicted: Sequence[int],
+    truth: Sequence[int] | None = None,
+) -> Image.Image:
+    """Writes the :data:`MAX_LABELS` best predicted classes on an image.
+
+    A small image is enlarged and a large one reduced, see :data:`MIN_SIDE`
+    and :data:`MAX_SIDE`.
+
+    Args:
+        image: RGB, uint8 of shape (H, W, 3).
+        names: The K class names.
+        scores: The K scores.
+        predicted: Indices of the predicted classes.
+        truth: Indices of the true classes, where they are known.
+    """
+    height, width = image.shape[:2]
+    scale = max(1, MIN_SIDE / min(height, width))
+    scale = min(scale, MAX_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize(size)
+    best = sorted(predicted, key=lambda k: -scores[k])[:MAX_LABELS]
+    sample = DataSample().set_pred_score(torch.tensor(scores))
+    sample.set_pred_label(torch.tensor(best, dtype=torch.long))
+    if truth is not None:
+        sample.set_gt_label(torch.tensor(truth, dtype=torch.long))
+    drawn = UniversalVisualizer().visualize_cls(
+        np.asarray(resized),
+        sample,
+        [printable(name) for name in names],
+        text_cfg=dict(parse_math=False),  # a dollar sign is no formula
+    )
+    return Image.fromarray(drawn)
+
+
+def encode_picture(picture: Image.Image, name: str) -> bytes:
+    """Encodes a picture in the format that its name's extension names."""
+    buffer = BytesIO()
+    picture.save(buffer, picture_format(name), quality=92)
+    return buffer.getvalue()
+
+
+def picture_format(name: str) -> str | None:
+    """Returns Pillow's format for a name, None where there is none."""
+    # Not pathlib's suffix: ".png" is a name with an extension here.
+    suffix = f'.{name.rpartition(".")[2].lower()}'
+    kind = Image.registered_extensions().get(suffix)
+    return kind if kind in Image.SAVE else None

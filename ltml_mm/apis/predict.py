@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,13 @@ from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
 from ltml_mm.apis.model import (
     DEFAULT_THRESHOLD,
     check_selection,
+    encode_picture,
+    picture_format,
     prediction_record,
 )
-from ltml_mm.apis.visualization import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
-from ltml_mm.files import write_bytes
+from ltml_mm.files import write_bytes, write_json
 
 #: The exit status where at least one file was skipped.
 SOME_SKIPPED = 3
@@ -75,12 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predicts, shows a table and, where asked, writes files.
-
-    Raises:
-        SystemExit: With status 3, after everything else is done, where files
-            were skipped.
-    """
+    """Predicts, shows a table, writes files; exits with 3 if some failed."""
     args = parse_args(argv)
     images, skipped = _list_images(args)
     inferencer = MultiLabelInferencer(
@@ -108,12 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for error in skipped
             ],
         }
-        text = json.dumps(
-            content, indent=2, allow_nan=False, ensure_ascii=False
-        )
-        # Bytes of a name that are not UTF-8 become escapes of JSON.
-        encoded = f'{text}\n'.encode('utf-8', 'backslashreplace')
-        write_bytes(Path(args.out) / 'predictions.json', encoded)
+        write_json(Path(args.out) / 'predictions.json', content)
     if skipped:
         print(f'{len(skipped)} of {found} files were skipped', file=sys.stderr)
         sys.exit(SOME_SKIPPED)
@@ -166,7 +156,10 @@ def _predict_images(
             )
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
-                name = _picture_name(_relative(str(image), args.input))
+                # Its own path, so that names differ where those do.
+                relative = _relative(str(image), args.input)
+                suffix = '' if picture_format(relative) else '.png'
+                name = f'pictures/{relative}{suffix}'
                 path = Path(args.out, name)
                 # A folder there may be a link.
                 if not path.parent.resolve().is_relative_to(
@@ -208,9 +201,3 @@ def _relative(path: str, source: str) -> str:
     # An image that was given by itself is named by its last part.
     folder = source if os.path.isdir(source) else os.path.dirname(source)
     return os.path.relpath(path, folder or '.')
-
-
-def _picture_name(relative: str) -> str:
-    """Mirrors an image's own path, so that names differ where those do."""
-    suffix = '' if picture_format(relative) else '.png'
-    return str(Path('pictures') / f'{relative}{suffix}')

@@ -8,12 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    MODELS,
-    TRANSFORMS,
-)
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS
 
 from ltml_mm.apis.config import FILE_DATASETS, config_parts
 from ltml_mm.apis.model import scope_of, without_pretrained
@@ -26,7 +21,6 @@ PLUGIN = 'ltml_mm'
 #: What MMPretrain's ``MultiLabelDataset`` does not take, or takes elsewhere.
 OWN_SETTINGS = ('allow_outside', 'classes', 'metainfo', 'type')
 TWO_STREAM = 'TwoStreamDataPreprocessor'
-_REGISTRIES = (MODELS, DATASETS, TRANSFORMS, DATA_SAMPLERS)
 
 
 def stock_config(
@@ -44,9 +38,6 @@ def stock_config(
     Args:
         cfg: A complete config, see :func:`~ltml_mm.apis.load_config`.
         dataset_meta: Classes and training counts from the checkpoint.
-
-    Returns:
-        Config: Without ``_base_``; all that testing and inference need.
 
     Raises:
         ValueError: The config's model is another, or its test set names
@@ -86,7 +77,11 @@ def stock_config(
     for key in ('env_cfg', 'log_level'):
         if cfg.get(key) is not None:
             content[key] = cfg[key]
-    imports = _imports(cfg, content)
+    # The user's modules, and the plugin where it is needed.
+    imports = (cfg.get('custom_imports') or {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else imports
+    imports = [name for name in imports if name.split('.')[0] != PLUGIN]
+    imports += [PLUGIN] if plugin_types(content) else []
     if imports:
         content = {'custom_imports': dict(imports=imports), **content}
     return Config(content)
@@ -99,7 +94,7 @@ def plugin_types(content: Mapping[str, Any]) -> list[str]:
         name
         for name in dict.fromkeys(types)
         if isinstance(name, str)
-        for registry in _REGISTRIES
+        for registry in (MODELS, DATASETS, TRANSFORMS, DATA_SAMPLERS)
         if PLUGIN in getattr(registry.get(name), '__module__', '').split('.')
     ]
 
@@ -115,12 +110,8 @@ def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
             backbone,
             build_neck(neck, backbone),
         )
-    return dict(
-        type='ImageClassifier',
-        backbone=model['backbone'],
-        neck=neck,
-        head=head,
-    )
+    parts = dict(backbone=model['backbone'], neck=neck, head=head)
+    return dict(type='ImageClassifier', **parts)
 
 
 def _preprocessor(cfg: Config, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,11 +120,8 @@ def _preprocessor(cfg: Config, model: Mapping[str, Any]) -> dict[str, Any]:
     settings.pop('batch_augments', None)  # of training alone
     if settings.get('type', TWO_STREAM) == TWO_STREAM:
         settings['type'] = 'ClsDataPreprocessor'
-    return {
-        **settings,
-        'num_classes': model['num_classes'],
-        'to_onehot': True,
-    }
+    settings.update(num_classes=model['num_classes'], to_onehot=True)
+    return settings
 
 
 def _dataset(
@@ -149,45 +137,23 @@ def _dataset(
     if dataset['type'] not in FILE_DATASETS:
         return dataset
     cls = DATASETS.get(dataset['type'])
-    parameters = signature(cls).parameters.items()
-    defaults = {name: parameter.default for name, parameter in parameters}
+    parameters = signature(cls).parameters
     folders = {
-        name: dataset.get(name, defaults.get(name, ''))
+        name: dataset.get(name, getattr(parameters.get(name), 'default', ''))
         for name in ('data_root', 'ann_file', 'data_prefix')
     }
     kept = {k: v for k, v in dataset.items() if k not in OWN_SETTINGS}
     own = {**cls.METAINFO, **dataset.get('metainfo', {})}
     if dataset.get('classes') is not None:
         own['classes'] = dataset['classes']
-    return {
-        'type': 'MultiLabelDataset',
-        **folders,
-        'metainfo': _metainfo(own, dataset_meta),
-        **kept,
-    }
-
-
-def _metainfo(
-    own: Mapping[str, Any], dataset_meta: Mapping[str, Any]
-) -> dict[str, Any]:
-    names = [
-        list(meta['classes'])
-        for meta in (own, dataset_meta)
-        if meta.get('classes') is not None
-    ]
-    if len(names) == 2 and names[0] != names[1]:
+    meta = {**own, **dataset_meta}
+    names = own.get('classes')
+    if names is not None and [*names] != [*meta['classes']]:
         raise ValueError(
-            f'the test set of the config has the classes {names[0]}, the '
-            f'checkpoint was trained on {names[1]}'
+            f'the test set of the config has the classes {names}, the '
+            f'checkpoint was trained on {meta["classes"]}'
         )
-    both = {**own, **dataset_meta}
     keys = ('classes', COUNTS_KEY, IMAGES_KEY)
-    return {key: both[key] for key in keys if both.get(key) is not None}
-
-
-def _imports(cfg: Config, content: Mapping[str, Any]) -> list[str]:
-    """Keeps the user's modules, and the plugin where it is needed."""
-    imports = (cfg.get('custom_imports') or {}).get('imports', [])
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    kept = [name for name in imports if name.split('.')[0] != PLUGIN]
-    return [*kept, *([PLUGIN] if plugin_types(content) else [])]
+    metainfo = {key: meta[key] for key in keys if meta.get(key) is not None}
+    stock = dict(type='MultiLabelDataset', **folders, metainfo=metainfo)
+    return {**stock, **kept}

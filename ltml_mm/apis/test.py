@@ -16,7 +16,7 @@ from mmengine.registry import RUNNERS
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import add_common_arguments, prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.visualization import draw_prediction, encode_picture
+from ltml_mm.apis.model import draw_prediction, encode_picture
 from ltml_mm.evaluation import PredictionCollector
 from ltml_mm.files import write_bytes, write_json
 
@@ -49,13 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def test_config(args: argparse.Namespace) -> Config:
-    """Builds the complete config of an evaluation.
-
-    Raises:
-        FileNotFoundError: The config or a file of the data does not exist.
-        CheckpointError: The checkpoint cannot be read.
-        ValueError: Config, data and arguments do not fit together.
-    """
+    """Builds the complete config of an evaluation."""
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
@@ -79,8 +73,7 @@ def draw_predictions(
 ) -> None:
     """Draws true and predicted classes on every image of a test set.
 
-    MMPretrain's hook draws one image in 5,000, those of the first process,
-    and takes blue for red.
+    MMPretrain's hook draws one image in 5,000 and takes blue for red.
 
     Args:
         dataset: The test set; its items are what the network sees, BGR.
@@ -105,11 +98,10 @@ def draw_predictions(
 def add_flip_tta(cfg: Config) -> None:
     """Makes the test average each image and its mirror image, in place.
 
-    The test pipeline ends with the packing transform. As in MMPretrain, a
-    ``tta_pipeline`` takes the place of the flips.
+    As in MMPretrain, a ``tta_pipeline`` takes the place of the flips.
 
     Raises:
-        ValueError: It has no ``tta_model``.
+        ValueError: The config has no ``tta_model``.
     """
     if cfg.get('tta_model') is None:
         raise ValueError(

@@ -19,7 +19,6 @@ MIXED_PRECISION = {
     'OptimWrapper': 'AmpOptimWrapper',
     'GuardedOptimWrapper': 'GuardedAmpOptimWrapper',
 }
-TENSORBOARD = 'TensorboardVisBackend'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,9 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'auto_scale_lr.base_batch_size',
     )
     parser.add_argument(
-        '--tensorboard',
-        action='store_true',
-        help='log for TensorBoard, too',
+        '--tensorboard', action='store_true', help='log for TensorBoard, too'
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate'
@@ -56,13 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def training_config(args: argparse.Namespace) -> Config:
-    """Builds the complete config of a training.
-
-    Raises:
-        FileNotFoundError: The config or a file of the data does not exist.
-        CheckpointError: The checkpoint to start from cannot be used.
-        ValueError: Config, data and arguments do not fit together.
-    """
+    """Builds the complete config of a training."""
     cfg = load_config(args.config, args.cfg_options)
     prepare_config(cfg, args)
     if args.no_validate:
@@ -81,14 +72,18 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    _check_checkpoint(cfg)
+    path = cfg.get('load_from')
+    if path is None and cfg.get('resume'):
+        # Named here, since the Runner would follow the pointer alone.
+        cfg.load_from = find_whole_checkpoint(cfg.work_dir)
+    elif path is not None and '://' not in path:
+        read_checkpoint(path)
     return cfg
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for."""
-    cfg = training_config(parse_args(argv))
-    RUNNERS.build(cfg).train()
+    RUNNERS.build(training_config(parse_args(argv))).train()
 
 
 def _use_mixed_precision(cfg: Config) -> None:
@@ -113,14 +108,6 @@ def _log_for_tensorboard(cfg: Config) -> None:
     if cfg.get('visualizer') is None:  # then the Runner takes this one
         cfg.visualizer = dict(type='Visualizer', vis_backends=[local])
     backends = cfg.visualizer.setdefault('vis_backends', [local])
-    if not any(b.get('type') == TENSORBOARD for b in backends):
-        backends.append(dict(type=TENSORBOARD))
-
-
-def _check_checkpoint(cfg: Config) -> None:
-    path = cfg.get('load_from')
-    if path is None and cfg.get('resume'):
-        # Named here, since the Runner would follow the pointer alone.
-        cfg.load_from = find_whole_checkpoint(cfg.work_dir)
-    elif path is not None and '://' not in path:
-        read_checkpoint(path)
+    wanted = dict(type='TensorboardVisBackend')
+    if not any(b.get('type') == wanted['type'] for b in backends):
+        backends.append(wanted)

@@ -170,7 +170,10 @@ def _entry_fault(
         path = entry.get(key)
         if not isinstance(path, str):
             return f'"{key}" must be a text, got {path!r}'
-        if not allow_outside and _leaves_folder(path):
+        # Links are followed by the converters, which look at the files.
+        outside = os.path.isabs(path) or '://' in path
+        outside |= os.path.normpath(path).split(os.sep)[0] == os.pardir
+        if outside and not allow_outside:
             return (
                 f'"{key}" {path!r} leaves the folder of the images; set '
                 'allow_outside=True if you trust the file'
@@ -186,13 +189,6 @@ def _entry_fault(
     if len(set(labels)) != len(labels):
         return f'a label repeats in {labels}'
     return None
-
-
-def _leaves_folder(path: str) -> bool:
-    # Links are followed by the converters, which look at the files.
-    if os.path.isabs(path) or '://' in path:
-        return True
-    return os.path.normpath(path).split(os.sep)[0] == os.pardir
 
 
 @dataclass(frozen=True)
@@ -334,7 +330,8 @@ def training_metainfo(
     if getattr(dataset, 'test_mode', False):
         return metainfo
     if not has_labels(dataset):
-        return {IMAGES_KEY: len(dataset), **metainfo}
+        metainfo[IMAGES_KEY] = metainfo.get(IMAGES_KEY) or len(dataset)
+        return metainfo
     table = table or read_labels(dataset)
     num_classes = len(metainfo.get('classes') or table.counts(0))
     return {**metainfo, **table.statistics(num_classes).to_metainfo()}

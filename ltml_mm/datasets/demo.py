@@ -99,10 +99,9 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
     A picture of 64 x 64 pixels shows coloured shapes in front of a textured
     background. A class is a colour and a shape together, such as
     ``red-ring``; combinations that are no class stand beside them. The 1142
-    training images have the class counts of VOC-LT (775 down to 4; 6 head,
-    6 medium and 8 tail classes), the 1000 test images have every class at
-    least 61 times. Head classes cover the images, the others come on top:
-    a rare class is never alone, and most often beside one frequent class.
+    training images have VOC-LT's counts (775 down to 4; 6 head, 6 medium and
+    8 tail classes), the 1000 test images every class at least 61 times. A
+    rare class is never alone, and most often beside one frequent class.
 
     Labels are a function of seed and split, a picture is one of these and
     its number. Between Pillow 9.5 and 13 one pixel in ten thousand differs,
@@ -113,8 +112,7 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
     Args:
         split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
         seed (int): Chooses another set of the same kind. Defaults to 0.
-        **kwargs: ``pipeline``, ``indices``, ``metainfo``, ``lazy_init`` and
-            so on, see :class:`LongTailMultiLabelDataset`.
+        **kwargs: See :class:`LongTailMultiLabelDataset`.
 
     Raises:
         ValueError: ``split`` or ``seed`` is out of range.
@@ -145,13 +143,10 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
 
     def load_data_list(self) -> list[dict]:
         """Makes ``img_path`` (of no file), ``gt_label`` and ``number``."""
+        folder = f'demo/{self.split}'
         return [
-            {
-                'img_path': f'demo/{self.split}/{number:05d}',
-                'gt_label': labels,
-                'number': number,
-            }
-            for number, labels in enumerate(demo_labels(self.split, self.seed))
+            dict(img_path=f'{folder}/{n:05d}', gt_label=labels, number=n)
+            for n, labels in enumerate(demo_labels(self.split, self.seed))
         ]
 
     def prepare_data(self, idx: int) -> Any:
@@ -159,9 +154,8 @@ class LongTailDemoDataset(LongTailMultiLabelDataset):
         info = self.get_data_info(idx)
         number = info['number']
         if number not in self._pictures:
-            self._pictures[number] = demo_picture(
-                self.split, self.seed, number, info['gt_label']
-            )
+            key = self.split, self.seed, number
+            self._pictures[number] = demo_picture(*key, info['gt_label'])
         info['img'] = self._pictures[number].copy()
         info['img_shape'] = info['ori_shape'] = (SIDE, SIDE)
         return self.pipeline(info)

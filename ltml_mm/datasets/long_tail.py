@@ -21,8 +21,7 @@ from ltml_mm.datasets.annotations import (
 class LongTailMultiLabelDataset(MultiLabelDataset):
     """A multi-label dataset from MMPretrain's JSON annotations.
 
-    The annotation file is the one of MMPretrain's ``MultiLabelDataset``;
-    ``class_counts`` and ``num_train_images`` are optional there:
+    ``class_counts`` and ``num_train_images`` are optional:
 
     .. code-block:: none
 
@@ -38,18 +37,16 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
           ]
         }
 
-    ``metainfo`` of a training set always holds ``class_counts`` and
-    ``num_train_images``, counted from the images at hand; a test set has
-    those of its file, or of its ``metainfo`` argument. The metric takes the
-    head, medium and tail groups from there.
+    ``metainfo`` of a training set holds both, counted from the images at
+    hand; a test set has those of its file, or of its ``metainfo`` argument,
+    for the metric's head, medium and tail groups.
 
     Args:
         ann_file (str): Path of the JSON file, relative to ``data_root``.
-        test_mode (bool): Whether the images are test images, whose own
-            counts say nothing about the groups. Defaults to False.
-        allow_outside (bool): Whether image paths in the file may leave the
-            folder that ``data_root`` and ``data_prefix`` name. Defaults to
-            False.
+        test_mode (bool): Whether the images are test images, which are not
+            counted. Defaults to False.
+        allow_outside (bool): Whether image paths may leave the folder that
+            ``data_root`` and ``data_prefix`` name. Defaults to False.
         **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``.
 
     Raises:
@@ -129,10 +126,10 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             raise ValueError(f'{self.ann_file}: {error}') from error
         if self.test_mode:
             return
-        lists = [entry['gt_label'] for entry in data_list]
-        found = LabelTable.from_lists(lists).statistics(declared.num_classes)
         said = declared.to_metainfo()
-        for key, counted in found.to_metainfo().items():
+        table = LabelTable.from_lists([e['gt_label'] for e in data_list])
+        found = table.statistics(declared.num_classes).to_metainfo()
+        for key, counted in found.items():
             if key in self._metainfo and said[key] != counted:
                 raise ValueError(
                     f'{self.ann_file}: "{key}" says {said[key]}, but its '

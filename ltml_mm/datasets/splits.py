@@ -22,12 +22,11 @@ from ltml_mm.datasets.annotations import LabelTable
 class ParetoRecipe:
     """Draws a long-tailed subset of multi-label images.
 
-    The classes are ranked by how often they come along with others; their
-    target counts fall from ``max_count`` towards ``min_count`` like a Pareto
-    density. Class by class in that rank, images are added at random until
-    the target is met, or taken away where earlier classes brought too many.
-    Later classes change the counts of earlier ones, so the targets are met
-    only roughly.
+    The target counts of the classes, ranked by :func:`rank_classes`, fall
+    from ``max_count`` towards ``min_count`` like a Pareto density. Class by
+    class, images are added at random until the target is met, or taken away
+    where earlier classes brought too many. Later classes change the counts
+    of earlier ones, so the targets are met only roughly.
 
     Attributes:
         max_count: Target of the first class.
@@ -122,8 +121,7 @@ class ParetoRecipe:
         if short:
             warnings.warn(
                 'pareto_split: classes with fewer images than their target '
-                'give what they have: class (images/target) '
-                f'{", ".join(short)}',
+                f'give what they have: (images/target) {", ".join(short)}',
                 stacklevel=2,
             )
         return np.array(sorted(set().union(*chosen)), np.int64)
@@ -231,12 +229,9 @@ def stratified_holdout(
     def deal(order: list[int], label: int | None) -> None:
         rng.shuffle(order)
         for image in order:
+            lacks = (0, 0) if label is None else lacks_class[:, label]
             wishes = [
-                (
-                    0.0 if label is None else lacks_class[part, label],
-                    lacks_images[part],
-                    rng.random(),
-                )
+                (lacks[part], lacks_images[part], rng.random())
                 for part in (0, 1)
             ]
             part = int(wishes[1] > wishes[0])

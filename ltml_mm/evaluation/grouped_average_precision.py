@@ -155,11 +155,10 @@ class GroupedAveragePrecision(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keeps scores and labels of one batch, one dict per image."""
         for sample in data_samples:
-            scores = {'': _as_scores(sample['pred_score'], sample)}
+            given = {'': sample['pred_score']}
             if self.branches:
-                branches = sample.get(BRANCHES_KEY) or {}
-                for name, branch in branches.items():
-                    scores[name] = _as_scores(branch, sample)
+                given.update(sample.get(BRANCHES_KEY) or {})
+            scores = {name: _as_scores(s, sample) for name, s in given.items()}
             targets = _as_targets(sample, scores[''].size)
             self.results.append((scores, targets))
 
@@ -175,15 +174,12 @@ class GroupedAveragePrecision(BaseMetric):
                 'num_classes of the model to that'
             )
         test_counts = targets.sum(0, dtype=np.int64)
-        ap = {
-            name: 100
-            * average_precision(
-                np.stack([scores[name] for scores, _ in results]), targets
-            )
-            for name in results[0][0]
-        }
-        names = meta.get('classes') or range(statistics.num_classes)
-        names = list(map(str, names))
+        ap = {}
+        for name in results[0][0]:
+            scores = np.stack([row[name] for row, _ in results])
+            ap[name] = 100 * average_precision(scores, targets)
+        classes = meta.get('classes') or range(statistics.num_classes)
+        names = [str(name) for name in classes]
         # Before the report is replaced: its absence tells the first time.
         self._name_absent(names, test_counts)
         self.report = class_report(
@@ -198,9 +194,7 @@ class GroupedAveragePrecision(BaseMetric):
 
     def _name_absent(self, names: list[str], counts: np.ndarray) -> None:
         """Warns of classes without a positive, at the first evaluation."""
-        absent = [
-            n for n, count in zip(names, counts, strict=True) if not count
-        ]
+        absent = [names[k] for k in np.flatnonzero(counts == 0)]
         if len(absent) == len(names):
             raise ValueError(
                 'no image of the test set has a label, so there is no average '

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ltml_mm.apis.cli import add_cfg_options
+from ltml_mm.experiments import runs
 from ltml_mm.experiments.comparison_report import write_report
 from ltml_mm.experiments.rows import (
     DATA_SETS,
@@ -20,15 +21,6 @@ from ltml_mm.experiments.rows import (
     build_config,
     parse_line,
     parse_rows,
-)
-from ltml_mm.experiments.runs import (
-    CONFIG,
-    RUN,
-    Run,
-    config_hash,
-    make_runs,
-    run_folder,
-    write_config,
 )
 
 
@@ -125,16 +117,16 @@ def main(
         for run in plan_runs(args, configs):
             path = configs[run.row].filename
             if args.data not in PUBLISHED:
-                path = run.folder / CONFIG
-                if not (run.folder / RUN).exists():
-                    write_config(run, configs[run.row])
+                path = run.folder / runs.CONFIG
+                if not (run.folder / runs.RUN).exists():
+                    runs.write_config(run, configs[run.row])
             print(run.folder, path)
         return
     if change is not None:
         change(configs)
     status = 130
     with suppress(KeyboardInterrupt):
-        failed = make_runs(plan_runs(args, configs), configs, args.jobs)
+        failed = runs.make_runs(plan_runs(args, configs), configs, args.jobs)
         status = 1 if failed else 0
     write_report(args.out, lines, args.seeds, reference, args.title)
     if status:
@@ -143,12 +135,12 @@ def main(
 
 def plan_runs(
     args: argparse.Namespace, configs: dict[str, Config]
-) -> list[Run]:
+) -> list[runs.Run]:
     """Lists the runs, seed by seed, so that every row has some early."""
-    hashes = {row: config_hash(cfg) for row, cfg in configs.items()}
+    hashes = {row: runs.config_hash(cfg) for row, cfg in configs.items()}
     return [
-        Run(
-            folder=run_folder(args.out, row, seed),
+        runs.Run(
+            folder=runs.run_folder(args.out, row, seed),
             row=row,
             seed=seed,
             set=args.data,

@@ -23,15 +23,13 @@ from ltml_mm.experiments.results import (
 from ltml_mm.experiments.rows import VARIANTS, Line
 from ltml_mm.files import write_bytes, write_text
 
-RUNS, TABLE, PICTURE = 'runs.csv', 'table.md', 'groups.png'
 FACTS = ('steps', 'images_per_step', 'seconds', 'device', 'drift')
 EXPLANATION = (
     'mAP in percent: mean ± sample standard deviation over the seeds. A '
     'difference is that of the row minus the reference, paired by seed; in '
-    'brackets its 95 % percentile bootstrap interval '
-    f'({RESAMPLES:,} resamples of the seeds, from three seeds on), which is '
-    'too narrow with few seeds, so that the seeds in which the row is ahead '
-    'stand beside it.'
+    f'brackets its 95 % percentile bootstrap interval ({RESAMPLES:,} '
+    'resamples, from three seeds on), which is too narrow with few seeds: '
+    'mind in how many the row is ahead.'
 )
 
 
@@ -63,13 +61,14 @@ def write_report(
     """
     results = read_results(out, [line.row for line in lines], seeds)
     tables = render_tables(results, lines, reference, title)
-    write_text(out / RUNS, render_runs(results))
-    write_text(out / TABLE, tables)
-    (out / PICTURE).unlink(missing_ok=True)
+    write_text(out / 'runs.csv', render_runs(results))
+    write_text(out / 'table.md', tables)
+    picture = out / 'groups.png'
+    picture.unlink(missing_ok=True)
     shown = [line for line in lines if results.values(line)]
     if shown:
         content = png(draw_groups, results, shown, reference, title)
-        write_bytes(out / PICTURE, content)
+        write_bytes(picture, content)
 
 
 def render_runs(results: Results) -> str:

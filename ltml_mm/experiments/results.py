@@ -10,18 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ltml_mm.class_statistics import GROUPS as CLASS_GROUPS
 from ltml_mm.experiments.rows import Line
 from ltml_mm.experiments.runs import RESULT, run_folder
 
 #: Names of the groups of classes, and the metric of each.
-GROUPS = {
-    'total': 'mAP',
-    'head': 'mAP_head',
-    'medium': 'mAP_medium',
-    'tail': 'mAP_tail',
-}
+GROUPS = {'total': 'mAP'} | {name: f'mAP_{name}' for name in CLASS_GROUPS}
 RESAMPLES = 10_000
-LEAST_SEEDS = 3  # for an interval
 
 
 @dataclass(frozen=True)
@@ -37,11 +32,7 @@ class Results:
     missing: list[tuple[str, int]]
 
     def values(self, line: Line, group: str = 'total') -> dict[int, float]:
-        """Collects the mAP of a line of the table.
-
-        Args:
-            line: The line.
-            group: One of :data:`GROUPS`.
+        """Collects a line's mAP in one of :data:`GROUPS`.
 
         Returns:
             dict: Percent by seed, for the seeds that have it.
@@ -61,12 +52,11 @@ def read_results(
 
     Args:
         out: Folder of the comparison.
-        rows: The rows that were asked for.
-        seeds: The seeds that were asked for.
+        rows: Those that were asked for.
+        seeds: Those that were asked for.
 
     Returns:
-        Results: The results, and which are missing: a run without
-        ``result.json`` is unfinished or failed.
+        Results: A run without ``result.json`` is missing.
 
     Raises:
         ValueError: A file is broken, is no result of its folder's run, or
@@ -126,9 +116,9 @@ def paired_difference(
     The interval is the percentile bootstrap (Efron and Tibshirani, *An
     Introduction to the Bootstrap*, 1993, chapter 13): 2.5 % of the means of
     10,000 draws with replacement lie below and above. With few values it is
-    too narrow: of the nominal 95 %, one from five normally distributed
-    differences covers the truth about 84 % of the time. It speaks of the
-    chance of the seeds alone, not of that of the test images.
+    too narrow: from five normally distributed differences it covers the
+    truth about 84 % of the time. It knows the seeds' chance alone, not that
+    of the test images.
 
     Args:
         values: The figure of the row by seed.
@@ -145,7 +135,7 @@ def paired_difference(
         return None
     pairs = np.array([values[s] - reference[s] for s in seeds])
     interval = None
-    if len(pairs) >= LEAST_SEEDS:
+    if len(pairs) >= 3:
         rng = np.random.default_rng(0)
         draws = rng.integers(0, len(pairs), (RESAMPLES, len(pairs)))
         low, high = np.percentile(pairs[draws].mean(1), [2.5, 97.5])

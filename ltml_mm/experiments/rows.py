@@ -67,13 +67,7 @@ TAKEN = ('randomness.seed', 'work_dir', 'resume')
 
 @dataclass(frozen=True)
 class Row:
-    """A method that is trained.
-
-    Attributes:
-        name: That of the row and of its folder.
-        base: One of :data:`ROWS`.
-        overrides: What it changes in the config of its base.
-    """
+    """A method that is trained: one of :data:`ROWS` with overrides."""
 
     name: str
     base: str
@@ -111,8 +105,7 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
         tuple: The lines of the table, and the rows to train.
 
     Raises:
-        ValueError: A row is unknown, broken or given twice, or lacks a
-            variant.
+        ValueError: A row is unknown, broken, given twice or lacks a variant.
 
     Examples:
         >>> parse_rows(['sum=ltml,model.fuse=probs'])[1]
@@ -126,8 +119,8 @@ def parse_rows(texts: Sequence[str]) -> tuple[list[Line], list[Row]]:
         if line in lines or (changed and line.row in rows):
             raise ValueError(f'--rows names {line} twice')
         lines.append(line)
-        if changed or line.row not in rows:
-            rows[line.row] = _parse_row(line.row, text if changed else '')
+        if line.row not in rows:
+            rows[line.row] = _parse_row(line.row, text)
         two_branches = rows[line.row].base in TWO_BRANCH_ROWS
         if not two_branches and line.variant not in ONE_BRANCH_VARIANTS:
             raise ValueError(
@@ -166,12 +159,11 @@ def _parse_row(name: str, text: str) -> Row:
     """Reads a row, or a changed one from ``NAME=ROW,KEY=VALUE...``."""
     _, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
-    base, *overrides = re.split(r',(?=[\w.]+=)', rest) if changed else [name]
+    base, *overrides = re.split(r',(?=[\w.]+=)', rest if changed else name)
     if base not in ROWS or (changed and (not overrides or name in ROWS)):
         raise ValueError(
-            f'--rows {text or name}: expected one of {", ".join(ROWS)}, or a '
-            'changed row with a name of its own, '
-            'NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
+            f'--rows {text}: expected one of {", ".join(ROWS)}, or a changed '
+            'row with a name of its own, NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
         )
     return Row(name, base, parse_cfg_options(overrides))
 
@@ -188,7 +180,7 @@ def row_config(base: str, data: str) -> Config:
         data: One of :data:`DATA_SETS`.
 
     Returns:
-        Config: The config as it stands, not yet completed from the data.
+        Config: Not yet completed from the data.
     """
     if base == 'ltml' or data in PUBLISHED:
         return read_config(config_file(base, data))

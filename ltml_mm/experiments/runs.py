@@ -48,8 +48,6 @@ NOT_HASHED = (
     'visualizer',
     'work_dir',
 )
-#: Seconds that a process has at least to end when it is told to.
-GRACE = 30
 #: Those that stop a comparison; Windows has no SIGHUP.
 SIGNALS = {
     signal.SIGTERM,
@@ -65,9 +63,9 @@ class Run:
     Attributes:
         folder: See :func:`run_folder`.
         row: Name of the row.
-        seed: Seed of the weights, the samplers and the augmentation.
+        seed: That of the weights, the samplers and the augmentation.
         set: Name of the data set.
-        keep_checkpoints: Whether the last checkpoint stays.
+        keep_checkpoints: Whether the last one stays.
         config_hash: See :func:`config_hash`.
     """
 
@@ -90,9 +88,6 @@ def config_hash(cfg: Config) -> str:
     Files count by their content. Folders, workers, hooks and the seed do not
     count.
 
-    Args:
-        cfg: The complete config of a training.
-
     Returns:
         str: The first 16 hexadecimal digits of the SHA-256.
     """
@@ -113,18 +108,11 @@ def config_hash(cfg: Config) -> str:
 
 
 def write_config(run: Run, cfg: Config) -> None:
-    """Writes a run's ``config.py``, which stock tools train too.
-
-    Args:
-        run: The run.
-        cfg: The config of its row.
-    """
+    """Writes ``config.py`` from that of the row; stock tools train it too."""
     cfg = deepcopy(cfg)
     work_dir = str(run.folder / 'work')
-    prepare_config(
-        cfg,
-        argparse.Namespace(work_dir=work_dir, launcher='none', local_rank=0),
-    )
+    args = dict(work_dir=work_dir, launcher='none', local_rank=0)
+    prepare_config(cfg, argparse.Namespace(**args))
     cfg.merge_from_dict({'randomness.seed': run.seed})
     cfg.experiment_name = f'{run.row} {run.seed}'
     write_text(run.folder / CONFIG, cfg.pretty_text)
@@ -133,7 +121,8 @@ def write_config(run: Run, cfg: Config) -> None:
 def write_run(run: Run, cfg: Config) -> None:
     """Writes ``config.py`` and ``run.json``, all that a run needs."""
     write_config(run, cfg)
-    write_json(run.folder / RUN, {**asdict(run), 'folder': str(run.folder)})
+    facts = {k: v for k, v in asdict(run).items() if k != 'folder'}
+    write_json(run.folder / RUN, facts)
 
 
 def make_runs(
@@ -244,12 +233,12 @@ def _start(folder: Path, slot: int) -> subprocess.Popen:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Tells processes to end, and kills those that do not."""
+    """Tells processes to end, and kills those that still run 30 s later."""
     for process in processes:
         process.terminate()
     for process in processes:
         try:
-            process.wait(GRACE)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -1,8 +1,6 @@
-"""One run of a comparison, in a process of its own: train, test, result.
+"""One run: ``python -m ltml_mm.experiments.single_run FOLDER``.
 
-``python -m ltml_mm.experiments.single_run FOLDER`` trains and tests
-``FOLDER/config.py`` and writes ``FOLDER/result.json`` at its very end. Killed
-and started again, it resumes from its last checkpoint.
+Killed and started again, it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,19 +29,13 @@ from ltml_mm.apis.test import add_flip_tta, set_checkpoint
 from ltml_mm.experiments.rows import ONE_BRANCH_VARIANTS, PLAIN
 from ltml_mm.experiments.runs import CONFIG, RESULT, RUN, Run, config_hash
 from ltml_mm.files import write_json
-from ltml_mm.models.weight_averaging import (
-    branch_drift,
-    has_norms,
-    merge_branches,
-    merged_modules,
-    reestimate_norms,
-)
+from ltml_mm.models import weight_averaging
 
 
 def make_run(folder: Path) -> None:
-    """Trains and tests one run, where it is not finished already.
+    """Trains and tests ``config.py``, and writes ``result.json`` at the end.
 
-    Waits for another process that makes the same run.
+    Waits for another process that makes the run; a finished one stays.
 
     Args:
         folder: The run's folder, with its ``run.json`` and ``config.py``.
@@ -53,7 +45,7 @@ def make_run(folder: Path) -> None:
             comparison started.
     """
     facts = json.loads((folder / RUN).read_text())
-    run = Run(**{**facts, 'folder': folder})
+    run = Run(folder, **facts)
     # The system frees the lock when the process ends, however it ends.
     with FileLock(folder / 'lock'):
         if (folder / RESULT).exists():
@@ -64,15 +56,12 @@ def make_run(folder: Path) -> None:
         loader = cfg.train_dataloader
         cuda = torch.cuda.is_available()
         result = dict(
-            row=run.row,
-            seed=run.seed,
-            set=run.set,
+            **facts,
             **_test(cfg, run.seed, steps),
             steps=steps,
             images_per_step=loader.batch_size * len(loader.sampler.streams),
             seconds=seconds,
             device=torch.cuda.get_device_name() if cuda else 'CPU',
-            config_hash=run.config_hash,
         )
         _check_unchanged(cfg, run)
         write_json(folder / RESULT, result)
@@ -100,8 +89,7 @@ def _train(cfg: Config) -> tuple[int, float | None]:
     runner = RUNNERS.build(cfg)
     start = time.perf_counter()
     runner.train()
-    seconds = time.perf_counter() - start
-    return runner.iter, seconds if checkpoint is None else None
+    return runner.iter, None if checkpoint else time.perf_counter() - start
 
 
 def _test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
@@ -109,14 +97,18 @@ def _test(cfg: Config, seed: int, steps: int) -> dict[str, Any]:
     path = find_whole_checkpoint(cfg.work_dir)
     checkpoint = None if path is None else read_checkpoint(path)
     if checkpoint is None or checkpoint['meta']['iter'] != steps:
-        raise ValueError(
-            f'{cfg.work_dir} holds no checkpoint of the last step'
-        )
+        raise ValueError(f'{cfg.work_dir} has no checkpoint of the last step')
     weights = checkpoint['state_dict']
     reports = {v: _report(_build(cfg, path, v)) for v in ONE_BRANCH_VARIANTS}
     drift = compensation = None
     if any(key.startswith('heads.') for key in weights):
-        drift, compensation = branch_drift(weights), _compensation(weights)
+        drift = weight_averaging.branch_drift(weights)
+        compensation = {
+            key.removeprefix('loss_cls.'): value.tolist()
+            for key, value in weights.items()
+            if key.startswith('loss_cls.')
+            and key.endswith(('_scale', '_bias'))
+        }
         reports['probs'] = _report(_build(cfg, path, 'probs'))
         reports |= _test_merged(cfg, checkpoint, seed)
     metrics: dict[str, dict[str, float]] = {}
@@ -167,27 +159,18 @@ def _test_merged(
     """Tests the average of the branches, as it is and with new statistics."""
     weights = checkpoint['state_dict']
     path = Path(cfg.work_dir) / 'merged.pth'
+    merged = weight_averaging.merge_branches(weights)
     meta = {'dataset_meta': checkpoint['meta']['dataset_meta']}
-    torch.save({'state_dict': merge_branches(weights), 'meta': meta}, path)
+    torch.save({'state_dict': merged, 'meta': meta}, path)
     runner = _build(cfg, path, 'merged')
     reports = {'merged': _report(runner)}
-    modules = merged_modules(weights)
-    if has_norms(runner.model, modules):
+    modules = weight_averaging.merged_modules(weights)
+    if weight_averaging.has_norms(runner.model, modules):
         # As merge_branches.py does with all images.
         batches = training_batches(cfg, sys.maxsize, seed)
-        reestimate_norms(runner.model, batches, modules)
+        weight_averaging.reestimate_norms(runner.model, batches, modules)
         reports['merged_bn'] = _report(runner)
     return reports
-
-
-def _compensation(weights: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Returns scales and biases of the logits by class: uniform.pos_scale."""
-    names = ('pos_scale', 'pos_bias', 'neg_scale', 'neg_bias')
-    return {
-        key.removeprefix('loss_cls.'): value.tolist()
-        for key, value in weights.items()
-        if key.startswith('loss_cls.') and key.endswith(names)
-    }
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ from ltml_mm.models.fork.branches import (
     sync_branches,
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
+from ltml_mm.models.losses.base import upcast
 from ltml_mm.models.parts import (
     DEFAULT_CONSISTENCY,
     FORK_SPELLINGS,
@@ -76,7 +77,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
             - ``at`` (str | Sequence[str]): the names of the backbone's
               modules from the branching point on, or ``'auto'``, the
-              default, for the built-in table;
+              default, for the last stage of a known family;
             - ``init``: how the re-balanced copy starts, ``'copy'``, the
               default: as the uniform one (the paper: both from the same
               ImageNet weights), or ``'reinit'``;
@@ -199,16 +200,35 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         )
 
     def extract_feat(self, inputs: Tensor) -> dict[str, tuple]:
-        """Extracts each branch's features of images (N, C, H, W) at once."""
+        """Extracts each branch's features.
+
+        Args:
+            inputs (Tensor): Images (N, C, H, W).
+
+        Returns:
+            dict[str, tuple]: What the plain backbone and neck return for
+            these images, by branch.
+
+        Raises:
+            ValueError: The features do not reach the fork.
+        """
         feats = self.backbone(inputs)
         if self.neck is not None:
             feats = self.neck(feats)
         return split_branches(feats, inputs.shape[0])
 
     def branch_logits(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Computes logits (N, K) by branch for images (N, C, H, W)."""
+        """Computes the logits of each branch.
+
+        Args:
+            inputs (Tensor): Images (N, C, H, W).
+
+        Returns:
+            dict[str, Tensor]: Logits (N, K) by branch, float32, or float64
+            where the network is: no loss and no average sees half precision.
+        """
         feats = self.extract_feat(inputs)
-        return {name: self.heads[name](feats[name]) for name in BRANCHES}
+        return {n: upcast(self.heads[n](feats[n])) for n in BRANCHES}
 
     def loss(
         self,
@@ -282,7 +302,12 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     def write_prediction(
         self, sample: DataSample, branch_logits: dict[str, Tensor]
     ) -> None:
-        """Writes the fused prediction of logits (K,) by branch."""
+        """Writes the fused prediction of one image.
+
+        Args:
+            sample (DataSample): Gets the fields that :meth:`predict` lists.
+            branch_logits (dict[str, Tensor]): Logits (K,) by branch.
+        """
         score = fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
@@ -292,7 +317,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             label = torch.where(score >= threshold)[0]
         sample.set_pred_score(score).set_pred_label(label)
         sample.set_field(
-            {name: z.float().sigmoid() for name, z in branch_logits.items()},
+            {name: z.sigmoid() for name, z in branch_logits.items()},
             'branch_scores',
         )
         sample.set_field(branch_logits, 'branch_logits')
@@ -320,7 +345,16 @@ class CollaborativeTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: list[tuple[DataSample, ...]]
     ) -> list[DataSample]:
-        """Merges the samples of each image's views into one sample."""
+        """Merges the views of each image.
+
+        Args:
+            data_samples_list (list[tuple[DataSample]]): The predictions of
+                each image's views.
+
+        Returns:
+            list[DataSample]: A sample for each image, with the fields of
+            :meth:`CollaborativeTwoBranchClassifier.predict`.
+        """
         return [self._merge_views(views) for views in data_samples_list]
 
     def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:

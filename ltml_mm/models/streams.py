@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ltml_mm.models.fork.branches import BRANCHES
-from ltml_mm.models.losses.base import upcast
 
 STREAM_HELP = """\
 CollaborativeTwoBranchClassifier trains on two streams, but got a flat batch.
@@ -143,9 +142,9 @@ def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
         fuse: ``'logits'`` averages the logits, ``'probs'`` their sigmoids.
 
     Returns:
-        Tensor: float32 of that shape, or float64 where they are; in [0, 1].
+        Tensor: Of that shape and dtype, in [0, 1].
     """
-    stacked = torch.stack([upcast(z) for z in logits])
+    stacked = torch.stack([*logits])
     if fuse == 'logits':
         return stacked.mean(0).sigmoid()
     return stacked.sigmoid().mean(0)
@@ -159,10 +158,9 @@ def fuse_logits(logits: Sequence[Tensor], fuse: str) -> Tensor:
         fuse: See :func:`fuse_scores`.
 
     Returns:
-        Tensor: float32 of that shape, or float64 where they are; its sigmoid
-        is the fused score.
+        Tensor: Of that shape and dtype; its sigmoid is the fused score.
     """
-    stacked = torch.stack([upcast(z) for z in logits])
+    stacked = torch.stack([*logits])
     if fuse == 'logits':
         return stacked.mean(0)
     # log(p / (1 - p)) of the mean p: finite where p rounds to 0 or 1.

@@ -81,6 +81,12 @@ def branch_drift(state_dict: Mapping[str, Tensor]) -> float:
     apart they are, the average of linear heads is exact for equal features.
     Running statistics are left out, too; their scale is the data's.
 
+    Args:
+        state_dict: That of a :class:`CollaborativeTwoBranchClassifier`.
+
+    Returns:
+        float: The drift, infinite where the copies are opposites.
+
     Raises:
         ValueError: As in :func:`merge_branches`.
     """

@@ -43,9 +43,6 @@ def build(config):
     return DATASETS.build({**config, 'pipeline': []})
 
 
-# -- the custom config -------------------------------------------------------
-
-
 def test_the_number_of_classes_comes_from_the_data(data):
     assert load(data).model.num_classes == 3
 
@@ -96,15 +93,6 @@ def test_a_complete_config_needs_no_annotations(data):
     assert cfg.to_dict() == before
 
 
-def test_the_original_file_is_not_touched(data):
-    load(data)
-    assert 'num_classes=None' in CUSTOM.read_text()
-    assert load(data).model.num_classes == 3
-
-
-# -- from a checkpoint -------------------------------------------------------
-
-
 def test_a_checkpoint_makes_training_annotations_needless(data):
     meta = {
         'classes': CLASSES,
@@ -132,9 +120,6 @@ def test_a_test_set_of_other_classes_is_refused(data):
         build(cfg.test_dataloader.dataset)
 
 
-# -- other configs -----------------------------------------------------------
-
-
 def test_other_configs_need_no_data():
     cfg = load_config(CONFIGS / 'ltml_voc.py')
     assert cfg.model.num_classes == 20
@@ -149,13 +134,6 @@ def test_folders_reach_the_published_sets():
     for dataset in datasets:
         assert {**dataset, **folders} == dataset
     assert 'data_root' not in cfg.train_dataloader.dataset
-
-
-def test_options_override():
-    options = {'train_cfg.max_epochs': 1, 'optim_wrapper.optimizer.lr': 0.5}
-    cfg = load_config(CONFIGS / 'ltml_voc.py', options)
-    assert cfg.train_cfg.max_epochs == 1
-    assert cfg.optim_wrapper.optimizer.lr == 0.5
 
 
 def test_names_and_counts_are_not_in_the_text_of_a_config(data, tmp_path):

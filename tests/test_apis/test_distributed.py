@@ -62,26 +62,26 @@ def test_slurm_names_the_first_machine(groups, tmp_path, monkeypatch):
     assert found == ('n1', '29500')
 
 
-def test_mpi_needs_an_address(groups):
-    os.environ.update(ENVIRONMENTS['mpi'])
-    with pytest.raises(ValueError, match='set MASTER_ADDR'):
-        init_distributed(Config(), 'mpi')
-
-
-def test_a_launcher_that_did_not_start_this(groups):
-    with pytest.raises(ValueError, match=r'RANK, WORLD_SIZE.*dist_train\.sh'):
-        init_distributed(Config(), 'pytorch')
+@pytest.mark.parametrize(
+    ('launcher', 'environment', 'message'),
+    [
+        ('mpi', ENVIRONMENTS['mpi'], 'set MASTER_ADDR'),
+        ('pytorch', {}, r'RANK, WORLD_SIZE.*dist_train\.sh'),
+        # Each would train alone, into the same folder.
+        ('none', {'WORLD_SIZE': '2'}, r'E=2: .* --launcher pytorch'),
+    ],
+)
+def test_what_a_launcher_lacks(groups, launcher, environment, message):
+    os.environ.update(environment)
+    with pytest.raises(ValueError, match=message):
+        init_distributed(Config(), launcher)
     assert not groups
 
 
-def test_several_processes_need_a_launcher(groups):
-    """Each of them would train alone, into the same folder."""
+def test_torchrun_with_one_process_needs_no_launcher(groups):
+    os.environ['WORLD_SIZE'] = '1'
     init_distributed(Config(), 'none')
-    os.environ['WORLD_SIZE'] = '1'  # torchrun with one process
-    init_distributed(Config(), 'none')
-    os.environ['WORLD_SIZE'] = '2'
-    with pytest.raises(ValueError, match=r'E=2: .* --launcher pytorch'):
-        init_distributed(Config(), 'none')
+    assert not groups
 
 
 def test_the_wrapper_keeps_what_the_config_says(groups):

@@ -21,9 +21,6 @@ ROWS = {
         img_size=64,
         window_size=2,
     ),
-    'convnext': dict(
-        type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[8, 8, 16, 16])
-    ),
     'timm-vit': dict(
         type='TIMMBackbone',
         model_name='vit_tiny_patch16_224',
@@ -50,7 +47,7 @@ def with_backbone(name, row):
 
 
 @pytest.mark.usefixtures('quiet')
-@pytest.mark.parametrize('row', ['resnet', 'swin', 'convnext'])
+@pytest.mark.parametrize('row', ['resnet', 'swin'])
 def test_it_builds_what_the_merged_weights_fit(row):
     cfg = with_backbone('ltml_voc.py', row)
     stock = stock_config(cfg, VOC_META)

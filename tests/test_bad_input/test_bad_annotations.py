@@ -21,16 +21,6 @@ def entry(index, **values):
     return lambda train, test: train['data_list'][index].update(values)
 
 
-def both(change):
-    """Changes the labels of both sets."""
-
-    def apply(train, test):
-        change(train['data_list'])
-        change(test['data_list'])
-
-    return apply
-
-
 def meta(**values):
     """Changes the meta information of the training set."""
     return lambda train, test: train['metainfo'].update(values)
@@ -39,10 +29,6 @@ def meta(**values):
 def no_labels(entries):
     for item in entries:
         item['gt_label'] = []
-
-
-def repeat(train, test):
-    train['data_list'].append(dict(train['data_list'][3]))
 
 
 def repeat_under_another_name(train, test):
@@ -63,29 +49,9 @@ REFUSED = {
         entry(4, gt_label=[3]),
         NAMED + r'entry 4 .*\(4\.png\): label 3 is not an integer from 0 to 2',
     ),
-    'label of text': (
-        entry(4, gt_label=['rare']),
-        NAMED + r"entry 4 .*\(4\.png\): label 'rare' is not an integer",
-    ),
-    'repeated label': (
-        entry(4, gt_label=[1, 1]),
-        NAMED + r'entry 4 .*\(4\.png\): a label repeats in \[1, 1\]',
-    ),
-    'image listed twice': (
-        repeat,
-        NAMED + r'entries 3 and 10 .* the same image \(3\.png\)',
-    ),
     'image listed under two names': (
         repeat_under_another_name,
         NAMED + r'entries 3 and 10 .* the same image \(3\.png\)',
-    ),
-    'image outside the folder': (
-        entry(2, img_path='../../secret.png'),
-        NAMED + r"entry 2 .*'\.\./\.\./secret\.png' leaves the folder",
-    ),
-    'counts that disagree': (
-        meta(class_counts=[7, 4, 2]),
-        NAMED + r'.*says \[7, 4, 2\], but its images count \[7, 4, 1\]',
     ),
     'training and test of other classes': (
         lambda train, test: test['metainfo'].update(classes=['a', 'b', 'c']),
@@ -131,30 +97,25 @@ def one_class(entries):
         item['gt_label'] = [0] if item['gt_label'] else []
 
 
-def rare_in_test_alone(train, test):
-    for item in train['data_list']:
-        item['gt_label'] = [k for k in item['gt_label'] if k != 2]
-
-
-def rare_in_training_alone(train, test):
-    for item in test['data_list']:
+def without_rare(entries):
+    for item in entries:
         item['gt_label'] = [k for k in item['gt_label'] if k != 2]
 
 
 #: What works, the classes whose average precision counts, the warning.
 WORKS = {
     'class without a training image': (
-        rare_in_test_alone,
+        lambda train, test: without_rare(train['data_list']),
         [0, 1, 2],
         'skips the classes without a training image: rare',
     ),
     'class without a test image': (
-        rare_in_training_alone,
+        lambda train, test: without_rare(test['data_list']),
         [0, 1],
         'left out of the means: rare',
     ),
     'one class only': (
-        both(one_class),
+        lambda train, test: one_class(train['data_list'] + test['data_list']),
         [0],
         'skips the classes without a training image: medium, rare',
     ),
@@ -176,12 +137,8 @@ def test_works(tmp_path, warnings, case):
     report = json.loads(
         (tmp_path / 'work' / 'val_class_report.json').read_text()
     )
-    found = [
-        index
-        for index, row in enumerate(report['classes'])
-        if row['AP'] is not None
-    ]
-    assert found == counted
+    rows = enumerate(report['classes'])
+    assert [k for k, row in rows if row['AP'] is not None] == counted
     text = '\n'.join(warnings)
     if warning is None:
         assert 'without' not in text.lower()

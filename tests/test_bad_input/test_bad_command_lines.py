@@ -29,7 +29,6 @@ def place(tmp_path, monkeypatch):
 #: Words of the command line; status 1, from the tool, and what it says.
 REFUSED = {
     'train: no such config': ('train no.py', 'config not found: no.py'),
-    'test: no such config': ('test no.py some.pth', r'some\.pth|no\.py'),
     'test: no such checkpoint': (
         'test tiny.py no.pth',
         'checkpoint not found: no.pth',
@@ -37,10 +36,6 @@ REFUSED = {
     'predict: no such image': (
         'predict tiny.py some.pth no.jpg',
         'no such image or folder: no.jpg',
-    ),
-    'predict: no such config': (
-        'predict no.py some.pth data/0.png',
-        r'some\.pth|no\.py',
     ),
     'predict: no such device': (
         'predict tiny.py some.pth data/0.png --device toaster',
@@ -58,10 +53,7 @@ REFUSED = {
         'train tiny.py --work-dir some.pth',
         r'some\.pth',
     ),
-    'train: a config that is no Python': (
-        'train some.txt',
-        'config|python|py',
-    ),
+    'train: a config of another format': ('train data/0.png', 'py/yml'),
     'train: a misspelt section': (
         'train tiny.py --cfg-options trian_cfg.max_epochs=1',
         'trian_cfg.max_epochs: the config has no trian_cfg; did you mean '
@@ -101,7 +93,6 @@ def test_refused(place, monkeypatch, case):
     for name in ('SLURM_PROCID', 'RANK'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    (place.parent / 'some.txt').write_text('cats and dogs')
     tool, *arguments = words.split()
     assert_refused(run_main(MAINS[tool], *arguments), message)
     (place.parent / 'some.pth').unlink()
@@ -132,17 +123,13 @@ UNPARSED = {
         'test tiny.py some.pth --out a.pkl',
         'must end with .json, got a.pkl',
     ),
-    'predict: a threshold above 1': (
-        'predict tiny.py some.pth data --threshold 1.5',
-        'must be in [0, 1], got 1.5',
+    'predict: a threshold that is no share': (
+        'predict tiny.py some.pth data --threshold nan',
+        'must be in [0, 1], got nan',
     ),
     'test: pictures of averaged views': (
         'test tiny.py some.pth --tta --show-dir out',
         'leave out --tta',
-    ),
-    'predict: a threshold that is no number': (
-        'predict tiny.py some.pth data --threshold nan',
-        'must be in [0, 1], got nan',
     ),
     'predict: no classes': (
         'predict tiny.py some.pth data --topk 0',

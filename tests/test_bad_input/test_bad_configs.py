@@ -12,7 +12,6 @@ from bad_run import (
 pytestmark = pytest.mark.usefixtures('quick')
 
 TRAIN = 'train_dataloader'
-STREAMS = f'{TRAIN}.sampler.streams'
 EPOCH = f'{TRAIN}.sampler.epoch_length'
 
 #: Overrides, or lines added to the config, and what the error says.
@@ -22,18 +21,9 @@ REFUSED = {
         r'num_classes=4, but the training set has 3 classes '
         r"\(common, medium, rare\): set num_classes=3 in the config's model",
     ),
-    'too few classes': (
-        ['model.num_classes=2'],
-        r'num_classes=2, but the training set has 3 classes',
-    ),
     'no classes': (
         ['model.num_classes=0'],
         'num_classes must be a positive (int|integer), got 0',
-    ),
-    'epoch of an unknown stream': (
-        [f'{EPOCH}=balanced'],
-        r"epoch_length='balanced' names no stream; the streams are "
-        r"\['uniform', 'rebalanced'\]",
     ),
     'unknown stream': (
         f"""{TRAIN} = dict(sampler=dict(streams=dict(
@@ -48,10 +38,6 @@ REFUSED = {
             _delete_=True, uniform=dict(type='UniformSampler'))))""",
         'trains on two streams, but got a flat batch.',
     ),
-    'stream of another sampler': (
-        [f'{STREAMS}.uniform.type=DefaultSampler'],
-        "stream 'uniform' must be a UniformSampler, .* got DefaultSampler",
-    ),
     'missing two-stream wrapper': (
         f"""{TRAIN} = dict(dataset=dict(
             _delete_=True, type='LongTailMultiLabelDataset',
@@ -61,12 +47,6 @@ REFUSED = {
                 dict(type='PackInputs')]))""",
         'LongTailMultiLabelDataset cannot read; wrap it: '
         r"dataset=dict\(type='TwoStreamDataset'",
-    ),
-    'sampler of one stream': (
-        f"""{TRAIN} = dict(sampler=dict(
-            _delete_=True, type='DefaultSampler', shuffle=True))""",
-        'CollaborativeTwoBranchClassifier trains on two streams, but got a '
-        'flat batch',
     ),
     'preprocessor of one stream': (
         ['model.data_preprocessor.type=ClsDataPreprocessor'],
@@ -81,36 +61,17 @@ REFUSED = {
         'ResLayer ran before "layer4", the first module of fork.at: list the '
         'modules in the order',
     ),
-    'fork of blocks in the wrong order': (
-        ['model.fork_at=[layer4.1,layer4.0]'],
-        'BasicBlock ran before "layer4.1", the first module of fork.at',
-    ),
-    'fork at a module twice': (
-        ['model.fork_at=[layer4,layer4]'],
-        "fork.at names 'layer4' twice",
-    ),
     'loss without counts': (
         ['default_hooks.class_statistics=None'],
         'does not know the class counts of the training set; add '
         r"dict\(type='ClassStatisticsHook'\)",
     ),
     'batch of none': ([f'{TRAIN}.batch_size=0'], 'batch_size=0'),
-    'negative batch': ([f'{TRAIN}.batch_size=-4'], 'batch_size=-4'),
     'batch of text': ([f'{TRAIN}.batch_size=many'], 'batch_size=many'),
-    'test batch of none': (['val_dataloader.batch_size=0'], 'batch_size=0'),
-    'epoch of length 0': (
-        [f'{EPOCH}=0'],
-        'epoch_length must be the name of a stream or a positive int, got 0',
-    ),
-    'epoch of negative length': ([f'{EPOCH}=-2'], 'positive int, got -2'),
     'epoch without a whole batch': (
         [f'{EPOCH}=4'],
         'an epoch has no step: its 4 draws .* do not fill a batch of 5; lower '
         'train_dataloader.batch_size',
-    ),
-    'stream of length 0': (
-        [f'{STREAMS}.uniform.num_samples=0'],
-        'num_samples=0 gives an epoch of 0 draws',
     ),
     'no epoch': (
         ['train_cfg.max_epochs=0'],
@@ -124,14 +85,6 @@ REFUSED = {
         ['model.type=CollaborativeClassifier'],
         'the config does not fit CollaborativeClassifier: .* is not in the '
         r'mmpretrain::model registry; it is misspelt, or custom_imports',
-    ),
-    'mistyped transform': (
-        [f'{TRAIN}.dataset.dataset.pipeline.0.type=LoadChekedImage'],
-        'the config does not fit LoadChekedImage: .* not in the',
-    ),
-    'mistyped optimizer': (
-        ['optim_wrapper.optimizer.type=SDG'],
-        'the config does not fit SDG: ',
     ),
     'mistyped argument': (
         ['model.backbone.dept=18'],

@@ -113,9 +113,18 @@ def test_bad_test_image(tmp_path):
     assert_refused(training(config), r'/data/other\.png: no such file')
 
 
-def save_grey(rgb, path):
-    rgb.convert('L').save(path, 'PNG')
-    return rgb.convert('L')
+def saved_as(change):
+    def save(rgb, path):
+        changed = change(rgb)
+        changed.save(path, 'PNG')
+        return changed
+
+    return save
+
+
+def add_alpha(rgb):
+    layer = Image.linear_gradient('L').resize(rgb.size)
+    return Image.merge('RGBA', (*rgb.split(), layer))
 
 
 def save_wide_grey(rgb, path):
@@ -133,18 +142,6 @@ def save_wide_rgb(suffix):
     return save
 
 
-def save_alpha(rgb, path):
-    layer = Image.linear_gradient('L').resize(rgb.size)
-    Image.merge('RGBA', (*rgb.split(), layer)).save(path, 'PNG')
-    return rgb
-
-
-def save_palette(rgb, path):
-    few = rgb.quantize(16)
-    few.save(path, 'PNG')
-    return few
-
-
 def save_cmyk(rgb, path):
     rgb.convert('CMYK').save(path, 'JPEG', quality=95)
     return Image.open(path)
@@ -157,21 +154,15 @@ def save_rotated(rgb, path):
     return ImageOps.exif_transpose(Image.open(path))
 
 
-def save_tiny(rgb, path):
-    tiny = rgb.resize((1, 1))
-    tiny.save(path, 'PNG')
-    return tiny
-
-
 #: Saves a kind of picture and returns what it shows; the largest difference.
 KINDS = {
-    'grey': (save_grey, 0),
+    'grey': (saved_as(lambda rgb: rgb.convert('L')), 0),
     '16-bit grey': (save_wide_grey, 0),
     '16-bit PNG': (save_wide_rgb('.png'), 0),
     '16-bit TIFF': (save_wide_rgb('.tif'), 0),
-    'alpha': (save_alpha, 0),
-    'palette': (save_palette, 0),
-    '1x1': (save_tiny, 0),
+    'alpha': (saved_as(add_alpha), 0),
+    'palette': (saved_as(lambda rgb: rgb.quantize(16)), 0),
+    '1x1': (saved_as(lambda rgb: rgb.resize((1, 1))), 0),
     'CMYK': (save_cmyk, 2),
     'EXIF-rotated': (save_rotated, 2),
 }
@@ -192,9 +183,6 @@ def test_kind_loads_like_its_twin(trained, tmp_path, kind):
     assert np.abs(loaded - expected).max() <= tolerance
     inferencer = MultiLabelInferencer(*trained, 'cpu')
     np.testing.assert_array_equal(inferencer.load(path)['img'], loaded)
-    if '16-bit' not in kind:  # Pillow would clip them
-        opened = inferencer.load(Image.open(path))['img']
-        np.testing.assert_allclose(opened, loaded, rtol=0, atol=tolerance)
     one, two = inferencer([path, tmp_path / 'twin.png'])
     assert list(one['scores'].values()) == pytest.approx(
         list(two['scores'].values()), abs=0.02 * tolerance

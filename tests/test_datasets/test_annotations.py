@@ -2,24 +2,11 @@
 
 import numpy as np
 import pytest
-from mmpretrain.datasets import MultiLabelDataset
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets import LabelTable, read_labels
 
 LISTS = [[2, 0], [], [1, 2], [2], []]
-
-
-def test_offsets_delimit_each_image():
-    table = LabelTable.from_lists(LISTS)
-    assert table.num_images == 5
-    rows = [
-        table.labels[start:stop].tolist()
-        for start, stop in zip(
-            table.offsets[:-1], table.offsets[1:], strict=True
-        )
-    ]
-    assert rows == LISTS
 
 
 def test_counts_against_a_loop():
@@ -80,18 +67,6 @@ def test_a_table_that_is_there_is_not_read_again():
     dataset = Foreign()
     dataset.label_table = LabelTable.from_lists([[0]])
     assert read_labels(dataset) is dataset.label_table
-
-
-def test_stock_dataset(tmp_path):
-    file = tmp_path / 'train.json'
-    file.write_text(
-        '{"metainfo": {"classes": ["a", "b", "c"]}, "data_list": ['
-        '{"img_path": "0.jpg", "gt_label": [2, 0]},'
-        '{"img_path": "1.jpg", "gt_label": []}]}'
-    )
-    table = read_labels(MultiLabelDataset(ann_file=str(file), pipeline=[]))
-    assert table.labels.tolist() == [2, 0]
-    assert table.num_images == 2
 
 
 def test_a_dataset_without_labels_is_refused():

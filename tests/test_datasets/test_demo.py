@@ -91,7 +91,7 @@ def test_metainfo_holds_the_training_counts(train, test):
 def test_classes_need_colour_and_shape():
     colours, shapes = zip(*(name.split('-') for name in CLASSES), strict=True)
     assert set(colours) == set(COLOURS)
-    assert set(shapes) == set(INSIDE) == set(SHAPES) - {'stroke'}
+    assert set(shapes) == set(SIZES) == set(SHAPES) - {'stroke'}
     for part in (colours, shapes):
         assert min(map(part.count, part)) >= 2
 
@@ -108,48 +108,36 @@ def test_pictures_are_the_same_up_to_rounding(train):
     np.testing.assert_allclose(quarters.round(1), QUARTERS, atol=0.5)
 
 
-# What is inside a shape, as a formula of the coordinates.
-INSIDE = {
-    'ring': lambda u, v: (u * u + v * v > 0.34) & (u * u + v * v < 1),
-    'disc': lambda u, v: u * u + v * v < 0.9,
-    'square': lambda u, v: np.maximum(abs(u), abs(v)) < 0.82,
-    'triangle': lambda u, v: (v < 0.8) & (2 * abs(u) < v + 1.1),
-    'cross': lambda u, v: (
-        (np.minimum(abs(u), abs(v)) < 0.3)
-        & (np.maximum(abs(u), abs(v)) < 0.95)
-    ),
-    'heart': lambda u, v: (
-        ((abs(u) - 0.48) ** 2 + (v + 0.35) ** 2 < 0.27)
-        | ((v > -0.35) & (abs(u) + 0.82 * v < 0.74))
-    ),
-    'moon': lambda u, v: (u * u + v * v < 1) & ((u - 0.5) ** 2 + v * v > 0.6),
-    'bars': lambda u, v: (
-        (abs(v) < 0.9) & ((abs(u) < 0.18) | ((abs(u) > 0.5) & (abs(u) < 0.86)))
-    ),
-    'arrow': lambda u, v: (
-        ((v < 0) & (abs(u) < v + 1))
-        | ((v >= 0) & (v < 0.95) & (abs(u) < 0.32))
-    ),
-    'hourglass': lambda u, v: (abs(u) < 0.95 * abs(v) + 0.1) & (abs(v) < 0.9),
+# The area of a shape and its centre, for a radius of 1.
+SIZES = {
+    'ring': (np.pi * (1 - 0.58**2), 0, 0),
+    'disc': (np.pi * 0.95**2, 0, 0),
+    'square': (1.64**2, 0, 0),
+    'triangle': (1.9 * 1.9 / 2, 0, 1 / 6),
+    'cross': (2 * 0.6 * 1.9 - 0.6**2, 0, 0),
+    'heart': (2.203, 0, -0.18),
+    'moon': (1.599, -0.367, 0),
+    'bars': (3 * 0.36 * 1.8, 0, 0),
+    'arrow': (1 + 0.64 * 0.95, 0, -0.028),
+    'hourglass': (0.9 * (1.9 + 0.2), 0, 0),
 }
 
 
-@pytest.mark.parametrize('shape', INSIDE)
-def test_every_shape_covers_what_its_formula_says(shape):
+@pytest.mark.parametrize('shape', SIZES)
+def test_every_shape_has_its_size_and_place(shape):
+    area, u, v = SIZES[shape]
     canvas = Image.new('RGB', (SIDE, SIDE))
-    white = np.array([255, 255, 255])
-    t = np.tan(0.2)  # 0.4 radians
-    _draw(canvas, shape, white, (30.5, 33.0, 20.0, t))
+    pose = 30.5, 33.0, 20.0, np.tan(0.2)  # turned by 0.4 radians
+    _draw(canvas, shape, np.array([255] * 3), pose)
     drawn = np.asarray(canvas)[..., 0] / _OPACITY
     assert drawn.max() == 1
     assert ((drawn > 0.1) & (drawn < 0.9)).any()  # smooth edges
-    # The formula at 8 x 8 points of every pixel.
-    fine = (np.arange(SIDE * 8) + 0.5) / 8
-    x, y = (fine[None] - 30.5) / 20, (fine[:, None] - 33.0) / 20
-    cos, sin = np.cos(0.4), np.sin(0.4)
-    inside = INSIDE[shape](cos * x + sin * y, cos * y - sin * x)
-    cover = inside.reshape(SIDE, 8, SIDE, 8).mean((1, 3))
-    assert np.abs(drawn - cover).sum() < 0.06 * cover.sum()
+    assert drawn.sum() == pytest.approx(20**2 * area, rel=0.06)
+    places = np.arange(SIDE) + 0.5
+    centre = [drawn.sum(axis) @ places / drawn.sum() for axis in (0, 1)]
+    cos, sin = 20 * np.cos(0.4), 20 * np.sin(0.4)
+    expected = 30.5 + u * cos - v * sin, 33 + u * sin + v * cos
+    np.testing.assert_allclose(centre, expected, rtol=0, atol=0.3)
 
 
 def test_picture_depends_on_seed_split_and_number_alone(train):

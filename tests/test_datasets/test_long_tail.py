@@ -102,11 +102,6 @@ def test_lazy_init_reads_nothing(tmp_path):
     assert dataset.metainfo['class_counts'] == [0, 1, 2]
 
 
-def test_no_image_is_read(make):
-    # None of the images exists.
-    assert len(make(pipeline=[dict(type='LoadImageFromFile')])) == 3
-
-
 def test_prefix_and_root_are_joined(make, tmp_path):
     info = make(data_prefix='images').get_data_info(0)
     assert info['img_path'] == f'{tmp_path}/images/0.jpg'
@@ -123,17 +118,16 @@ def test_the_prefix_itself_may_leave_the_root(make, tmp_path):
     assert info['img_path'] == f'{tmp_path}/../images/0.jpg'
 
 
-def test_categories_of_openmmlab_2_name_the_classes(make):
-    def alter(content):
-        content['metainfo'] = {
-            'categories': [
-                {'id': 2, 'category_name': 'c'},
-                {'id': 0, 'category_name': 'a'},
-                {'id': 1, 'category_name': 'b'},
-            ]
-        }
+def set_categories(rows):
+    return lambda content: content.update(metainfo={'categories': rows})
 
+
+def test_categories_of_openmmlab_2_name_the_classes(make):
+    pairs = [(2, 'c'), (0, 'a'), (1, 'b')]
+    alter = set_categories([dict(id=i, category_name=n) for i, n in pairs])
     assert make(alter).metainfo['classes'] == ['a', 'b', 'c']
+    with pytest.raises(ValueError, match="class 0 is 'a' in place of 'b'"):
+        make(alter, classes=['b', 'a', 'c'])
 
 
 def test_names_come_from_the_argument_where_the_file_has_none(make):
@@ -182,25 +176,25 @@ def without(index, key):
         (entry(0, gt_label=[-1]), 'entry 0 .* label -1 is not'),
         (entry(0, gt_label=[1.0]), 'entry 0 .* label 1.0 is not'),
         (entry(0, gt_label=[True]), 'entry 0 .* label True is not'),
-        (entry(0, gt_label=['1']), "entry 0 .* label '1' is not"),
-        (entry(0, gt_label=[[1]]), r'entry 0 .* label \[1\] is not'),
         (entry(1, gt_label=[2, 2]), r'entry 1 .* repeats in \[2, 2\]'),
         (entry(1, gt_label=2), 'entry 1 .* must be a list'),
         (without(1, 'gt_label'), 'entry 1 .* must be a list .* got None'),
         (without(2, 'img_path'), 'entry 2 .*"img_path" must be a text'),
         (entry(2, img_path=5), 'entry 2 .*"img_path" must be a text, got 5'),
-        (entry(1, img_path='a/../../1.jpg'), 'entry 1 .* leaves the folder'),
         (lambda c: c['data_list'].insert(1, 7), 'entry 1 .* be an object'),
         (lambda c: c['data_list'].clear(), '"data_list" holds no image'),
         (lambda c: c.pop('data_list'), 'not an annotation file'),
-        (lambda c: c.pop('metainfo'), 'not an annotation file'),
         (lambda c: c.update(metainfo=[]), 'not an annotation file'),
-        (lambda c: c.update(data_list={}), 'not an annotation file'),
         (lambda c: c['metainfo'].clear(), 'must be a list of names, got None'),
         (put('classes', 'abc'), 'must be a list of names'),
         (put('classes', [1, 2, 3]), 'must be a list of names'),
         (put('classes', ['a', 'b', 'a']), 'class names repeat: a'),
         (put('class_counts', [0, 1, 1]), r'says \[0, 1, 1\], but .* \[0, 1'),
+        (
+            lambda c: c['metainfo'].update(COUNTS, num_train_images=99),
+            'says 99, but its images count 3',
+        ),
+        (set_categories([{'id': 1}]), '"categories" of "metainfo" must'),
         (put('class_counts', [0, 1]), '2 entries for 3 classes'),
         (put('class_counts', 4), '"class_counts" must be a list'),
         (put('class_counts', [0, None, 2]), 'count of class 1 must be'),
@@ -210,22 +204,6 @@ def test_bad_files_are_named(make, alter, message):
     with pytest.raises(ValueError, match=message) as caught:
         make(alter)
     assert 'a.json' in str(caught.value)
-
-
-def test_a_wrong_number_of_images_is_named(make):
-    def alter(content):
-        content['metainfo'].update(COUNTS, num_train_images=99)
-
-    with pytest.raises(ValueError, match='says 99, but its images count 3'):
-        make(alter)
-
-
-def test_bad_categories_are_named(make):
-    def alter(content):
-        content['metainfo'] = {'categories': [{'id': 1}]}
-
-    with pytest.raises(ValueError, match='"categories" of "metainfo" must'):
-        make(alter)
 
 
 @pytest.mark.parametrize(
@@ -242,17 +220,6 @@ def test_other_names_than_expected_are_refused(make, given, difference):
         make(classes=given)
     assert f'expected ({len(given)}): ' in str(caught.value)
     assert 'Correct the file, or' in str(caught.value)
-
-
-def test_categories_in_another_order_are_refused(make):
-    names = ['dog', 'cat', 'person']
-    rows = [{'id': i, 'category_name': n} for i, n in enumerate(names)]
-
-    def alter(content):
-        content['metainfo'] = {'categories': rows}
-
-    with pytest.raises(ValueError, match="class 0 is 'dog' in place of 'cat'"):
-        make(alter, classes=['cat', 'dog', 'person'])
 
 
 def test_a_long_list_of_other_names_is_not_printed(make):
@@ -272,10 +239,8 @@ def test_a_long_list_of_other_names_is_not_printed(make):
         (b'[' * 100_000, 'not valid JSON'),
         (b'9' * 5000, 'not valid JSON'),
         (b'{"a": "NaN", "b": [NaN]}', 'JSON: NaN is not a number of JSON'),
-        (b'{"a": -Infinity}', 'JSON: -Infinity is not a number of JSON'),
         (b'{"a": {"b": 1}, "b": 1, "a": 2}', r"key repeats in .*'a'"),
         (b'[{"\\u0062": 1, "b": 2}]', r"key repeats in \[\('b', 1\)"),
-        (pickle.dumps(CONTENT), 'not valid JSON'),
     ],
 )
 def test_broken_json_is_named(tmp_path, data, message):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS
-from mmpretrain.datasets import KFoldDataset
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
@@ -237,22 +236,6 @@ def test_lazy_init_waits(folder):
     dataset.full_init()
     assert dataset.label_table.num_images == 12
     assert TwoStreamDataset(inner).label_table.num_images == 12
-
-
-def test_stock_wrappers_fit_inside(folder):
-    inner = dict(
-        type='LongTailMultiLabelDataset',
-        ann_file='train.json',
-        data_root=str(folder),
-        pipeline=PLAIN,
-    )
-    fold = KFoldDataset(inner, fold=0, num_splits=3, test_mode=False)
-    dataset = TwoStreamDataset(fold)
-    assert len(dataset) == 8
-    sampler = TwoStreamSampler(dataset, STREAMS, 'rebalanced', seed=0)
-    assert {draw['rebalanced'] for draw in sampler} <= set(range(8))
-    # The fold leaves out the first four images.
-    assert dataset.get_cat_ids(0) == [4 % 3]
 
 
 def test_anything_else_is_refused():

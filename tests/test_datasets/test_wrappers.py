@@ -99,6 +99,11 @@ def test_a_stock_set_counts_its_images_once_each(configs):
     assert statistics(stock) == [[4, 4, 0], 4]
 
 
+def test_a_set_without_labels_counts_its_images():
+    bare = type('Bare', (list,), {'metainfo': dict(class_counts=[2, 1])})
+    assert statistics(bare('abcde')) == [[2, 1], 5]
+
+
 def test_the_test_fold_has_the_groups_of_the_training_fold(configs):
     def fold(test_mode):
         return dict(

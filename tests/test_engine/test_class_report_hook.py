@@ -5,8 +5,8 @@ import os
 
 import pytest
 import torch
+from engine_runner import make_runner
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
@@ -42,8 +42,7 @@ class Model(BaseModel):
         return data_samples
 
 
-@pytest.fixture
-def make_runner(tmp_path):
+def make(work_dir, *splits):
     loader = {
         'dataset': Images(),
         'batch_size': 2,
@@ -51,32 +50,21 @@ def make_runner(tmp_path):
         'sampler': {'type': 'DefaultSampler', 'shuffle': False},
         'collate_fn': {'type': 'pseudo_collate'},
     }
-    metric = {'type': 'GroupedAveragePrecision'}
-
-    def make(**options):
-        return Runner(
-            model=Model(),
-            work_dir=str(tmp_path / 'work'),
-            train_dataloader=loader,
-            train_cfg={'by_epoch': True, 'max_epochs': 2},
-            optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 1.0}},
-            custom_hooks=[{'type': 'ClassReportHook'}],
-            default_hooks={'checkpoint': None},
-            experiment_name=f'run_{len(os.listdir(tmp_path))}',
-            **options,
-        )
-
-    def with_val():
-        return make(
-            val_dataloader=loader,
-            val_cfg={},
-            val_evaluator=metric,
-            test_dataloader=loader,
-            test_cfg={},
-            test_evaluator=metric,
-        )
-
-    return make, with_val
+    options = {}
+    for split in splits:
+        options[f'{split}_dataloader'] = loader
+        options[f'{split}_cfg'] = {}
+        options[f'{split}_evaluator'] = {'type': 'GroupedAveragePrecision'}
+    return make_runner(
+        work_dir,
+        Model(),
+        hooks=['ClassReportHook'],
+        train_dataloader=loader,
+        train_cfg={'by_epoch': True, 'max_epochs': 2},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 1.0}},
+        default_hooks={'checkpoint': None},
+        **options,
+    )
 
 
 def aps(path):
@@ -84,9 +72,9 @@ def aps(path):
     return [row['AP'] for row in report['classes']]
 
 
-def test_last_validation_and_test_are_saved(make_runner, tmp_path):
+def test_last_validation_and_test_are_saved(tmp_path):
     work = tmp_path / 'work'
-    runner = make_runner[1]()
+    runner = make(work, 'val', 'test')
     runner.test()
     assert os.listdir(work).count('val_class_report.json') == 0
     # Scores 0 1 2 3 and labels 0 1 0 1: precisions at the hits.
@@ -103,6 +91,6 @@ def test_last_validation_and_test_are_saved(make_runner, tmp_path):
     assert '| cow ' in log
 
 
-def test_nothing_to_show_without_validation(make_runner, tmp_path):
-    make_runner[0]().train()
-    assert not list((tmp_path / 'work').glob('*.json'))
+def test_nothing_to_show_without_validation(tmp_path):
+    make(tmp_path).train()
+    assert not list(tmp_path.glob('*.json'))

@@ -9,7 +9,7 @@ from forked import train_ranks
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from poisoned_batch import Poison
-from tiny_training import make_config, write_data
+from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.engine import GuardedOptimWrapper, NonFiniteError
@@ -17,11 +17,6 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import MAX_IN_A_ROW
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9)
 LAST = 9  # steps of a tiny training
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp('data'))
 
 
 def guarded(data, work_dir, on_nonfinite, **options):

@@ -7,18 +7,13 @@ import pytest
 import torch
 from mmengine.runner import Runner
 from signal_sender import SendSignal
-from tiny_training import make_config, read_scalars, write_data
+from tiny_training import make_config, read_scalars
 
 from ltml_mm._stack import find_stack
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.engine import PreemptionHook, TrainingStopped
 
 ONEDL = find_stack() == 'onedl'
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp('data'))
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner import Runner
-from tiny_training import make_config, write_data
+from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import (
     CheckpointError,
@@ -145,13 +145,13 @@ def test_remote_storage_is_refused(options):
         SafeCheckpointHook(**options)
 
 
-def test_new_files_come_before_old_ones_go(tmp_path, monkeypatch):
+def test_new_files_come_before_old_ones_go(data, tmp_path, monkeypatch):
     """Follows what happens to the files of a whole run, in order."""
     work_dir = tmp_path / 'work'
     work_dir.mkdir()
     leftover = work_dir / '.iter_3.pth.77.tmp'
     leftover.write_bytes(b'of a run that was killed')
-    config = make_config(write_data(tmp_path / 'data'), work_dir, steps=0)
+    config = make_config(data, work_dir, steps=0)
     config.default_hooks.checkpoint.update(
         max_keep_ckpts=1, save_best='multi-label/mAP'
     )
@@ -214,8 +214,8 @@ def test_new_files_come_before_old_ones_go(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize('asks', ['save_best', 'monitor'])
-def test_a_metric_that_no_validation_gives(tmp_path, key, there, asks):
-    config = make_config(write_data(tmp_path / 'data'), tmp_path / 'work')
+def test_a_metric_that_no_validation_gives(data, tmp_path, key, there, asks):
+    config = make_config(data, tmp_path)
     if asks == 'save_best':
         config.default_hooks.checkpoint.save_best = key
     else:
@@ -230,17 +230,16 @@ def test_a_metric_that_no_validation_gives(tmp_path, key, there, asks):
 
 
 @pytest.mark.parametrize('key', ['multi-label/mAP_tail', 'auto'])
-def test_metrics_that_validations_give(tmp_path, key):
-    config = make_config(write_data(tmp_path / 'data'), tmp_path, steps=0)
+def test_metrics_that_validations_give(data, tmp_path, key):
+    config = make_config(data, tmp_path, steps=0)
     config.default_hooks.checkpoint.save_best = key
     config.train_cfg.max_epochs = 1
-    config.default_hooks.class_report = dict(type='ClassReportHook')
     Runner.from_cfg(config).train()
     assert len(list(tmp_path.glob('best_*.pth'))) == 1
 
 
-def test_a_metric_that_is_not_known_before(tmp_path):
-    config = make_config(write_data(tmp_path / 'data'), tmp_path, steps=0)
+def test_a_metric_that_is_not_known_before(data, tmp_path):
+    config = make_config(data, tmp_path, steps=0)
     config.default_hooks.checkpoint.save_best = 'multi-label/mAP'
     config.val_evaluator = dict(type='MultiLabelMetric')
     with pytest.raises(ValueError, match='it gives multi-label/precision, '):

@@ -3,15 +3,13 @@
 import pytest
 import torch
 from mmengine.runner import Runner
-from tiny_training import make_config, read_scalars, write_data
+from tiny_training import make_config, read_scalars
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-    data = write_data(tmp_path_factory.mktemp('data'))
-
+def run(data, tmp_path_factory):
     def run(num_workers=0, seed=1):
         work_dir = tmp_path_factory.mktemp('run')
         config = make_config(data, work_dir, num_workers)

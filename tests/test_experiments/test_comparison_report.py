@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from comparison_results import CLASSES, KEYS, make_result, write_result
 
+from ltml_mm.experiments.comparison_figures import draw_groups
 from ltml_mm.experiments.comparison_report import (
     render_runs,
     render_tables,
@@ -124,6 +125,28 @@ def test_a_set_without_tail_classes_leaves_the_cells_empty(tmp_path):
     assert groups[1:] == ['+0.00', '0 of 1', *'----']
     written = render_runs(read_results(tmp_path, ['erm'], [0]))
     assert 'erm,fused,0,50.0,50.0,,,152,32,210.4,cpu,\n' in written
+
+
+def test_panels_hold_means_deviations_and_every_seed(out):
+    rows = ['erm', 'ltml']
+    results = read_results(out, rows, range(3))
+    figure = draw_groups(results, [Line('erm'), LTML], LTML, 'Rows')
+    for axes, key in zip(figure.axes, KEYS, strict=True):
+        found = [values(row, range(3), key) for row in rows]
+        for row, bar in enumerate(axes.containers):
+            mean, std = np.mean(found[row]), np.std(found[row], ddof=1)
+            point, _, (whisker,) = bar.lines
+            assert point.get_xdata()[0] == pytest.approx(mean)
+            (left, y), (right, _) = whisker.get_segments()[0]
+            assert y == row
+            np.testing.assert_allclose([left, right], [mean - std, mean + std])
+        points = [x.get_xdata() for x in axes.lines if len(x.get_xdata()) == 3]
+        np.testing.assert_array_equal(points, found)
+        reference = [x for x in axes.lines if x.get_ls() == '--']
+        assert reference[0].get_xdata()[0] == pytest.approx(np.mean(found[1]))
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == ['ERM (BCE, uniform)', 'LTML (+ compensation)']
+    assert figure.axes[0].yaxis_inverted()
 
 
 def test_the_same_results_give_the_same_bytes(out):

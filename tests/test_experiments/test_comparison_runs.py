@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -17,120 +16,115 @@ from ltml_mm.experiments.runs import Run, write_run
 from ltml_mm.files import write_json
 
 HOLD = """
-import sys
+import sys, time
 from filelock import FileLock
 with FileLock(sys.argv[1]):
-    print('held', flush=True)
-    sys.stdin.read()
+    print('ready', flush=True)
+    time.sleep(60)
 """
-# Stands for single_run: tells that it runs, and waits to be told to go on.
+# Fails where it comes to training.
+TRAIN = """
+import sys
+from pathlib import Path
+from ltml_mm.experiments import single_run
+single_run._train = lambda cfg: sys.exit(1)
+print('ready', flush=True)
+single_run.make_run(Path(sys.argv[1]))
+"""
+# Stands for single_run: tells that it runs, and on which GPU.
 WAIT = """
 import os, sys, time
 from pathlib import Path
-folder = Path(sys.argv[1])
-(folder / 'pid').write_text(f'{os.getpid()} {os.environ["GPU"]}')
-while not (folder.parents[1] / 'go').exists():
-    time.sleep(0.01)
+Path(sys.argv[1], 'pid').write_text(f'{os.getpid()} {os.environ["GPU"]}')
+time.sleep(100)
 """
 # make_runs with WAIT for single_run, two runs at a time.
 MAKE = """
-import sys
+import os, subprocess, sys
 from pathlib import Path
-from test_comparison_runs import made_up, use_script
 from ltml_mm.experiments import runs
-use_script(lambda name, value: setattr(runs, name, value))
-plans = [made_up(Path(sys.argv[1]), row) for row in 'abc']
+def start(folder, slot):
+    command = [sys.executable, '-c', sys.argv[2], str(folder)]
+    return subprocess.Popen(command, env={**os.environ, 'GPU': str(slot)})
+runs._start = start
+runs.write_run = lambda run, cfg: run.folder.mkdir(parents=True)
+plans = [
+    runs.Run(Path(sys.argv[1]) / row, row, 0, 'voc', False, 'hash')
+    for row in 'abc'
+]
 runs.make_runs(plans, dict.fromkeys('abc'), jobs=2)
 """
 
 
 @pytest.fixture
-def planned_run(tmp_path):
-    """A run, and the files that it depends on."""
-    data = write_set(tmp_path / 'photos')
-    run, cfg = planned(data, 'ltml')
-    run = replace(run, folder=tmp_path / 'run')
-    write_run(run, cfg)
-    return run.folder, {
-        'config': (run.folder / 'config.py', "'SGD'", "'Adam'"),
-        'annotations': (data / 'train.json', '[0, 2]', '[1, 2]'),
-    }
+def folder(tmp_path):
+    """The folder of a run that was planned; its data lies beside it."""
+    run, cfg = planned(write_set(tmp_path / 'photos'), 'ltml')
+    write_run(replace(run, folder=tmp_path / 'run'), cfg)
+    return tmp_path / 'run'
 
 
-def change(path, old, new):
+def change(path, old='[0, 2]', new='[1, 2]'):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize('kind', ['config', 'annotations'])
+@pytest.mark.parametrize(
+    'change_of',
+    [('photos/train.json',), ('run/config.py', "'SGD'", "'Adam'")],
+)
 def test_what_changed_after_it_was_planned_is_not_trained(
-    kind, planned_run, monkeypatch
+    change_of, folder, monkeypatch
 ):
-    folder, files = planned_run
+    path, *texts = change_of
     monkeypatch.setattr(single_run, '_train', lambda _: pytest.fail('ran'))
-    change(*files[kind])
+    change(folder.parent / path, *texts)
     with pytest.raises(ValueError, match=r'changed after .* undo the change'):
         single_run.make_run(folder)
     assert not (folder / 'result.json').exists()
 
 
-def test_what_changed_while_it_ran_gives_no_result(planned_run, monkeypatch):
-    folder, files = planned_run
+def test_what_changed_while_it_ran_gives_no_result(folder, monkeypatch):
+    def test(*_):
+        change(folder.parent / 'photos/train.json')
+        return {}
+
     monkeypatch.setattr(single_run, '_train', lambda _: (6, 1.0))
-    monkeypatch.setattr(
-        single_run, '_test', lambda *_: change(*files['annotations']) or {}
-    )
+    monkeypatch.setattr(single_run, '_test', test)
     with pytest.raises(ValueError, match='undo the change'):
         single_run.make_run(folder)
     assert not (folder / 'result.json').exists()
 
 
-def test_a_run_waits_for_the_process_that_makes_it(planned_run):
-    folder, _ = planned_run
-    with subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(folder / 'lock')],
-        stdin=subprocess.PIPE,
+def start(script, *arguments):
+    """Starts a script, and returns when it has printed that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', script, *map(str, arguments)],
         stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        waiting = subprocess.Popen(
-            [sys.executable, '-m', single_run.__name__, str(folder)]
-        )
+    )
+    assert b'ready\n' in iter(process.stdout.readline, b'')
+    return process
+
+
+def test_a_run_waits_for_the_process_that_makes_it(folder):
+    with start(HOLD, folder / 'lock') as holder, start(TRAIN, folder) as run:
         with pytest.raises(subprocess.TimeoutExpired):
-            waiting.wait(3)
+            run.wait(3)
         write_json(folder / 'result.json', {})  # as if by the holder
         holder.kill()  # the system frees the lock
-        assert waiting.wait(60) == 0
-    assert not (folder / 'work').exists()
+        assert run.wait(60) == 0
 
 
-def made_up(out, row):
-    return Run(out / row / 'seed_0', row, 0, 'voc', False, 'hash')
-
-
-def use_script(setattr, code=WAIT):
-    """Lets a script take the place of single_run."""
-
-    def start(folder, slot):
-        return subprocess.Popen(
-            [sys.executable, '-c', code, str(folder)],
-            env={**os.environ, 'GPU': str(slot)},
-        )
-
-    setattr('write_run', lambda run, cfg: run.folder.mkdir(parents=True))
-    setattr('_start', start)
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """Rows of the started processes, which leave a result at once."""
-    rows = []
+def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
+    tmp_path, monkeypatch
+):
+    rows, started, told = ('done', 'fails', 'b'), [], []
 
     class Ended:
         def __init__(self, folder, slot):
-            rows.append(folder.parent.name)
-            self.returncode = int(rows[-1] == 'fails')
+            started.append(folder.name)
+            self.returncode = int(folder.name == 'fails')
             write_json(folder / 'result.json', {})
 
         def poll(self):
@@ -138,61 +132,40 @@ def started(monkeypatch):
 
     monkeypatch.setattr(runs, 'write_run', lambda run, cfg: None)
     monkeypatch.setattr(runs, '_start', Ended)
-    return rows
-
-
-def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
-    tmp_path, started, monkeypatch
-):
-    rows = ('done', 'fails', 'b')
-    plans = [made_up(tmp_path, row) for row in rows]
+    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
+    plans = [Run(tmp_path / row, row, 0, 'voc', False, 'hash') for row in rows]
     write_json(plans[0].folder / 'result.json', {})
     plans[1].folder.mkdir(parents=True)
     (plans[1].folder / 'log.txt').write_text('said why\n')
-    told = []
-    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
     assert runs.make_runs(plans, dict.fromkeys(rows), jobs=1) == [plans[1]]
     assert started == ['fails', 'b']
     assert 'said why' in told[0]
     assert told[1].startswith('finished, 0 left')
 
 
-def running(out, count):
-    """Waits until so many processes run; their ids and slots by row."""
+def running(out):
+    """Waits until two processes run; returns their ids and GPUs."""
     for _ in range(1000):
-        files = {path.parts[-3]: path for path in out.glob('*/*/pid')}
-        if len(files) == count and all(f.read_text() for f in files.values()):
-            return {
-                row: tuple(map(int, file.read_text().split()))
-                for row, file in files.items()
-            }
+        texts = [path.read_text() for path in out.glob('*/pid')]
+        if len(texts) == 2 and all(texts):
+            return [tuple(map(int, text.split())) for text in texts]
         time.sleep(0.03)
-    raise AssertionError(f'{len(files)} processes run, not {count}')
-
-
-@contextmanager
-def made_apart(out):
-    """make_runs in a process of its own, in the midst of its first two."""
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    with subprocess.Popen(
-        [sys.executable, '-c', MAKE, str(out)],
-        env={**os.environ, 'PYTHONPATH': path},
-    ) as maker:
-        yield maker, running(out, 2)
-        (out / 'go').touch()
+    raise AssertionError(f'{len(texts)} processes run, not two')
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_processes_and_starts_no_other(number, tmp_path):
-    with made_apart(tmp_path) as (maker, started):
-        assert {slot for _, slot in started.values()} == {0, 1}
+    with subprocess.Popen(
+        [sys.executable, '-c', MAKE, str(tmp_path), WAIT]
+    ) as maker:
+        started = running(tmp_path)
+        assert {slot for _, slot in started} == {0, 1}
         maker.send_signal(number)
         assert maker.wait(60) != 0
-        for process, _ in started.values():
-            with pytest.raises(ProcessLookupError):
-                os.kill(process, 0)
-    assert started.keys() == {'a', 'b'}
-    assert not (tmp_path / 'c').exists()
+    for process, _ in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {'a', 'b'}
 
 
 def test_signals_that_are_ignored_stay_ignored():

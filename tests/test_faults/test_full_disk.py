@@ -5,7 +5,7 @@ import subprocess
 import forked
 import pytest
 import torch
-from tiny_training import make_config, write_data
+from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 
@@ -34,8 +34,8 @@ def train(data, file, work_dir):
     return forked.finish(process)[0]
 
 
-def test_full_disk(tmp_path, small_disk):
-    data, file = write_data(tmp_path / 'data'), tmp_path / 'config.py'
+def test_full_disk(data, tmp_path, small_disk):
+    file = tmp_path / 'config.py'
     assert train(data, file, tmp_path / 'reference') == 0
     size = (tmp_path / 'reference' / LAST).stat().st_size
     # Room for three checkpoints of nine, and for the logs.

@@ -8,7 +8,7 @@ import dying_training
 import forked
 import pytest
 import torch
-from tiny_training import make_config, write_data
+from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 
@@ -67,11 +67,6 @@ class Killed:
 
     def weights(self):
         return read_checkpoint(self.work_dir / LAST)['state_dict']
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp('data'))
 
 
 @pytest.fixture(scope='module')

@@ -3,18 +3,18 @@
 import subprocess
 
 import pytest
-from tiny_training import make_config, write_data
+from tiny_training import make_config
 
 from ltml_mm.apis import train
 from ltml_mm.apis.cli import run_tool
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
+def config(data, tmp_path, monkeypatch):
     # run_tool sets it for the rest of the process.
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     file = tmp_path / 'config.py'
-    make_config(write_data(tmp_path / 'data'), 'unused').dump(file)
+    make_config(data, 'unused').dump(file)
     return file
 
 

@@ -3,15 +3,9 @@
 import re
 
 import forked
-import pytest
-from tiny_training import make_config, write_data
+from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp('data'))
 
 
 def write_config(data, folder, sender, num_workers):

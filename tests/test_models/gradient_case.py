@@ -6,11 +6,8 @@ import os
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
-
-from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.models.fork.branches import BRANCHES
+from two_branch_case import BACKBONE, BRANCHES, K, build
 
 OPTIONS = [
     dict(
@@ -42,39 +39,23 @@ OTHER_LOSSES = [
 ]
 OPTIONS += [dict(loss_cls=dict(type=name)) for name in OTHER_LOSSES]
 SIZE = 6
-CLASSES = 4
 
 
 def gradients(options):
     """Gradients and buffers of this process after one backward pass."""
     rank, world_size = get_rank(), get_world_size()
+    model = build(backbone=dict(BACKBONE, norm_eval=True), **options).double()
     torch.manual_seed(0)
-    model = MODELS.build(
-        dict(
-            type='CollaborativeTwoBranchClassifier',
-            backbone=dict(
-                type='ResNet',
-                depth=18,
-                stem_channels=4,
-                base_channels=4,
-                norm_eval=True,
-            ),
-            num_classes=CLASSES,
-            **options,
-        )
-    ).double()
     images = torch.randn(2, SIZE, 3, 32, 32, dtype=torch.float64)
-    labels = (torch.rand(2, SIZE, CLASSES) < 0.4).float()
-    for loss in model.loss_cls.values():
-        loss.set_class_statistics(ClassStatistics((30, 20, 9, 4), 40))
+    labels = (torch.rand(2, SIZE, K) < 0.4).float()
     with torch.no_grad():
         for head in model.heads.values():
             # Logits far from each other, so that every option matters.
             head.fc.weight.mul_(20)
-            head.fc.bias.add_(torch.randn(CLASSES))
+            head.fc.bias.add_(torch.randn(K))
         for parameter in model.loss_cls.parameters():
             # They start as if there were none.
-            parameter.add_(torch.rand(CLASSES))
+            parameter.add_(torch.rand(K))
     model.train()
     parallel = model
     if world_size > 1:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from two_branch_case import BRANCHES, batch, build
+from two_branch_case import BACKBONE, BRANCHES, batch, build
 
 from ltml_mm.models import collaborative
 from ltml_mm.models.streams import branch_agreement
@@ -96,15 +96,7 @@ def test_the_step_compares_all_images_whatever_lambda(weight):
 
 
 def test_loss_gradients_and_random_numbers_stay(monkeypatch):
-    with_log = build(
-        backbone=dict(
-            type='ResNet',
-            depth=18,
-            base_channels=8,
-            stem_channels=8,
-            drop_path_rate=0.3,
-        )
-    )
+    with_log = build(backbone=dict(BACKBONE, drop_path_rate=0.3))
     without = copy.deepcopy(with_log)
     results = []
     for model in (with_log, without):
@@ -123,20 +115,8 @@ def test_loss_gradients_and_random_numbers_stay(monkeypatch):
 def test_configs_smooth_the_agreement_as_the_losses():
     config = Config.fromfile(CONFIGS / 'ltml_voc.py')
     pattern = re.compile(config.log_processor.mean_pattern)
-    smoothed = {
-        name
-        for name in (
-            'loss',
-            'uniform.loss_cls',
-            DIFFERENCE,
-            CORRELATION,
-            'time',
-            'data_time',
-            'grad_norm',
-            'lr',
-            'skipped_steps',
-        )
-        if pattern.search(name)
-    }
+    names = 'loss uniform.loss_cls time data_time grad_norm lr skipped_steps'
+    names = [*names.split(), DIFFERENCE, CORRELATION]
+    smoothed = {name for name in names if pattern.search(name)}
     assert len(smoothed) == 7
     assert not smoothed & {'lr', 'skipped_steps'}

@@ -12,34 +12,28 @@ from fork_cases import (
     is_equal,
     resnet,
     scramble,
-    swin,
     vit,
 )
+from fork_rows import HRNET
 from mmpretrain.models.backbones import HRNet
 from mmpretrain.models.necks import HRFuseScales
 from torch import nn
 
-from ltml_mm.models.fork.backbone import fork_backbone
 from ltml_mm.models.fork.branches import (
     BRANCHES,
     Fork,
     ForkedTail,
-    plain_name,
     split_branches,
 )
 
 
-def test_fork_joins_the_uniform_copy_ahead_of_the_rebalanced_one():
+def test_copies_see_the_whole_input_or_their_halves():
     fork = Fork(nn.Linear(2, 3), nn.Linear(2, 3))
+    tail = ForkedTail(*fork.copies)
     x = torch.rand(4, 2)
-    assert_close(fork(x), torch.cat([fork.uniform(x), fork.rebalanced(x)]))
-
-
-def test_tail_gives_each_copy_its_half():
-    tail = ForkedTail(nn.Linear(2, 3), nn.Linear(2, 3))
-    x = torch.rand(4, 2)
-    expected = [tail.uniform(x[:2]), tail.rebalanced(x[2:])]
-    assert_close(tail(x), torch.cat(expected))
+    uniform, rebalanced = fork.copies
+    assert_close(fork(x), torch.cat([uniform(x), rebalanced(x)]))
+    assert_close(tail(x), torch.cat([uniform(x[:2]), rebalanced(x[2:])]))
 
 
 def test_plain_values_beside_the_tensors_pass_unchanged():
@@ -91,13 +85,10 @@ def test_list_that_the_first_copy_changes_is_whole_for_the_second():
 
 
 def test_tensor_that_the_first_copy_changes_is_an_error():
-    stage = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2))
-    x = torch.rand(2, 2)
+    relu = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2))
     with pytest.raises(ValueError, match='in place'):
-        Fork(stage, stage)(x)
+        Fork(relu, relu)(torch.rand(2, 2))
 
-
-def test_further_tensor_that_the_first_copy_changes_is_an_error():
     class Stage(nn.Module):
         def forward(self, x, inner):
             return x + inner.add_(1)
@@ -127,43 +118,13 @@ def test_tail_may_change_its_half_in_place_and_is_differentiable():
     assert_close(x.grad, torch.tensor([[0.0], [3.0]]))
 
 
-def test_features_ahead_of_the_fork_go_to_both_branches():
-    backbone = resnet(out_indices=(1, 3))
-    plain = copy.deepcopy(backbone)
-    fork_backbone(backbone)
-    x = images(3)
-    outputs = split_branches(backbone(x), len(x))
-    for branch in BRANCHES:
-        assert_close(outputs[branch], plain(x))
-
-
-def test_features_that_do_not_reach_the_fork_are_an_error():
-    backbone = forked(resnet(out_indices=(1,)), ['layer4'])
-    with pytest.raises(ValueError, match='batch of 4 for 4 images'):
-        split_branches(backbone(images(4)), 4)
-
-
 def test_features_that_fit_no_branch_are_an_error():
+    with pytest.raises(ValueError, match='batch of 4 for 4 images'):
+        split_branches(resnet()(images(4)), 4)
     with pytest.raises(ValueError, match='batch of 3 beside one of 4'):
         split_branches((torch.rand(3, 1), torch.rand(4, 1)))
     with pytest.raises(ValueError, match='batch of 3 does not hold two'):
         split_branches(torch.rand(3, 1))
-
-
-def test_submodule_called_from_outside_is_that_of_each_branch():
-    # Swin's forward itself calls the downsampling of a stage.
-    names = ['stages.2', 'stages.3', 'norm3']
-    plain, backbone = swin(), forked(swin(), names)
-    for name in names:
-        scramble(backbone.get_submodule(name).rebalanced)
-    x = images(2, side=64)
-    outputs = split_branches(backbone(x), 2)
-    for branch, other in zip(BRANCHES, BRANCHES[::-1], strict=True):
-        state = backbone.state_dict()
-        plain.load_state_dict(
-            {plain_name(k): v for k, v in state.items() if other not in k}
-        )
-        assert_close(outputs[branch], plain(x))
 
 
 def test_attributes_are_handed_through_and_methods_are_not():
@@ -223,17 +184,7 @@ def test_weights_that_forked_modules_share_stay_shared_in_each_copy():
 
 
 def test_parametric_neck_of_hrnet_is_copied_per_branch():
-    stages = {
-        f'stage{i + 1}': dict(
-            num_modules=1,
-            num_branches=i + 1,
-            block='BASIC' if i else 'BOTTLENECK',
-            num_blocks=(1,) * (i + 1),
-            num_channels=tuple(4 * 2**j for j in range(i + 1)),
-        )
-        for i in range(4)
-    }
-    plain = HRNet(extra=stages)
+    plain = HRNet(extra=HRNET)
     neck = HRFuseScales([4, 8, 16, 32], out_channels=8)
     model = nn.Module()
     model.backbone = forked(copy.deepcopy(plain))

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from fork_cases import is_equal
+from fork_rows import ROWS
+from loss_reference import logit_compensated_bce
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -17,7 +20,7 @@ from two_branch_case import (
     build,
 )
 
-from ltml_mm.models.streams import fuse_logits, fuse_scores
+from ltml_mm.models.streams import fuse_logits
 
 
 def make_logits_large(model):
@@ -29,43 +32,6 @@ def make_logits_large(model):
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-z))
-
-
-def reference_step_loss(u, u_hat, r, r_hat, y_u, y_r, comp_u, comp_r, lam):
-    """method.md's equations, image by image and class by class."""
-    rho = np.array(STATISTICS.counts) / STATISTICS.num_images
-
-    def classification(z, y, comp):
-        sp, mp, sn, mn = comp
-        total = 0.0
-        for i in range(len(z)):
-            for k in range(K):
-                weight = np.exp(1 - rho[k]) if y[i, k] == 1 else np.exp(rho[k])
-                positive = np.log(sigmoid(z[i, k] * sp[k] + mp[k]))
-                negative = np.log(1 - sigmoid(z[i, k] * sn[k] + mn[k]))
-                total += weight * (
-                    y[i, k] * positive + (1 - y[i, k]) * negative
-                )
-        return -total / (len(z) * K)
-
-    def consistency(a, b):
-        return sum(
-            (a[i, k] - b[i, k]) ** 2 for i in range(len(a)) for k in range(K)
-        ) / (len(a) * K)
-
-    return {
-        'uniform.loss_cls': classification(u, y_u, comp_u),
-        'rebalanced.loss_cls': classification(r, y_r, comp_r),
-        'loss_consistency': lam
-        * (consistency(u, u_hat) + consistency(r, r_hat)),
-    }
-
-
-def onehot(samples):
-    y = np.zeros((len(samples), K))
-    for i, sample in enumerate(samples):
-        y[i, sample.gt_label.tolist()] = 1
-    return y
 
 
 def test_step_loss_equals_the_equations():
@@ -96,17 +62,20 @@ def test_step_loss_equals_the_equations():
             with torch.no_grad():
                 feature = plain(images[stream])[-1].mean((2, 3))
                 logits[name, stream] = model.heads[name].fc(feature).numpy()
-    expected = reference_step_loss(
-        u=logits['uniform', 'uniform'],
-        u_hat=logits['rebalanced', 'uniform'],
-        r=logits['rebalanced', 'rebalanced'],
-        r_hat=logits['uniform', 'rebalanced'],
-        y_u=onehot(data['data_samples']['uniform']),
-        y_r=onehot(data['data_samples']['rebalanced']),
-        comp_u=compensation['uniform'],
-        comp_r=compensation['rebalanced'],
-        lam=0.1,
-    )
+    expected = {'loss_consistency': 0.0}
+    for name, other in zip(BRANCHES, BRANCHES[::-1], strict=True):
+        own, crossed = logits[name, name], logits[other, name]
+        expected[f'{name}.loss_cls'] = logit_compensated_bce(
+            own,
+            [
+                [float(k in sample.gt_label) for k in range(K)]
+                for sample in data['data_samples'][name]
+            ],
+            STATISTICS,
+            compensation[name],
+        )
+        difference = np.mean((own - crossed) ** 2)
+        expected['loss_consistency'] += 0.1 * difference
     assert {key for key in losses if 'loss' in key} == set(expected)
     for key, value in expected.items():
         # Targets are float32 in the model, weights exp() of float32 rho.
@@ -115,34 +84,10 @@ def test_step_loss_equals_the_equations():
     assert total.item() == pytest.approx(sum(expected.values()), rel=1e-6)
 
 
-def test_crossed_outputs_have_no_classification_loss():
-    model = build(
-        loss_consistency=dict(
-            type='CrossBranchConsistencyLoss', loss_weight=0.0
-        )
-    ).eval()
-    data = batch()
-    data['inputs']['rebalanced'].requires_grad_()
-    losses = model(**data, mode='loss')
-    (losses['uniform.loss_cls'] + 0 * losses['loss_consistency']).backward()
-    assert not data['inputs']['rebalanced'].grad.any()
-    assert not any(
-        p.grad is not None and p.grad.any()
-        for p in model.heads['rebalanced'].parameters()
-    )
-
-
 def test_both_branches_start_from_the_same_last_stage():
     model = build()
-    copies = [
-        dict(getattr(model.backbone.layer4, n).named_parameters())
-        for n in BRANCHES
-    ]
-    assert copies[0].keys() == copies[1].keys()
-    for key, value in copies[0].items():
-        assert torch.equal(value, copies[1][key]), key
-    heads = [model.heads[n].fc.weight for n in BRANCHES]
-    assert not torch.equal(*heads)
+    assert is_equal(*model.backbone.layer4.copies)
+    assert not is_equal(*model.heads.values())
 
 
 @pytest.mark.parametrize('fuse', ['logits', 'probs'])
@@ -174,13 +119,8 @@ def test_prediction_is_the_average_of_the_branches(fuse):
 
 @pytest.mark.parametrize('fuse', ['logits', 'probs'])
 def test_tta_averages_what_fuse_averages(fuse):
-    config = dict(
-        type='CollaborativeTwoBranchClassifier',
-        backbone=dict(BACKBONE),
-        num_classes=K,
-        fuse=fuse,
-    )
-    tta = MODELS.build(dict(type='CollaborativeTTA', module=config)).eval()
+    module = build(fuse=fuse)
+    tta = MODELS.build(dict(type='CollaborativeTTA', module=module)).eval()
     make_logits_large(tta.module)
     image = batch(1)['inputs']['uniform']
     views = [image, image.flip(-1)]
@@ -213,51 +153,35 @@ def test_fused_logits_stay_finite_where_both_branches_saturate():
     torch.testing.assert_close(found, (yes.log() - no.log()).float())
 
 
-@pytest.mark.parametrize('fuse', ['logits', 'probs'])
-def test_views_and_branches_are_averaged_in_full_precision(fuse):
-    views = [torch.tensor([z]).bfloat16() for z in (1.0, 1.0078125)]
-    for average in (fuse_logits, fuse_scores):
-        expected = average([view.float() for view in views], fuse)
-        found = average(views, fuse)
-        assert found.dtype == torch.float32
-        assert torch.equal(found, expected)
-
-
-def test_a_flat_batch_names_the_lines_to_add():
-    model = build()
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_losses_and_averages_see_no_half_precision(dtype):
+    """ASL's terms, as means of float16 logits, are infinite at -20."""
+    model = build(loss_cls=dict(type='AsymmetricLoss')).eval()
+    for head in model.heads.values():
+        torch.nn.init.constant_(head.fc.bias, -1e4)
     data = batch()
-    with pytest.raises(ValueError, match='TwoStreamSampler') as error:
-        model(
-            data['inputs']['uniform'],
-            data['data_samples']['uniform'],
-            mode='loss',
-        )
-    assert 'TwoStreamDataset' in str(error.value)
-    assert 'TwoStreamDataPreprocessor' in str(error.value)
+    with torch.autocast('cpu', dtype=dtype):
+        logits = model.branch_logits(data['inputs']['uniform'])
+        losses = model(**data, mode='loss')
+        (sample, _) = model(data['inputs']['uniform'], mode='predict')
+    assert {z.dtype for z in logits.values()} == {torch.float32}
+    assert sample.pred_score.dtype == torch.float32
+    total, _ = model.parse_losses(losses)
+    assert total.isfinite()
+    total.backward()
+    for name, parameter in model.heads.named_parameters():
+        assert parameter.grad.isfinite().all(), name
 
 
-def test_unknown_streams_are_named():
-    model = build()
-    data = batch()
-    inputs = {'uniform': data['inputs']['uniform'], 'tail': torch.rand(1)}
+def test_a_batch_without_both_streams_is_an_error():
+    model, data = build(), batch()
+    images = data['inputs']['uniform']
+    lines = 'TwoStreamSampler.*TwoStreamDataset.*TwoStreamDataPreprocessor'
+    with pytest.raises(ValueError, match=f'(?s){lines}'):
+        model(images, data['data_samples']['uniform'], mode='loss')
+    inputs = {'uniform': images, 'tail': torch.rand(1)}
     with pytest.raises(ValueError, match='tail'):
         model(inputs, data['data_samples'], mode='loss')
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(num_classes=0), 'num_classes'),
-        (dict(fuse='both'), "'both'"),
-        (dict(branch_init='zero'), "fork.init must be .*'zero'"),
-        (dict(fork=dict(bn_streams='none')), 'fork.bn_streams must be'),
-        (dict(fork_at=['layer5']), 'layer5'),
-        (dict(head=dict(loss=dict(type='FocalLoss'))), 'loss_cls'),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        build(**options)
 
 
 FORK = dict(at=['layer3', 'layer4'], init='reinit', bn_streams='separate')
@@ -282,6 +206,12 @@ def test_options_of_the_fork_have_two_spellings():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
+        (dict(num_classes=0), 'num_classes'),
+        (dict(fuse='both'), "'both'"),
+        (dict(branch_init='zero'), "fork.init must be .*'zero'"),
+        (dict(fork=dict(bn_streams='none')), 'fork.bn_streams must be'),
+        (dict(fork_at=['layer5']), 'layer5'),
+        (dict(head=dict(loss=dict(type='FocalLoss'))), 'loss_cls'),
         (
             dict(fork=dict(init='copy'), branch_init='reinit'),
             r"branch_init='reinit' and fork=dict\(init='copy'\) set the same",
@@ -293,8 +223,8 @@ def test_options_of_the_fork_have_two_spellings():
         (dict(fork=['layer4']), r"fork must be a dict .*\['layer4'\]"),
     ],
 )
-def test_keywords_that_do_not_fit(options, message):
-    with pytest.raises(TypeError, match=message):
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build(**options)
 
 
@@ -367,26 +297,13 @@ def test_parametric_neck_is_copied_for_each_branch():
         assert moved == name.startswith('uniform'), name
 
 
-WIDTHS = (8, 16, 32, 64)
-HRNET = {
-    f'stage{i}': dict(
-        num_modules=1,
-        num_branches=i,
-        block='BOTTLENECK' if i == 1 else 'BASIC',
-        num_blocks=(1,) * i,
-        num_channels=(64,) if i == 1 else WIDTHS[:i],
-    )
-    for i in range(1, 5)
-}
-
-
 @pytest.mark.parametrize(
     ('backbone', 'neck', 'width'),
     [
         (
-            dict(type='HRNet', extra=HRNET),
+            ROWS['hrnet'][0],
             [
-                dict(type='HRFuseScales', in_channels=WIDTHS),
+                dict(type='HRFuseScales', in_channels=(4, 8, 16, 32)),
                 dict(type='GlobalAveragePooling'),
             ],
             2048,
@@ -476,30 +393,3 @@ def test_exported_network_takes_any_number_of_images():
     ).module()
     images = torch.rand(5, 3, 32, 32)
     torch.testing.assert_close(exported(images), model(images))
-
-
-def test_plain_checkpoint_loads_into_both_copies():
-    plain = MODELS.build(
-        dict(
-            type='ImageClassifier',
-            backbone=dict(BACKBONE),
-            neck=dict(type='GlobalAveragePooling'),
-            head=dict(
-                type='MultiLabelLinearClsHead', num_classes=K, in_channels=64
-            ),
-        )
-    )
-    state = plain.state_dict()
-    model = build()
-    heads = copy.deepcopy(model.heads.state_dict())
-    model.load_state_dict(state, strict=False)
-    images = batch()['inputs']['uniform']
-    plain.eval()
-    model.eval()
-    feature = plain.extract_feat(images)[-1]
-    for name, features in model.extract_feat(images).items():
-        torch.testing.assert_close(
-            features[-1], feature, rtol=0, atol=1e-5, msg=name
-        )
-    for key, value in model.heads.state_dict().items():
-        assert torch.equal(value, heads[key]), key

@@ -15,6 +15,11 @@ def build(**kwargs):
     return MODELS.build(dict(type='TwoStreamDataPreprocessor', **kwargs))
 
 
+def mixing(kind='Mixup'):
+    augments = dict(type=kind, alpha=1.0)
+    return build(num_classes=2, batch_augments=dict(augments=augments))
+
+
 def sample(value, label, size=4):
     image = torch.full((3, size, size), value, dtype=torch.uint8)
     return {
@@ -93,10 +98,7 @@ def test_images_of_different_sizes_are_padded_within_their_stream():
 @pytest.mark.parametrize('kind', ['Mixup', 'CutMix'])
 def test_batch_augmentations_never_mix_streams(batch, kind):
     torch.manual_seed(0)
-    preprocessor = build(
-        num_classes=2,
-        batch_augments=dict(augments=dict(type=kind, alpha=1.0)),
-    )
+    preprocessor = mixing(kind)
     mixed = 0
     for _ in range(30):
         prepared = preprocessor(default_collate(batch), training=True)
@@ -116,10 +118,7 @@ def test_batch_augmentations_never_mix_streams(batch, kind):
 
 def test_batch_augmentations_draw_for_each_stream(batch):
     torch.manual_seed(0)
-    preprocessor = build(
-        num_classes=2,
-        batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)),
-    )
+    preprocessor = mixing()
     differ = False
     for _ in range(10):
         inputs = preprocessor(default_collate(batch), True)['inputs']
@@ -129,10 +128,7 @@ def test_batch_augmentations_draw_for_each_stream(batch):
 
 
 def test_batch_augmentations_wait_for_training(batch):
-    preprocessor = build(
-        num_classes=2,
-        batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)),
-    )
+    preprocessor = mixing()
     inputs = preprocessor(default_collate(batch), training=False)['inputs']
     for name in NAMES:
         assert torch.equal(inputs[name], images(batch, name).float())
@@ -140,10 +136,7 @@ def test_batch_augmentations_wait_for_training(batch):
 
 def test_images_without_a_label_are_mixed_too():
     streams = [pair((i, 200 + i), ([], [1])) for i in range(3)]
-    preprocessor = build(
-        num_classes=2,
-        batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)),
-    )
+    preprocessor = mixing()
     prepared = preprocessor(default_collate(streams), training=True)
     scores = [s.gt_score.tolist() for s in prepared['data_samples']['uniform']]
     assert scores == [[0, 0]] * 3

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from fork_cases import (
+    assert_same_state,
     forked,
     images,
     initialised,
@@ -154,31 +155,23 @@ def test_the_caller_s_state_dict_is_left_alone():
     ('backbone', 'names'),
     [
         (resnet(frozen_stages=4), ['layer4']),
+        (resnet(norm_eval=True), ['layer4']),
         (swin(frozen_stages=3), ['stages.3', 'norm3']),
         (vit(frozen_stages=3), ['layers.2', 'ln1']),
     ],
-    ids=['resnet', 'swin', 'vit'],
+    ids=['resnet', 'norm_eval', 'swin', 'vit'],
 )
-def test_frozen_stages_hold_both_copies(backbone, names):
+def test_frozen_stages_and_norms_hold_both_copies(backbone, names):
     assert fork_backbone(backbone) == names
     backbone.train()
     for name in names:
         for module in backbone.get_submodule(name).copies:
-            assert not any(p.requires_grad for p in module.parameters())
+            learns = any(p.requires_grad for p in module.parameters())
+            assert learns == getattr(backbone, 'norm_eval', False)
     if isinstance(backbone, ResNet):
         state = copy.deepcopy(backbone.state_dict())
         backbone(images(4))
-        for key, value in backbone.state_dict().items():
-            assert torch.equal(value, state[key]), key
-
-
-def test_norm_eval_holds_the_running_statistics_of_both_copies():
-    backbone = forked(resnet(norm_eval=True))
-    backbone.train()
-    state = copy.deepcopy(backbone.state_dict())
-    backbone(images(4))
-    for key, value in backbone.state_dict().items():
-        assert torch.equal(value, state[key]), key
+        assert_same_state(backbone.state_dict(), state)
 
 
 # ------------------------------------------------------------------- errors

@@ -1,27 +1,17 @@
 """Batch norms that keep the streams apart, against numpy."""
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
 import torch
+from fork_cases import images, resnet
 from mmengine.model import convert_sync_batchnorm
-from mmpretrain.models.backbones import ResNet
 from torch import nn
 
 from ltml_mm.models.fork.backbone import fork_backbone
 from ltml_mm.models.fork.branches import split_branches
 from ltml_mm.models.fork.norms import StreamNorm, separate_stream_norms
-
-
-def resnet(**kwargs):
-    return ResNet(18, stem_channels=8, base_channels=8, **kwargs)
-
-
-def images(size, side=32):
-    generator = torch.Generator().manual_seed(size)
-    return torch.rand(size, 3, side, side, generator=generator)
 
 
 def normalise(x, eps):
@@ -113,18 +103,6 @@ def test_keys_names_and_kind_stay():
     names = {c.__name__ for c in type(backbone.bn1).__bases__}
     assert type(backbone.bn1).__name__ == 'BatchNorm2d'
     assert '_BatchNorm' in names
-
-
-@pytest.mark.parametrize(
-    'clone', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
-)
-def test_clone_keeps_the_streams_apart(clone):
-    norm = separate_stream_norms(nn.BatchNorm2d(2))
-    twin = clone(norm)
-    x = torch.cat([torch.rand(2, 2, 2, 2), torch.rand(2, 2, 2, 2) + 9])
-    assert isinstance(twin, StreamNorm)
-    assert torch.equal(twin(x), norm(x))
-    assert torch.equal(twin.running_mean, norm.running_mean)
 
 
 def test_norm_eval_holds_the_layer():

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from fork_cases import images, scramble
+from fork_cases import assert_same_state, images, is_equal, scramble
 from fork_rows import ROWS
 from mmpretrain.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,12 +41,10 @@ def two_branch(row='resnet', seed=0, **options):
     return model.eval()
 
 
-def equal_branches(model):
+def equal_stages(model):
     for module in model.modules():
         if isinstance(module, Branches):
             module.sync()
-    heads = model.heads
-    heads['rebalanced'].load_state_dict(heads['uniform'].state_dict())
     return model
 
 
@@ -78,23 +76,17 @@ def merged_stock(model, *args):
     ],
 )
 @torch.no_grad()
-def test_equal_branches_merge_to_the_fused_network(row, side, channels, neck):
-    model = equal_branches(two_branch(row, neck=neck))
+def test_heads_over_equal_stages_merge_to_the_fused_network(
+    row, side, channels, neck
+):
+    model = equal_stages(two_branch(row, neck=neck))
+    assert branch_drift(model.state_dict()) == 0
+    assert not is_equal(*model.heads.values())
     network = merged_stock(model, row, neck, channels)
     pictures = images(2, side)
     expected, actual = model(pictures), network(pictures, mode='tensor')
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
-
-
-@torch.no_grad()
-def test_heads_apart_over_equal_stages_merge_to_the_fused_network():
-    model = two_branch()
-    model.backbone.layer4.sync()
-    assert branch_drift(model.state_dict()) == 0
-    pictures = images(2)
-    actual = merged_stock(model)(pictures, mode='tensor')
-    torch.testing.assert_close(actual, model(pictures), rtol=1e-5, atol=1e-6)
 
 
 def test_every_weight_is_the_average_of_its_copies():
@@ -121,7 +113,7 @@ def test_every_weight_is_the_average_of_its_copies():
             assert not torch.equal(state[first], state[second])
             checked += 1
     assert checked > 20
-    assert all(torch.equal(state[key], before[key]) for key in before)
+    assert_same_state(state, before)
 
 
 def test_half_precision_is_averaged_in_full():
@@ -277,8 +269,7 @@ def test_norms_that_cannot_be_estimated():
         reestimate_norms(network, [images(2)], ['head'])
     with pytest.raises(ValueError, match='no images'):
         reestimate_norms(network, [], ['backbone.layer4'])
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, before[key])
+    assert_same_state(network.state_dict(), before)
 
 
 def test_the_modes_are_as_before():

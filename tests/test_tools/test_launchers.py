@@ -2,12 +2,14 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 from tiny_run import REPO, TOOLS, environment
+
+from ltml_mm.experiments.rows import ROWS
 
 # Records its arguments and a few variables, one JSON line a call.
 RECORDER = """#!{python}
@@ -70,53 +72,30 @@ ODD = ['--cfg-options', 'data_root=my data/"a"', 'x=$HOME *', '']
 
 
 @pytest.mark.parametrize('name', ['train', 'test'])
-def test_dist_scripts_pass_everything_on(record, name):
+@pytest.mark.parametrize('given', [False, True])
+def test_dist_scripts_pass_everything_on(record, name, given):
     files = ['my config.py', 'a b.pth'][: 1 + (name == 'test')]
+    names = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT')
+    values = ('4', '2', 'node-a', '1234') if given else ('',) * 4
+    environ = dict(zip(names, values, strict=True))
+    threads = '5' if given else ''
     (launched,) = record(
-        f'dist_{name}.sh', *files, 3, *ODD, OMP_NUM_THREADS='', PORT=''
+        f'dist_{name}.sh', *files, 3, *ODD, OMP_NUM_THREADS=threads, **environ
     )
     tool = str(TOOLS / f'{name}.py')
     argv = launched['argv']
     assert argv[:2] == ['-m', 'torch.distributed.run']
-    assert argv[argv.index(tool) :] == [
-        tool,
-        *files,
-        '--launcher',
-        'pytorch',
-        *ODD,
-    ]
+    passed = [tool, *files, '--launcher', 'pytorch', *ODD]
+    assert argv[argv.index(tool) :] == passed
+    flags = ('--nnodes', '--node-rank', '--master-addr', '--master-port')
+    if not given:
+        values = ('1', '0', '127.0.0.1', '29500')
     assert options_of(argv, tool) == {
-        '--nnodes': '1',
-        '--node-rank': '0',
-        '--master-addr': '127.0.0.1',
-        '--master-port': '29500',
+        **dict(zip(flags, values, strict=True)),
         '--nproc-per-node': '3',
     }
-    assert launched['OMP_NUM_THREADS'] == '1'
+    assert launched['OMP_NUM_THREADS'] == (threads or '1')
     assert os.path.realpath(launched['PYTHONPATH'].split(':')[0]) == str(REPO)
-
-
-@pytest.mark.parametrize('name', ['train', 'test'])
-def test_dist_scripts_read_the_environment(record, name):
-    files = ['c.py', 'x.pth'][: 1 + (name == 'test')]
-    (launched,) = record(
-        f'dist_{name}.sh',
-        *files,
-        8,
-        NNODES=4,
-        NODE_RANK=2,
-        PORT=1234,
-        MASTER_ADDR='node-a',
-        OMP_NUM_THREADS=5,
-    )
-    assert options_of(launched['argv'], str(TOOLS / f'{name}.py')) == {
-        '--nnodes': '4',
-        '--node-rank': '2',
-        '--master-addr': 'node-a',
-        '--master-port': '1234',
-        '--nproc-per-node': '8',
-    }
-    assert launched['OMP_NUM_THREADS'] == '5'
 
 
 def test_slurm_train(record):
@@ -144,17 +123,9 @@ def test_slurm_train(record):
         '--quotatype': 'auto',
         '--time': '1:00',
     }
-    assert call['argv'][call['argv'].index('python') :] == [
-        'python',
-        '-u',
-        str(TOOLS / 'train.py'),
-        'c.py',
-        '--launcher',
-        'slurm',
-        '--work-dir',
-        'work dir',
-        *ODD,
-    ]
+    command = f'python -u {TOOLS}/train.py c.py --launcher slurm'.split()
+    command += ['--work-dir', 'work dir', *ODD]
+    assert call['argv'][call['argv'].index('python') :] == command
     assert call['MASTER_PORT'] == '1234'
 
 
@@ -170,40 +141,51 @@ def test_slurm_train_without_work_dir(record):
 
 def test_slurm_test(record):
     (call,) = record('slurm_test.sh', 'p', 'j', 'c.py', 'a b.pth', *ODD)
-    assert call['argv'][call['argv'].index('python') :] == [
-        'python',
-        '-u',
-        str(TOOLS / 'test.py'),
-        'c.py',
-        'a b.pth',
-        '--launcher',
-        'slurm',
-        *ODD,
-    ]
+    tool = str(TOOLS / 'test.py')
+    command = [tool, 'c.py', 'a b.pth', '--launcher', 'slurm', *ODD]
+    assert call['argv'][call['argv'].index('python') + 2 :] == command
     options = options_of(call['argv'], 'python')
     assert (options['--ntasks'], options['--cpus-per-task']) == ('8', '5')
 
 
 @pytest.mark.parametrize(
-    ('script', 'args'),
+    'words',
     [
-        ('dist_train.sh', 1),
-        ('dist_test.sh', 2),
-        ('slurm_train.sh', 2),
-        ('slurm_test.sh', 3),
+        'dist_train.sh 1',
+        'dist_test.sh 1 2',
+        'slurm_train.sh 1 2',
+        'slurm_test.sh 1 2 3',
+        'reproduce.sh',
+        'reproduce.sh imagenet',
     ],
 )
-def test_too_few_arguments(tmp_path, script, args):
-    done = run_script(script, *range(args), cwd=tmp_path)
+def test_arguments_that_do_not_suffice(tmp_path, words):
+    done = run_script(*words.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith('usage: ')
     assert done.stderr.count('\n') == 1
 
 
-def test_a_port_in_use_ends_with_torchruns_own_error(tmp_path):
-    with socket.create_server(('', 0)) as server:
-        port = server.getsockname()[1]
-        done = run_script('dist_train.sh', 'c.py', 2, cwd=tmp_path, PORT=port)
-    assert done.returncode != 0
-    assert f'{port}' in done.stderr
-    assert 'EADDRINUSE' in done.stderr
+def test_every_row_and_seed_is_listed_and_nothing_written(tmp_path):
+    out = REPO / 'work_dirs/voc_table'
+    before = out.exists()
+    process = run_script(
+        'reproduce.sh', 'voc', '--dry-run', cwd=tmp_path, PYTHONPATH=REPO
+    )
+    assert process.returncode == 0, process.stderr
+    lines = [
+        line.split()
+        for line in process.stdout.splitlines()
+        if line.startswith('work_dirs')
+    ]
+    assert {folder for folder, _ in lines} == {
+        f'work_dirs/voc_table/{row}/seed_{seed}'
+        for row in ROWS
+        for seed in range(5)
+    }
+    assert len(lines) == 5 * len(ROWS)
+    for _, config in lines[: len(ROWS)]:
+        dataset = Config.fromfile(config).train_dataloader.dataset.dataset
+        assert dataset.type == 'VOCLTDataset'
+    assert out.exists() == before
+    assert not [*tmp_path.iterdir()]

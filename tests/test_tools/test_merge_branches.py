@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
@@ -84,7 +83,9 @@ def save(name='epoch_1.pth', noise=0.0, change=None):
         'state_dict': model.state_dict(),
         'meta': {'dataset_meta': META},
     }
-    torch.save(change(content) if change else content, name)
+    if change:
+        change(content)
+    torch.save(content, name)
     return model.eval()
 
 
@@ -200,11 +201,8 @@ def test_norms_measured_on_training_images(folder, capsys):
 
 
 def test_a_warning_where_the_branches_have_drifted(folder, capsys):
-    save(noise=0.001)
-    merge()
-    assert capsys.readouterr().err == ''
     save(noise=1.0)
-    merge('--force')
+    merge()
     shown = capsys.readouterr().err
     assert 'WARNING: the branches have drifted apart' in shown
     assert f'above {DRIFT_LIMIT}' in shown
@@ -219,7 +217,6 @@ def test_averaged_weights_are_what_is_merged(folder):
         for parameter in hook.ema_model.module.parameters():
             parameter.data.mul_(3)
         hook.before_save_checkpoint(None, content)
-        return content
 
     model = save()
     save(change=average)
@@ -230,31 +227,26 @@ def test_averaged_weights_are_what_is_merged(folder):
     )
 
 
-def plain(content):
+def merged_before(content):
     content['state_dict'] = merge_branches(content['state_dict'])
-    return content
 
 
-def without_a_copy(content):
-    del content['state_dict']['backbone.layer4.rebalanced.1.conv2.weight']
-    return content
-
-
-def without_the_trunk(content):
-    del content['state_dict']['backbone.layer1.0.conv1.weight']
-    return content
+def without(name):
+    return lambda content: content['state_dict'].pop(name)
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
+        (merged_before, r'epoch_1\.pth: there are no two br.*"backbone'),
         (
-            plain,
-            r'epoch_1\.pth: there are no two branches to merge.*"backbone',
+            without('backbone.layer4.rebalanced.1.conv2.weight'),
+            r'1\.conv2\.weight is missing for branch "rebal',
         ),
-        (without_a_copy, r'1\.conv2\.weight is missing for branch "rebal'),
-        (without_the_trunk, r'layer1\.0\.conv1\.weight is missing'),
-        (lambda content: {'state_dict': {}}, 'no two branches'),
+        (
+            without('backbone.layer1.0.conv1.weight'),
+            r'layer1\.0\.conv1\.weight is missing',
+        ),
     ],
 )
 def test_a_checkpoint_that_cannot_be_merged(folder, change, message):
@@ -318,12 +310,3 @@ def test_arguments_that_do_not_fit(args, message, capsys):
     with pytest.raises(SystemExit):
         main(['config.py', 'epoch_1.pth', *args])
     assert message in capsys.readouterr().err
-
-
-def test_the_config_reads_back(folder):
-    save()
-    merge()
-    written = Config.fromfile('merged.py')
-    config, _ = merge_checkpoint('config.py', 'epoch_1.pth')
-    assert written.to_dict() == config.to_dict()
-    assert 'custom_imports' not in written

@@ -31,11 +31,8 @@ def call(tool, *arguments):
 def test_stock_tools_train_and_test_on_own_data(tmp_path):
     data = write_set(tmp_path / 'photos')
     work = ('--work-dir', str(tmp_path / 'work'))
-    changed = (
-        '--cfg-options',
-        *options(data),
-        'train_dataloader.batch_size=2',
-    )
+    size = 'train_dataloader.batch_size=2'
+    changed = ('--cfg-options', *options(data), size)
     call('train.py', *work, *changed)
     checkpoint = str(tmp_path / 'work' / 'epoch_2.pth')
     out = tmp_path / 'stock.json'
@@ -64,14 +61,8 @@ def test_our_tools_build_the_runner_that_a_config_names(
 
     monkeypatch.setitem(RUNNERS.module_dict, 'Own', Own)
     monkeypatch.setattr(testing, 'read_checkpoint', lambda path: {})
-    arguments += ['--work-dir', str(tmp_path)]
+    arguments = [f'{REPO}/configs/ltml_demo.py', *arguments]
+    options = ['--work-dir', str(tmp_path), '--cfg-options', 'runner_type=Own']
     with pytest.raises(KeyboardInterrupt):
-        tool.main(
-            [
-                str(REPO / 'configs' / 'ltml_demo.py'),
-                *arguments,
-                '--cfg-options',
-                'runner_type=Own',
-            ]
-        )
+        tool.main([*arguments, *options])
     assert built[0].model.num_classes == 20

@@ -1,6 +1,7 @@
 """Two gloo processes, as the launch scripts start them, against one."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -19,8 +20,15 @@ from tiny_run import (
 )
 
 from ltml_mm.apis import test, train
+from ltml_mm.apis.checkpoint import find_whole_checkpoint
 
 HALF = f'train_dataloader.batch_size={BATCH // 2}'
+SIGNALLED = """
+_base_ = 'tiny.py'
+custom_imports = dict(imports=['ltml_mm', 'signal_sender'])
+custom_hooks = [dict(type='SendSignal', {sender})]
+train_dataloader = dict(batch_size=2)
+"""
 
 
 @pytest.fixture(scope='module')
@@ -79,24 +87,6 @@ def test_shards_together_are_the_order_of_one_process(one, two):
             assert two[rank]['draws'][stream] == order[rank::2]
 
 
-def test_uniform_shards_of_an_epoch_are_disjoint(two):
-    for epoch in range(EPOCHS):
-        own = slice(epoch * PAIRS // 2, (epoch + 1) * PAIRS // 2)
-        first, second = (
-            {name for name, _ in rank['draws']['uniform'][own]} for rank in two
-        )
-        assert PAIRS <= NUM_TRAIN
-        assert len(first) == len(second) == PAIRS // 2
-        assert not first & second
-
-
-def test_epochs_and_streams_differ(one):
-    uniform, rebalanced = (one['draws'][name] for name in STREAMS)
-    assert uniform[:PAIRS] != uniform[PAIRS:]
-    assert rebalanced[:PAIRS] != rebalanced[PAIRS:]
-    assert uniform != rebalanced
-
-
 def test_both_processes_hold_the_same_model(two):
     first, second = (rank['state'] for rank in two)
     assert first.keys() == second.keys()
@@ -136,30 +126,13 @@ def test_half_batches_give_the_gradients_of_the_whole(one, two, compensation):
 
 
 def test_the_evaluation_of_two_processes_is_that_of_one(folder, two, on_cpu):
-    checkpoint = folder / 'two' / f'epoch_{EPOCHS}.pth'
-    process = start(
-        'dist_test.sh',
-        'tiny.py',
-        checkpoint,
-        2,
-        '--out',
-        'two.json',
-        '--work-dir',
-        'tested by two',
-        cwd=folder,
-    )
-    test.main(
-        [
-            str(folder / 'tiny.py'),
-            str(checkpoint),
-            '--out',
-            str(folder / 'one.json'),
-            '--work-dir',
-            str(folder / 'tested by one'),
-            '--cfg-options',
-            'experiment_name=test of one',
-        ]
-    )
+    checkpoint = str(folder / 'two' / f'epoch_{EPOCHS}.pth')
+    written = ('--out', 'two.json', '--work-dir', 'tested by two')
+    args = ('tiny.py', checkpoint, 2, *written)
+    process = start('dist_test.sh', *args, cwd=folder)
+    written = ('--out', f'{folder}/one.json', '--work-dir', f'{folder}/tested')
+    options = ('--cfg-options', 'experiment_name=test of one')
+    test.main([f'{folder}/tiny.py', checkpoint, *written, *options])
     finish(process)
     expected, found = (
         json.loads((folder / name).read_text())
@@ -171,28 +144,15 @@ def test_the_evaluation_of_two_processes_is_that_of_one(folder, two, on_cpu):
 
 
 def test_two_machines(folder):
-    options = (
-        '--work-dir',
-        'machines',
-        '--no-validate',
-        '--cfg-options',
-        HALF,
-        'train_cfg.max_epochs=1',
-        'model.backbone.norm_eval=False',
-        'custom_hooks.0.out_dir=machines',
-    )
+    options = ('--work-dir', 'machines', '--no-validate', '--cfg-options')
+    options += (HALF, 'train_cfg.max_epochs=1')
+    options += ('model.backbone.norm_eval=False',)
+    options += ('custom_hooks.0.out_dir=machines',)
     (folder / 'machines').mkdir()
-    port = free_port()
+    places = dict(cwd=folder, NNODES=2, PORT=free_port())
     machines = [
         start(
-            'dist_train.sh',
-            'tiny.py',
-            1,
-            *options,
-            cwd=folder,
-            NNODES=2,
-            NODE_RANK=rank,
-            PORT=port,
+            'dist_train.sh', 'tiny.py', 1, *options, NODE_RANK=rank, **places
         )
         for rank in range(2)
     ]
@@ -208,3 +168,47 @@ def test_two_machines(folder):
         # run of MMEngine; the checkpoint holds those of process 0.
         if not is_norm(name):
             assert torch.equal(value, ranks[1]['state'][name]), name
+
+
+def launch(folder, sender, *options):
+    """Trains with two processes; returns what they say and the status."""
+    (folder / 'signalled.py').write_text(SIGNALLED.format(sender=sender))
+    tests = os.path.dirname(os.path.dirname(__file__))
+    options = ('--work-dir', 'work', '--no-validate', *options)
+    process = start(
+        'dist_train.sh',
+        'signalled.py',
+        2,
+        *options,
+        cwd=folder,
+        PYTHONPATH=tests,
+    )
+    output, _ = process.communicate(timeout=180)
+    return output, process.returncode
+
+
+def newest(folder):
+    """The newest checkpoint, and the others beside it."""
+    found = find_whole_checkpoint(folder / 'work')
+    names = sorted(path.name for path in (folder / 'work').glob('*.pth'))
+    return os.path.basename(found), names
+
+
+def test_a_signal_and_then_a_lost_process(folder):
+    # An epoch has four steps. The first process signals the launcher, which
+    # passes it on to both, one after the other.
+    sender = "name='SIGTERM', to='parent', step=2"
+    output, status = launch(folder, sender)
+    assert status != 0
+    assert output.count('SIGTERM: the training stops after step 2') == 1
+    # No process fails: what is told is the launcher's own end.
+    assert 'error: ' not in output
+    assert 'ChildFailedError' not in output
+    assert newest(folder) == ('iter_2.pth', ['iter_2.pth'])
+
+    sender = "name='SIGKILL', to='self', step=6, rank=1"
+    output, status = launch(folder, sender, '--resume')
+    assert status != 0
+    assert output.count('error: another process of this run is gone') == 1
+    assert 'SIGKILL' in output
+    assert newest(folder) == ('epoch_1.pth', ['epoch_1.pth'])

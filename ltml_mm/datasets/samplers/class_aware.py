@@ -26,17 +26,6 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
 
     Raises:
         ValueError: No image has a label.
-
-    Examples:
-        >>> class Three:
-        ...     metainfo = {'classes': ('common', 'rare')}
-        ...     def __len__(self):
-        ...         return 3
-        ...     def get_cat_ids(self, index):
-        ...         return [[0], [0], [1]][index]
-        >>> sampler = ClassAwareMultiLabelSampler(Three(), 8, seed=0)
-        >>> sum(index == 2 for index in sampler)
-        4
     """
 
     def __init__(

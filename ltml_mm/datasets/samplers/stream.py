@@ -177,11 +177,10 @@ class ImageStreamSampler(StreamSampler):
             )
         if length < 1:
             raise ValueError(
-                f'num_samples={value!r} gives an epoch of {length} draws, '
-                'and it needs one at least: set num_samples of that stream, '
-                'train_dataloader.sampler.streams.*.num_samples (of a sampler '
-                'alone train_dataloader.sampler.num_samples), to a number or '
-                "to 'dataset'"
+                f'num_samples={value!r} gives an epoch of {length} draws; '
+                'set train_dataloader.sampler.streams.*.num_samples (of a '
+                'sampler alone train_dataloader.sampler.num_samples) to a '
+                "number from 1 on or to 'dataset'"
             )
         return length
 

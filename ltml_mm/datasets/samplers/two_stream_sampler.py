@@ -48,16 +48,6 @@ class TwoStreamSampler(StreamSampler):
     Raises:
         ValueError: ``epoch_length`` names no stream or is not positive, or
             a stream's config sets its own seed.
-
-    Examples:
-        >>> sampler = dict(
-        ...     type='TwoStreamSampler',
-        ...     streams=dict(
-        ...         uniform=dict(type='UniformSampler'),
-        ...         rebalanced=dict(type='ClassAwareMultiLabelSampler'),
-        ...     ),
-        ...     epoch_length='rebalanced',
-        ... )
     """
 
     def __init__(
@@ -94,10 +84,8 @@ class TwoStreamSampler(StreamSampler):
 
     def positions(self, epoch: int) -> np.ndarray:
         """Returns one column per stream, int64 (epoch_length, streams)."""
-        orders = [
-            stream.order(epoch, self.epoch_length)
-            for stream in self.streams.values()
-        ]
+        streams = self.streams.values()
+        orders = [stream.order(epoch, self.epoch_length) for stream in streams]
         return np.stack(orders, axis=1)
 
     def __iter__(self) -> Iterator[dict]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,9 @@ class SafeCheckpointHook(CheckpointHook):
             ValueError: ``save_best`` or a schedule asks for a metric that no
                 validation will give; names those that there are.
         """
-        wanted = [*(self.save_best or ())]
-        for scheduler in flat_schedulers(runner):
-            wanted += [getattr(scheduler, 'monitor', 'auto')]
-        if any(key != 'auto' for key in wanted):
+        monitors = (getattr(s, 'monitor', '') for s in flat_schedulers(runner))
+        wanted = {*(self.save_best or ()), *monitors} - {'auto', ''}
+        if wanted:
             _check_keys(wanted, _metric_keys(runner))
         super().before_train(runner)
         self._saved_step = runner.iter  # What was loaded is saved.
@@ -160,11 +159,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._write(runner, self.filename_tmpl.format(step), meta)
 
     def _write(
-        self,
-        runner: Runner,
-        name: str,
-        meta: dict[str, Any],
-        interim: bool = False,
+        self, runner: Runner, name: str, meta: dict, interim: bool = False
     ) -> None:
         _gather(runner)
         if superfluous := runner.message_hub.pop_info(INTERIM):
@@ -195,8 +190,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
-        if self.save_best:  # of metrics whose keys nobody knew before
-            _check_keys(self.save_best, [*metrics])
+        if not self.save_best:
+            return
+        _check_keys(self.save_best, [*metrics])  # Not all are known before.
         _gather(runner)
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)
@@ -216,28 +212,25 @@ def _metric_keys(runner: Runner) -> list[str]:
     loop = runner.val_loop
     for metric in loop.evaluator.metrics if loop is not None else ():
         dataset = loop.dataloader.dataset
-        if not isinstance(metric, GroupedAveragePrecision) or not hasattr(
-            dataset, 'get_cat_ids'
-        ):
+        known = isinstance(metric, GroupedAveragePrecision)
+        if not known or not hasattr(dataset, 'get_cat_ids'):
             return []
         classes = ClassStatistics.from_metainfo(metric.dataset_meta or {})
         counts = read_labels(dataset).counts(classes.num_classes)
         names = ['']
-        if metric.branches and hasattr(
-            unwrap_model(runner.model), 'branch_logits'
-        ):
-            names += BRANCHES
+        if hasattr(unwrap_model(runner.model), 'branch_logits'):
+            names += BRANCHES if metric.branches else ()
         # One image with all labels of the set gives every key. The copy has
         # a report: absent classes are named by the evaluation itself.
-        known = copy(metric)
-        known.report = {}
+        probe = copy(metric)
+        probe.report = {}
         scores = dict.fromkeys(names, np.zeros(len(counts)))
-        found = known.compute_metrics([(scores, np.minimum(counts, 1))])
+        found = probe.compute_metrics([(scores, np.minimum(counts, 1))])
         keys += [f'{metric.prefix}/{key}' for key in found]
     return keys
 
 
-def _check_keys(wanted: Sequence[str], keys: Sequence[str]) -> None:
+def _check_keys(wanted: Iterable[str], keys: Sequence[str]) -> None:
     for key in wanted:
         if keys and key not in ('auto', *keys):
             raise ValueError(

@@ -99,11 +99,10 @@ class ExactResumeHook(Hook):
         changes = compare_signatures(self._loaded['facts'], self._signature)
         if not changes:
             return
-        more = len(changes) - SHOWN
+        shown = [*changes.values()][:SHOWN]
         message = (
             'the run differs from the one it resumes (checkpoint -> config): '
-            + '; '.join([*changes.values()][:SHOWN])
-            + (f'; and {more} more' if more > 0 else '')
+            f'{"; ".join(shown)}{", ..." if len(changes) > SHOWN else ""}'
         )
         if self.on_change == 'error':
             raise ValueError(
@@ -149,7 +148,7 @@ class ExactResumeHook(Hook):
         self._continue_epoch(runner)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
-        """Forgets the states of the last checkpoint."""
+        """Forgets the states of the last checkpoints, best ones included."""
         self._gathered = None
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -170,7 +169,7 @@ class ExactResumeHook(Hook):
         """Restores the random states of the training."""
         if self._before_validation is not None:
             restore_random_states(self._before_validation)
-            self._before_validation = None
+        self._before_validation = None
 
     def gather(self, runner: Runner) -> None:
         """Collects the states of all processes; all of them must call it."""
@@ -214,9 +213,8 @@ class ExactResumeHook(Hook):
 
     def _validate(self, runner: Runner) -> None:
         """Runs the validation that fell between checkpoint and stop."""
-        if runner.val_loop is None or self._loaded is None:
-            return
-        if self._loaded['validated']:
+        validated = self._loaded is None or self._loaded['validated']
+        if runner.val_loop is None or validated:
             return
         loop = runner.train_loop
         step, last = loop.iter, loop.max_iters

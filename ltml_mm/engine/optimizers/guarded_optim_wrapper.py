@@ -34,19 +34,17 @@ class NonFiniteError(ValueError):
 class GuardedOptimWrapper(OptimWrapper):
     """An ``OptimWrapper`` that checks loss and gradients before each step.
 
-    A step whose loss or total gradient norm is infinite or NaN is not taken.
-    The decision falls when the optimizer would step, after the last of the
-    accumulated batches, for all processes together. It costs one gradient
-    norm, and one wait for the GPU. Finite steps are those of
-    ``OptimWrapper``, bit by bit.
+    A step whose loss or total gradient norm is infinite or NaN is not taken,
+    on any process. The decision falls when the optimizer would step, after
+    the last of the accumulated batches. It costs one gradient norm, and one
+    wait for the GPU. Finite steps are those of ``OptimWrapper`` bit by bit.
 
     Args:
         on_nonfinite (str): ``'stop'`` ends the run with a message: the step,
             the terms of the loss or the parameters, and the images.
-            ``'skip'`` leaves the step out, with a warning, restores buffers
-            such as BatchNorm's running statistics, and counts it in the
-            scalar ``train/skipped_steps``; more than 40 steps in a row stop
-            the run all the same. Defaults to ``'stop'``.
+            ``'skip'`` leaves the step out with a warning, restores buffers,
+            and counts it in the scalar ``train/skipped_steps``; more than 40
+            in a row stop the run all the same. Defaults to ``'stop'``.
         **kwargs: Those of MMEngine's ``OptimWrapper``.
 
     Raises:
@@ -80,30 +78,24 @@ class GuardedOptimWrapper(OptimWrapper):
             # The first forward pass changes them.
             self._buffers = [b.detach().clone() for b in module.buffers()]
         self._module = module
+
+        def record(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            # References alone: nothing is copied, no GPU is waited for.
+            self._passes.append(((args, kwargs), output))
+
         # For this pass only: a hook that stays would be saved with the model.
-        handle = module.register_forward_hook(self._record, with_kwargs=True)
+        handle = module.register_forward_hook(record, with_kwargs=True)
         try:
             with super().optim_context(model):
                 yield
         finally:
             handle.remove()
 
-    def _record(
-        self, module: Any, args: Any, kwargs: Any, output: Any
-    ) -> None:
-        # References alone: nothing is copied, no GPU is waited for.
-        self._passes.append(((args, kwargs), output))
-
-    def update_params(
-        self,
-        loss: Tensor,
-        step_kwargs: dict | None = None,
-        zero_kwargs: dict | None = None,
-    ) -> None:
+    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Records the loss; otherwise as the parent's."""
         self._batches.append((loss.detach(), self._passes))
         self._passes = []
-        super().update_params(loss, step_kwargs, zero_kwargs)
+        super().update_params(loss, *args, **kwargs)
 
     def step(self, **kwargs: Any) -> None:
         """Checks, clips and steps.
@@ -190,10 +182,10 @@ class GuardedOptimWrapper(OptimWrapper):
 class GuardedAmpOptimWrapper(GuardedOptimWrapper, AmpOptimWrapper):
     """An ``AmpOptimWrapper`` that checks loss and gradients.
 
-    As :class:`GuardedOptimWrapper`. Gradients that overflow are no error
-    while the gradient scaler works: it leaves the step out and lowers its
-    scale. A loss that is not finite is one, and so are 40 overflows in a
-    row. A step that is skipped leaves the scale as it is.
+    Gradients that overflow are no error while the gradient scaler works: it
+    leaves the step out and lowers its scale. A loss that is not finite is
+    one, and so are 40 overflows in a row. A step that is skipped leaves the
+    scale as it is.
 
     Args:
         on_nonfinite (str): ``'stop'`` or ``'skip'``. Defaults to ``'stop'``.

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmpretrain.models import backbones
 from torch import nn
 
 from ltml_mm.models.fork.branches import (
@@ -17,7 +16,7 @@ from ltml_mm.models.fork.branches import (
     batch_sizes,
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
-from ltml_mm.models.fork.suggestion import VIT_SHARE, describe_children
+from ltml_mm.models.fork.suggestion import describe_children, suggest_fork
 from ltml_mm.models.parts import run_blank_image
 
 
@@ -36,8 +35,8 @@ def fork_backbone(
     Args:
         backbone: A built backbone.
         at: The names of the modules from the branching point on, the first
-            one that ``forward`` runs ahead of the others, or ``'auto'`` for
-            the built-in table.
+            one that ``forward`` runs ahead of the others, or ``'auto'``: see
+            :func:`auto_fork_points`.
         init: How the re-balanced copy starts, ``'copy'`` or ``'reinit'``;
             see :class:`Branches`.
         bn_streams: ``'joint'``: batch norms see both streams of a step
@@ -47,8 +46,9 @@ def fork_backbone(
         list[str]: The names of the forked modules.
 
     Raises:
-        ValueError: Names that do not fit, no row in the table, or modules
-            with weights behind the fork that ``at`` does not name.
+        ValueError: Names that do not fit, a backbone without a row, an
+            output that does not reach the fork, or modules with weights
+            behind it that ``at`` does not name.
     """
     if at == 'auto':
         names = auto_fork_points(backbone)
@@ -77,8 +77,7 @@ def fork_backbone(
     hooks.move_to_end(handle.id, last=False)
     if bn_streams == 'separate':
         separate_stream_norms(backbone)
-    if at != 'auto':  # the table is complete
-        _check_nothing_shared(backbone, names, first)
+    _check_forked_run(backbone, names, first)
     return names
 
 
@@ -96,44 +95,26 @@ def auto_fork_points(backbone: Any) -> list[str]:
     included; of a plain transformer the last sixth of the blocks.
 
     Raises:
-        ValueError: The table has no row for the backbone, or its output does
-            not come from its last stage.
+        ValueError: ``FAMILIES`` has no row for the backbone, or it does not
+            run on a blank image.
     """
-    for cls in type(backbone).__mro__:
-        if cls is backbones.TIMMBackbone:
-            return _timm_points(backbone)
-        if cls in ROWS:
-            last, names = ROWS[cls](backbone)
-            if last is not None and last not in backbone.out_indices:
-                raise ValueError(
-                    f"fork.at='auto' forks the last stage of {cls.__name__}, "
-                    f'whose output is number {last}, but out_indices='
-                    f'{tuple(backbone.out_indices)} leaves it out: add '
-                    f'{last} or name the modules to fork in fork.at'
-                )
-            return _with_weights(backbone, names)
-    raise ValueError(
-        f"fork.at='auto' has no row for {type(backbone).__name__}. "
-        + describe_children(backbone)
-    )
-
-
-def _timm_points(backbone: Any) -> list[str]:
-    model = backbone.timm_model
+    model = getattr(backbone, 'timm_model', backbone)
+    prefix = '' if model is backbone else 'timm_model.'
     for cls in type(model).__mro__:
-        row = TIMM_ROWS.get(cls.__name__)
-        if row is not None and cls.__module__.startswith('timm.'):
-            names = _with_weights(model, row(model))
-            return [f'timm_model.{name}' for name in names]
+        library = cls.__module__.partition('.')[0]
+        row = FAMILIES.get(f'{library}.{cls.__name__}')
+        if row is not None:
+            known = dict(backbone.named_modules())
+            names = [f'{prefix}{name}' for name in row(model)]
+            names = names or suggest_fork(backbone)
+            names = [n for n in names if n in known and known[n].state_dict()]
+            if names:
+                return names
+    owner = "timm's " if prefix else ''
     raise ValueError(
-        f"fork.at='auto' has no row for timm's {type(model).__name__}. "
-        + describe_children(backbone)
+        f"fork.at='auto' has no row for {owner}{type(model).__name__}, or no "
+        f'blank image runs through it. {describe_children(backbone)}'
     )
-
-
-def _with_weights(module: nn.Module, names: list[str]) -> list[str]:
-    known = dict(module.named_modules())
-    return [n for n in names if n in known and known[n].state_dict()]
 
 
 def _check_names(backbone: nn.Module, names: list[str]) -> None:
@@ -160,10 +141,10 @@ def _check_names(backbone: nn.Module, names: list[str]) -> None:
                 )
 
 
-def _check_nothing_shared(
+def _check_forked_run(
     backbone: nn.Module, names: list[str], first: FirstModule
 ) -> None:
-    """Refuses weights behind the fork that both branches would share."""
+    """Refuses weights that both branches share, and output without a fork."""
     shared: list[str] = []
 
     def note(name: str) -> Callable[[nn.Module, Any], None]:
@@ -185,9 +166,9 @@ def _check_nothing_shared(
         and not any(own.startswith(f'{name}.') for own in forked)
     ]
     try:
-        run_blank_image(backbone)
+        sizes = batch_sizes(run_blank_image(backbone))
     except (RuntimeError, AssertionError):
-        pass  # The plain backbone does not run on one either, or not so.
+        sizes = [2]  # The plain backbone does not run on one, either.
     finally:
         for handle in handles:
             handle.remove()
@@ -195,6 +176,13 @@ def _check_nothing_shared(
         raise ValueError(
             f'fork.at={names} leaves modules with weights behind the fork '
             f'that both branches would share: add {[*dict.fromkeys(shared)]}'
+        )
+    if 2 not in sizes:
+        raise ValueError(
+            f'no output of {type(backbone).__name__} comes from fork.at='
+            f'{names}: out_indices={getattr(backbone, "out_indices", None)} '
+            'leaves its stage out; add the number of that stage, or fork an '
+            'earlier one'
         )
 
 
@@ -212,93 +200,55 @@ def _spread_all(
             branches.spread(state_dict, f'{prefix}{name}.')
 
 
-def _numbered(last: int, *names: str) -> tuple[int, list[str]]:
-    return last, [name.format(last) for name in names]
+def _by_structure(_: Any) -> list[str]:
+    return []
 
 
-def _last_blocks(name: str, blocks: Sequence[Any]) -> list[str]:
-    count = max(1, len(blocks) // VIT_SHARE)
-    return [f'{name}.{i}' for i in range(len(blocks) - count, len(blocks))]
-
-
-def _last_resolution(
-    backbone: Any, names: Sequence[str]
-) -> tuple[int, list[str]]:
-    strided = [
-        index
-        for index, name in enumerate(names)
-        for layer in backbone.get_submodule(name).modules()
-        if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1
-    ]
-    return len(names) - 1, list(names[max(strided, default=0) :])
-
-
-def _vgg(backbone: Any) -> tuple[int | None, list[str]]:
-    layers = range(*backbone.range_sub_modules[-1])
-    names = [f'{backbone.module_name}.{i}' for i in layers]
-    # Class scores, where it gives them, come last whatever out_indices says.
-    last = None if backbone.num_classes > 0 else len(backbone.stage_blocks) - 1
-    return last, [*names, 'classifier']
-
-
-# The number of the output that has to be among out_indices, None for any,
-# and the names. A class that is not listed takes the row of the nearest class
-# it extends: ResNeXt, SEResNet, SEResNeXt, ResNetV1c, ResNetV1d, ResNeSt,
-# Res2Net, RegNet and ResNet_CIFAR that of ResNet, the DeiT models that of
-# VisionTransformer.
-ROWS: dict[type, Callable[[Any], tuple[int | None, list[str]]]] = {
-    backbones.ResNet: lambda b: (len(b.res_layers) - 1, b.res_layers[-1:]),
-    backbones.VGG: _vgg,
-    backbones.DenseNet: lambda b: _numbered(
-        b.num_stages - 1, 'stages.{}', 'transitions.{}'
-    ),
-    backbones.MobileNetV2: lambda b: _last_resolution(b, b.layers),
-    backbones.MobileNetV3: lambda b: _last_resolution(b, b.layers),
-    backbones.EfficientNet: lambda b: _last_resolution(
-        b, [f'layers.{i}' for i in range(len(b.layers))]
-    ),
-    backbones.ShuffleNetV2: lambda b: _numbered(
-        len(b.layers) - 1, f'layers.{len(b.layers) - 2}', 'layers.{}'
-    ),
-    backbones.ConvNeXt: lambda b: _numbered(
-        b.num_stages - 1, 'downsample_layers.{}', 'stages.{}', 'norm{}'
-    ),
-    backbones.SwinTransformer: lambda b: _numbered(
-        b.num_layers - 1, 'stages.{}', 'norm{}'
-    ),
-    backbones.SwinTransformerV2: lambda b: _numbered(
-        b.num_layers - 1, 'stages.{}', 'norm{}'
-    ),
-    backbones.VisionTransformer: lambda b: (
-        len(b.layers) - 1,
-        [*_last_blocks('layers', b.layers), 'ln1', 'ln2'],
-    ),
-    backbones.PoolFormer: lambda b: _numbered(
-        len(b.network) - 1,
-        f'network.{len(b.network) - 2}',
-        'network.{}',
-        'norm{}',
-    ),
-    backbones.RepVGG: lambda b: (len(b.stages) - 1, [b.stages[-1], 'ppf']),
-    backbones.HRNet: lambda b: (None, ['stage4']),
-}
-
-# By name, because timm is no dependency.
-TIMM_ROWS: dict[str, Callable[[Any], list[str]]] = {
-    'ResNet': lambda m: ['layer4'],
-    'ConvNeXt': lambda m: [
+# The last stage by library and class. A class that is not listed takes the
+# row of the nearest class it extends: ResNeXt, SEResNet, SEResNeXt, ResNetV1c,
+# ResNetV1d, ResNeSt, Res2Net, RegNet and ResNet_CIFAR that of ResNet, the DeiT
+# models that of VisionTransformer. By name, because timm is no dependency.
+FAMILIES: dict[str, Callable[[Any], list[str]]] = {
+    # Where a dilation holds the resolution it is still the last stage.
+    'mmpretrain.ResNet': lambda m: m.res_layers[-1:],
+    'mmpretrain.VGG': lambda m: [
+        *(f'{m.module_name}.{i}' for i in range(*m.range_sub_modules[-1])),
+        'classifier',
+    ],
+    # What lowers the resolution ends the stage before.
+    'mmpretrain.DenseNet': lambda m: [
+        f'stages.{m.num_stages - 1}',
+        f'transitions.{m.num_stages - 1}',
+    ],
+    'mmpretrain.SwinTransformer': lambda m: [
+        f'stages.{m.num_layers - 1}',
+        f'norm{m.num_layers - 1}',
+    ],
+    'mmpretrain.HRNet': lambda m: ['stage4'],
+    'timm.ResNet': lambda m: ['layer4'],
+    # With features_only: a flat dict of modules that ends at the last one
+    # whose output is asked for.
+    'timm.FeatureListNet': lambda m: list(m)[-1:],
+    # Its head holds norms that forward_features leaves out or calls itself.
+    'timm.ConvNeXt': lambda m: [
         f'stages.{len(m.stages) - 1}',
         'norm_pre',
         'head.norm',
         'head.pre_logits',
     ],
-    'VisionTransformer': lambda m: [
-        *_last_blocks('blocks', m.blocks),
-        'norm',
-        'attn_pool',
-        'fc_norm',
-    ],
-    # With features_only: a flat dict of modules that ends at the last one
-    # whose output is asked for.
-    'FeatureListNet': lambda m: list(m)[-1:],
+    **dict.fromkeys(
+        (
+            'mmpretrain.ConvNeXt',
+            'mmpretrain.EfficientNet',
+            'mmpretrain.MobileNetV2',
+            'mmpretrain.MobileNetV3',
+            'mmpretrain.PoolFormer',
+            'mmpretrain.RepVGG',
+            'mmpretrain.ShuffleNetV2',
+            'mmpretrain.SwinTransformerV2',
+            'mmpretrain.VisionTransformer',
+            'timm.VisionTransformer',
+        ),
+        _by_structure,
+    ),
 }

@@ -1,4 +1,4 @@
-"""Suggests a fork for a backbone that the built-in table does not know."""
+"""Finds the last stage of a backbone by running it on a blank image."""
 
 from __future__ import annotations
 

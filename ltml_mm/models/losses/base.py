@@ -18,27 +18,13 @@ def upcast(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def prepare(
-    logits: Tensor, target: Tensor, num_classes: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Checks that logits and target are (N, K) and upcasts both.
-
-    Raises:
-        ValueError: The shapes are not (N, K), differ, or K is not
-            ``num_classes`` where that is given.
-    """
-    if logits.dim() != 2 or logits.shape != target.shape:
+def check_shapes(first: Tensor, second: Tensor) -> None:
+    """Raises a ValueError unless both tensors have one shape (N, K)."""
+    if first.dim() != 2 or first.shape != second.shape:
         raise ValueError(
-            'logits and target must both have the shape (N, K), got '
-            f'{tuple(logits.shape)} and {tuple(target.shape)}'
+            'a loss takes two tensors of the same shape (N, K), got '
+            f'{tuple(first.shape)} and {tuple(second.shape)}'
         )
-    if num_classes is not None and logits.shape[1] != num_classes:
-        raise ValueError(
-            f'the loss was built with num_classes={num_classes}, but the '
-            f'logits have {logits.shape[1]} classes'
-        )
-    logits = upcast(logits)
-    return logits, target.to(logits.dtype)
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
@@ -131,8 +117,14 @@ class ClassStatisticsLoss(nn.Module):
             ValueError: A shape does not fit, or the loss needs the class
                 counts of the training set and they are not known.
         """
-        logits, target = prepare(logits, target, self.num_classes)
-        loss = self.entries(logits, target)
+        check_shapes(logits, target)
+        if self.num_classes not in (None, logits.shape[1]):
+            raise ValueError(
+                f'the loss was built with num_classes={self.num_classes}, '
+                f'but the logits have {logits.shape[1]} classes'
+            )
+        logits = upcast(logits)
+        loss = self.entries(logits, target.to(logits.dtype))
         if weight is not None:
             if weight.shape != loss.shape[:1]:
                 raise ValueError(

@@ -5,63 +5,28 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from .base import ClassStatisticsLoss, prepare, sigmoid_focal
+from .base import ClassStatisticsLoss, sigmoid_focal
 
 
-def class_balanced_focal(
-    logits: Tensor,
-    target: Tensor,
-    class_counts: Tensor,
-    beta: float = 0.9,
-    gamma: float = 2.0,
-) -> Tensor:
-    r"""Focal loss with one class-balanced weight per image, not reduced.
+@MODELS.register_module()
+class ClassBalancedFocalLoss(ClassStatisticsLoss):
+    r"""Class-balanced focal loss: a mean over the batch and the K classes.
+
+    Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*,
+    CVPR 2019, in the multi-label form of Wu et al., *Distribution-Balanced
+    Loss*, ECCV 2020 (there called ``average_w``): all K entries of an image,
+    positive or negative, weigh the mean weight of its positives,
 
     .. math::
         w_k = \frac{1 - \beta}{1 - \beta^{n_k}},\quad
         w = \frac{\sum_k y_k w_k}{\sum_k y_k}
 
-    Args:
-        logits: Raw scores of shape (N, K); computed in float32, or in
-            float64 where they are.
-        target: Labels in [0, 1] of shape (N, K), hard or soft.
-        class_counts: n_k of shape (K,), none of them 0.
-        beta: Effective-number parameter in [0, 1); 0 weighs nothing.
-        gamma: Focusing exponent.
-
-    Returns:
-        Tensor: The loss of every entry, of shape (N, K): all K entries of an
-        image weigh w, the mean weight of its positives. An image without a
-        label, for which the paper has no rule, gets the mean over all
-        classes.
-
-    Raises:
-        ValueError: The shapes are not (N, K), or differ.
-    """
-    logits, target = prepare(logits, target)
-    counts = class_counts.to(logits.dtype)
-    weights = (1 - beta) / (1 - beta**counts)
-    labels = target.sum(dim=1, keepdim=True)
-    # 1 stands in for a sum that is not used: no 0 / 0 in either direction.
-    mean = (target * weights).sum(dim=1, keepdim=True) / labels.where(
-        labels > 0, labels.new_ones(())
-    )
-    image_weight = mean.where(labels > 0, weights.mean())
-    return image_weight * sigmoid_focal(logits, target, gamma)
-
-
-@MODELS.register_module()
-class ClassBalancedFocalLoss(ClassStatisticsLoss):
-    """Class-balanced focal loss: a mean over the batch and the K classes.
-
-    Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*,
-    CVPR 2019, in the multi-label form of Wu et al., *Distribution-Balanced
-    Loss*, ECCV 2020 (there called ``average_w``). Positives and negatives
-    weigh the same. See :func:`class_balanced_focal` for the equation.
+    An image without a label, for which the paper has no rule, gets the mean
+    over all classes.
 
     Args:
         num_classes: K.
-        beta: Effective-number parameter in [0, 1).
+        beta: Effective-number parameter in [0, 1); 0 weighs nothing.
         gamma: Focusing exponent.
         loss_weight: Factor of the loss. The class weights lie between
             1 - beta and 1 and are not normalised.
@@ -87,7 +52,12 @@ class ClassBalancedFocalLoss(ClassStatisticsLoss):
 
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of every entry, see the base class."""
-        counts, _ = self.class_statistics()
-        return class_balanced_focal(
-            logits, target, counts, self.beta, self.gamma
+        counts = self.class_statistics()[0].to(logits.dtype)
+        weights = (1 - self.beta) / (1 - self.beta**counts)
+        labels = target.sum(dim=1, keepdim=True)
+        # 1 stands in for a sum that is not used: no 0 / 0 in either direction.
+        mean = (target * weights).sum(dim=1, keepdim=True) / labels.where(
+            labels > 0, labels.new_ones(())
         )
+        image_weight = mean.where(labels > 0, weights.mean())
+        return image_weight * sigmoid_focal(logits, target, self.gamma)

@@ -8,6 +8,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from .base import upcast
+
 
 @ROOT_MODELS.register_module()
 class ClassMeanLoss(nn.Module):
@@ -38,10 +40,14 @@ class ClassMeanLoss(nn.Module):
         """Computes the mean over images and classes.
 
         Args:
-            logits: Logits (N, K).
-            target: Labels (N, K).
+            logits: Raw scores (N, K), any float dtype; the loss gets them in
+                float32, or in float64 where they are.
+            target: Labels (N, K) in [0, 1].
             **kwargs: Further arguments of the loss, as the head gives them.
+
+        Returns:
+            Tensor: A scalar.
         """
         # Without it the loss would be a mean over the classes already.
         kwargs.setdefault('avg_factor', len(logits))
-        return self.loss(logits, target, **kwargs) / logits.size(1)
+        return self.loss(upcast(logits), target, **kwargs) / logits.size(1)

@@ -7,44 +7,10 @@ from typing import Literal, get_args
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .base import upcast
+from .base import check_shapes, upcast
 
 On = Literal['logits', 'probs']
 Reduction = Literal['mean', 'sum']
-
-
-def cross_branch_consistency(
-    own: Tensor,
-    crossed: Tensor,
-    on: On = 'logits',
-    reduction: Reduction = 'mean',
-) -> Tensor:
-    """Squared difference of two branches' outputs for the same images.
-
-    Args:
-        own: Logits of the branch that the images were sampled for, of shape
-            (N, K); computed in float32, or in float64 where they are.
-        crossed: Logits of the other branch, of the same shape.
-        on: ``'logits'``, or ``'probs'`` to compare their sigmoids.
-        reduction: Over the K classes; the batch is averaged in both cases,
-            so that ranks and batch sizes agree.
-
-    Returns:
-        Tensor: A scalar.
-
-    Raises:
-        ValueError: The shapes are not (N, K), or differ.
-    """
-    if own.dim() != 2 or own.shape != crossed.shape:
-        raise ValueError(
-            'both logits must have the shape (N, K), got '
-            f'{tuple(own.shape)} and {tuple(crossed.shape)}'
-        )
-    own, crossed = upcast(own), upcast(crossed)
-    if on == 'probs':
-        own, crossed = own.sigmoid(), crossed.sigmoid()
-    mean = (own - crossed).square().mean()
-    return mean * own.shape[1] if reduction == 'sum' else mean
 
 
 @MODELS.register_module()
@@ -95,9 +61,24 @@ class CrossBranchConsistencyLoss(nn.Module):
         self.detach = detach
 
     def forward(self, own: Tensor, crossed: Tensor) -> Tensor:
-        """Computes the loss, see :func:`cross_branch_consistency`."""
+        """Computes the loss.
+
+        Args:
+            own: Logits (N, K) of the branch that the images are sampled for.
+            crossed: Those of the other branch.
+
+        Returns:
+            Tensor: A scalar, float32, or float64 where the logits are.
+
+        Raises:
+            ValueError: The shapes are not (N, K), or differ.
+        """
+        check_shapes(own, crossed)
+        own, crossed = upcast(own), upcast(crossed)
         if self.detach:
             own = own.detach()
-        return self.loss_weight * cross_branch_consistency(
-            own, crossed, self.on, self.reduction
-        )
+        if self.on == 'probs':
+            own, crossed = own.sigmoid(), crossed.sigmoid()
+        mean = (own - crossed).square().mean()
+        factor = own.shape[1] if self.reduction == 'sum' else 1
+        return self.loss_weight * factor * mean

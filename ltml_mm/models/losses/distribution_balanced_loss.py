@@ -11,98 +11,26 @@ from ltml_mm.class_statistics import ClassStatistics
 from .base import ClassStatisticsLoss, sigmoid_focal
 
 
-def rebalanced_weights(
-    target: Tensor,
-    class_counts: Tensor,
-    alpha: float = 0.1,
-    beta: float = 10.0,
-    mu: float = 0.3,
-) -> Tensor:
-    r"""Weights that undo what class-aware sampling repeats too often.
-
-    .. math::
-        P^C_k = \frac{1}{K n_k},\quad
-        P^I = \frac{1}{K} \sum_{j: y_j = 1} \frac{1}{n_j},\quad
-        r_k = P^C_k / P^I,\quad
-        \hat r_k = \alpha + s(\beta (r_k - \mu))
-
-    Args:
-        target: Labels in [0, 1] of shape (N, K), float.
-        class_counts: n_k of shape (K,), none of them 0.
-        alpha: Offset of the smoothed weight.
-        beta: Slope of the smoothing.
-        mu: Where the smoothing is centred.
-
-    Returns:
-        Tensor: The weight of every entry, positive or negative, of shape
-        (N, K). An image without a label gets r = 1.
-    """
-    inverse = 1 / class_counts.to(target.dtype)
-    image = (target * inverse).sum(dim=1, keepdim=True)
-    # 1 stands in for a sum that is not used: no division by 0.
-    ratio = inverse / image.where(image > 0, image.new_ones(()))
-    ratio = ratio.where(image > 0, ratio.new_ones(()))
-    return alpha + torch.sigmoid(beta * (ratio - mu))
-
-
-def negative_tolerant_focal(
-    logits: Tensor,
-    target: Tensor,
-    bias: Tensor | float = 0.0,
-    neg_scale: float = 5.0,
-    gamma: float = 2.0,
-) -> Tensor:
-    r"""Focal loss with negative-tolerant regularisation, not reduced.
-
-    With :math:`z' = z + \mathrm{bias}` the positives' loss is
-    :math:`FL(z')`, the negatives' :math:`FL(\lambda z') / \lambda`: a
-    negative's gradient fades sooner once its logit is below zero.
-
-    Args:
-        logits: Raw scores z of shape (N, K), float32 or float64.
-        target: Labels in [0, 1] of shape (N, K), float.
-        bias: Offset of the logits, a number or of shape (K,).
-        neg_scale: lambda; 1 treats both polarities alike.
-        gamma: Focusing exponent, on the shifted and scaled logits.
-
-    Returns:
-        Tensor: The loss of every entry, of shape (N, K).
-    """
-    shifted = logits + bias
-    ones, zeros = torch.ones_like(target), torch.zeros_like(target)
-    positive = sigmoid_focal(shifted, ones, gamma)
-    negative = sigmoid_focal(neg_scale * shifted, zeros, gamma) / neg_scale
-    return target * positive + (1 - target) * negative
-
-
-def class_prior_bias(
-    class_counts: Tensor, num_images: Tensor | int, dtype: torch.dtype
-) -> Tensor:
-    """Logits of the class frequencies, -log(N / n_k - 1).
-
-    Args:
-        class_counts: n_k of shape (K,), between 1 and N - 1.
-        num_images: N.
-        dtype: Float type to compute in.
-
-    Returns:
-        Tensor: The bias that alone minimises the binary cross-entropy of
-        every class, of shape (K,).
-    """
-    return -torch.log(num_images / class_counts.to(dtype) - 1)
-
-
 @MODELS.register_module()
 class DistributionBalancedLoss(ClassStatisticsLoss):
     r"""DB-Focal: a mean over the batch and the K classes.
 
     Wu et al., *Distribution-Balanced Loss for Multi-Label Classification in
     Long-Tailed Datasets*, ECCV 2020 (arXiv 2007.09654); meant for class-aware
-    sampling. The product of :func:`rebalanced_weights` and
-    :func:`negative_tolerant_focal`, with :math:`\nu_k = -\kappa b_k` from
-    :func:`class_prior_bias` subtracted from the logits. So a rare class's
-    logit is lowered in the loss, the network need not learn that the class
-    is rare, and inference uses the plain logit.
+    sampling. The re-balanced weight undoes what that repeats too often,
+
+    .. math::
+        P^C_k = \frac{1}{K n_k},\quad
+        P^I = \frac{1}{K} \sum_{j: y_j = 1} \frac{1}{n_j},\quad
+        r_k = P^C_k / P^I,\quad
+        \hat r_k = \alpha + s(\beta (r_k - \mu));
+
+    an image without a label gets r = 1. It weighs a focal loss of
+    :math:`z'_k = z_k - \kappa \log(N / n_k - 1)`: a rare class's logit is
+    lowered in the loss, the network need not learn that the class is rare,
+    and inference uses the plain logit. The negatives' loss is
+    :math:`FL(\lambda z') / \lambda`: their gradient fades sooner once their
+    logit is below zero.
 
     The defaults are the paper's for VOC-LT; its settings for COCO-LT are
     ``mu=0.2, neg_scale=2``. The authors' code divides the bias by
@@ -149,12 +77,19 @@ class DistributionBalancedLoss(ClassStatisticsLoss):
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of every entry, see the base class."""
         counts, num_images = self.class_statistics()
-        bias = class_prior_bias(counts, num_images, logits.dtype)
-        return rebalanced_weights(
-            target, counts, self.alpha, self.beta, self.mu
-        ) * negative_tolerant_focal(
-            logits, target, self.kappa * bias, self.neg_scale, self.gamma
-        )
+        counts = counts.to(logits.dtype)
+        image = (target / counts).sum(dim=1, keepdim=True)
+        # 1 stands in for a sum that is not used: no division by 0.
+        ratio = 1 / counts / image.where(image > 0, image.new_ones(()))
+        ratio = ratio.where(image > 0, ratio.new_ones(()))
+        weight = self.alpha + torch.sigmoid(self.beta * (ratio - self.mu))
+
+        shifted = logits - self.kappa * torch.log(num_images / counts - 1)
+        ones, zeros = torch.ones_like(target), torch.zeros_like(target)
+        positive = sigmoid_focal(shifted, ones, self.gamma)
+        negative = sigmoid_focal(self.neg_scale * shifted, zeros, self.gamma)
+        loss = target * positive + (1 - target) * negative / self.neg_scale
+        return weight * loss
 
     def _check_statistics(self, statistics: ClassStatistics) -> None:
         super()._check_statistics(statistics)

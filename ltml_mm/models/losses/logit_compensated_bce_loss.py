@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from mmengine.dist import all_reduce
@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .base import ClassStatisticsLoss, prepare
+from .base import ClassStatisticsLoss
 
 Compensation = Literal['learnable', 'statistics', 'none']
 
@@ -19,74 +19,20 @@ START = {'pos_scale': 1.0, 'pos_bias': 0.0, 'neg_scale': 1.0, 'neg_bias': 0.0}
 MOMENTUM = 0.1
 
 
-def logit_compensated_bce(
-    logits: Tensor,
-    target: Tensor,
-    pos_weight: Tensor | float = 1.0,
-    neg_weight: Tensor | float = 1.0,
-    pos_scale: Tensor | float = 1.0,
-    pos_bias: Tensor | float = 0.0,
-    neg_scale: Tensor | float = 1.0,
-    neg_bias: Tensor | float = 0.0,
-) -> Tensor:
-    r"""Weighted binary cross-entropy on compensated logits, not reduced.
+@MODELS.register_module()
+class LogitCompensatedBCELoss(ClassStatisticsLoss):
+    r"""Classification loss of LTML, a mean over the batch and the K classes.
+
+    Guo and Wang, *Long-Tailed Multi-Label Visual Recognition by
+    Collaborative Training on Uniform and Re-balanced Samplings*, CVPR 2021.
 
     .. math::
         -w_k [y_k \log s(z_k \sigma^p_k + \mu^p_k)
               + (1 - y_k) \log(1 - s(z_k \sigma^n_k + \mu^n_k))],\quad
-        w_k = y_k w^p_k + (1 - y_k) w^n_k
+        w_k = y_k \exp(1 - n_k / N) + (1 - y_k) \exp(n_k / N)
 
-    Args:
-        logits: Raw scores z of shape (N, K); computed in float32, or in
-            float64 where they are.
-        target: Labels y in [0, 1] of shape (N, K), hard or soft.
-        pos_weight: Weight of the positives, a number or of shape (K,).
-        neg_weight: Weight of the negatives, likewise.
-        pos_scale: Factor of the positives' logits, likewise.
-        pos_bias: Offset of the positives' logits, likewise.
-        neg_scale: Factor of the negatives' logits, likewise.
-        neg_bias: Offset of the negatives' logits, likewise.
-
-    Returns:
-        Tensor: The loss of every entry, of shape (N, K).
-
-    Raises:
-        ValueError: The shapes are not (N, K), or differ.
-    """
-    logits, target = prepare(logits, target)
-    # logsigmoid stays exact where the sigmoid rounds to 0 or 1.
-    log_pos = F.logsigmoid(logits * pos_scale + pos_bias)
-    log_neg = F.logsigmoid(-(logits * neg_scale + neg_bias))
-    weight = target * pos_weight + (1 - target) * neg_weight
-    return -weight * (target * log_pos + (1 - target) * log_neg)
-
-
-def class_frequency_weights(
-    counts: Tensor, num_images: Tensor | int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Weights of the two polarities by class frequency.
-
-    Args:
-        counts: n_k of shape (K,).
-        num_images: N.
-        dtype: Float type to compute in.
-
-    Returns:
-        tuple[Tensor, Tensor]: exp(1 - rho_k) for positives and exp(rho_k)
-        for negatives, each of shape (K,), with rho_k = n_k / N.
-    """
-    frequencies = counts.to(dtype) / num_images
-    return torch.exp(1 - frequencies), torch.exp(frequencies)
-
-
-@MODELS.register_module()
-class LogitCompensatedBCELoss(ClassStatisticsLoss):
-    """Classification loss of LTML, a mean over the batch and the K classes.
-
-    Guo and Wang, *Long-Tailed Multi-Label Visual Recognition by
-    Collaborative Training on Uniform and Re-balanced Samplings*, CVPR 2021.
-    See :func:`logit_compensated_bce` for the equation. Compensation needs
-    the labels, so it exists in the loss only: inference uses plain logits.
+    Compensation needs the labels, so it exists in the loss only: inference
+    uses plain logits.
 
     It can replace the loss of any MMPretrain multi-label head; there
     ``num_classes`` has to be written out.
@@ -148,12 +94,19 @@ class LogitCompensatedBCELoss(ClassStatisticsLoss):
         """Returns the loss of every entry, see the base class."""
         if self.compensation == 'statistics' and self.training:
             self._update_statistics(logits.detach(), target)
-        return logit_compensated_bce(
-            logits,
-            target,
-            *self._weights(logits.dtype),
-            **self._compensation_terms(logits.dtype),
+        terms = self._compensation_terms(logits.dtype)
+        # logsigmoid stays exact where the sigmoid rounds to 0 or 1.
+        log_pos = F.logsigmoid(logits * terms['pos_scale'] + terms['pos_bias'])
+        log_neg = F.logsigmoid(
+            -(logits * terms['neg_scale'] + terms['neg_bias'])
         )
+        loss = -(target * log_pos + (1 - target) * log_neg)
+        if not self.weighting:
+            return loss
+        counts, num_images = self.class_statistics()
+        frequencies = counts.to(logits.dtype) / num_images
+        positive = target * torch.exp(1 - frequencies)
+        return (positive + (1 - target) * torch.exp(frequencies)) * loss
 
     def _add_compensation(self, num_classes: int) -> None:
         for name, value in START.items():
@@ -163,14 +116,9 @@ class LogitCompensatedBCELoss(ClassStatisticsLoss):
             else:
                 self.register_buffer(name, start)
 
-    def _weights(self, dtype: torch.dtype) -> tuple[Tensor | float, ...]:
-        if not self.weighting:
-            return 1.0, 1.0
-        return class_frequency_weights(*self.class_statistics(), dtype)
-
-    def _compensation_terms(self, dtype: torch.dtype) -> dict[str, Tensor]:
+    def _compensation_terms(self, dtype: torch.dtype) -> dict[str, Any]:
         if self.compensation == 'none':
-            return {}
+            return START
         terms = {name: getattr(self, name).to(dtype) for name in START}
         if self.compensation == 'statistics':
             # The next update writes in place, maybe before this backward.

@@ -6,56 +6,25 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from .base import ClassStatisticsLoss, prepare
+from .base import ClassStatisticsLoss
 
 
-def multi_label_ldam(
-    logits: Tensor,
-    target: Tensor,
-    class_counts: Tensor,
-    max_margin: float = 0.5,
-    scale: float = 30.0,
-) -> Tensor:
-    r"""Binary cross-entropy with a margin on the positives, not reduced.
+@MODELS.register_module()
+class MultiLabelLDAMLoss(ClassStatisticsLoss):
+    r"""LDAM for multi-label targets: a mean over the batch and the K classes.
+
+    Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware
+    Margin Loss*, NeurIPS 2019, defines a softmax loss; this is our reading
+    of it with K sigmoids: binary cross-entropy with a margin on the positives,
 
     .. math::
         \mathrm{BCE}(s\,(z_k - y_k \Delta_k), y_k),\quad
         \Delta_k = \Delta_{max} (n_{min} / n_k)^{1/4}
 
     Args:
-        logits: Raw scores of shape (N, K); computed in float32, or in
-            float64 where they are.
-        target: Labels in [0, 1] of shape (N, K), hard or soft.
-        class_counts: n_k of shape (K,), none of them 0.
-        max_margin: Margin of the rarest class, in units of the logits.
-        scale: Factor s of the shifted logits.
-
-    Returns:
-        Tensor: The loss of every entry, of shape (N, K).
-
-    Raises:
-        ValueError: The shapes are not (N, K), or differ.
-    """
-    logits, target = prepare(logits, target)
-    counts = class_counts.to(logits.dtype)
-    margins = max_margin * (counts.min() / counts) ** 0.25
-    return F.binary_cross_entropy_with_logits(
-        scale * (logits - target * margins), target, reduction='none'
-    )
-
-
-@MODELS.register_module()
-class MultiLabelLDAMLoss(ClassStatisticsLoss):
-    """LDAM for multi-label targets: a mean over the batch and the K classes.
-
-    Cao et al., *Learning Imbalanced Datasets with Label-Distribution-Aware
-    Margin Loss*, NeurIPS 2019, defines a softmax loss; this is our reading
-    of it with K sigmoids. See :func:`multi_label_ldam` for the equation.
-
-    Args:
         num_classes: K.
         max_margin: Margin of the rarest class, in units of the logits.
-        scale: Factor of the shifted logits.
+        scale: Factor s of the shifted logits.
         loss_weight: Factor of the loss.
     """
 
@@ -74,7 +43,8 @@ class MultiLabelLDAMLoss(ClassStatisticsLoss):
 
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of every entry, see the base class."""
-        counts, _ = self.class_statistics()
-        return multi_label_ldam(
-            logits, target, counts, self.max_margin, self.scale
+        counts = self.class_statistics()[0].to(logits.dtype)
+        margins = self.max_margin * (counts.min() / counts) ** 0.25
+        return F.binary_cross_entropy_with_logits(
+            self.scale * (logits - target * margins), target, reduction='none'
         )

@@ -1,10 +1,16 @@
-"""The command line of tools/train.py."""
+"""The command lines of tools/train.py and tools/test.py."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS
+from PIL import Image
 from tiny_run import BATCH, write_run
 
+from ltml_mm.apis import test as evaluation
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.train import main, parse_args, training_config
 
@@ -16,6 +22,16 @@ val_dataloader = dict(dataset=dict(type='ToyData'))
 val_evaluator = dict(type='GroupedAveragePrecision')
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
 """
+
+PACK = dict(type='PackInputs')
+LOAD = dict(type='LoadImageFromFile')
+TEST_CONFIG = f"""
+model = dict(type='ToyModel')
+test_cfg = dict()
+test_dataloader = dict(dataset=dict(type='ToyData', pipeline=[{LOAD}, {PACK}]))
+test_evaluator = dict(type='GroupedAveragePrecision')
+"""
+TTA = "tta_model = dict(type='CollaborativeTTA')\n"
 
 
 @pytest.fixture
@@ -30,10 +46,6 @@ def config_of(*args):
     return training_config(parse_args(['toy.py', *args]))
 
 
-def save_checkpoint(path):
-    torch.save({'state_dict': {}, 'meta': {}}, path)
-
-
 def test_plain(folder):
     cfg = config_of()
     assert cfg.work_dir == 'work_dirs/toy'
@@ -41,17 +53,14 @@ def test_plain(folder):
     assert cfg.val_cfg is not None
     assert 'type' not in cfg.optim_wrapper
     assert not cfg.get('resume')
+    cfg = config_of('--no-validate')
+    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
 
 
 def test_work_dir_comes_from_the_command_line_first(folder):
     option = ('--cfg-options', 'work_dir=of the config')
     assert config_of(*option).work_dir == 'of the config'
     assert config_of(*option, '--work-dir', 'mine').work_dir == 'mine'
-
-
-def test_no_validate(folder):
-    cfg = config_of('--no-validate')
-    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
 
 
 def test_amp(folder, monkeypatch):
@@ -103,36 +112,22 @@ def test_auto_scale_lr_needs_its_base(folder):
         config_of('--auto-scale-lr')
 
 
-def test_resume_from_the_latest(folder):
-    for words in (['--resume'], ['--resume', 'auto']):
-        cfg = config_of(*words, '--cfg-options', 'load_from=other.pth')
+def test_resume_from_the_latest_or_a_checkpoint(folder):
+    torch.save({'state_dict': {}, 'meta': {}}, 'a b.pth')
+    for name in ([], ['auto'], ['a b.pth']):
+        cfg = config_of(
+            '--resume', *name, '--cfg-options', 'load_from=other.pth'
+        )
         assert cfg.resume
-        assert cfg.load_from is None
-
-
-def test_resume_from_a_checkpoint(folder):
-    save_checkpoint('a b.pth')
-    cfg = config_of('--resume', 'a b.pth')
-    assert cfg.resume
-    assert cfg.load_from == 'a b.pth'
+        assert cfg.load_from == ('a b.pth' if name == ['a b.pth'] else None)
 
 
 def test_overrides(folder):
-    cfg = config_of(
-        '--cfg-options',
-        'data_root=/my data/a=b',
-        'x.y=[1, 2]',
-        'x.z=a,b',
-        'optim_wrapper.optimizer.lr=1e-3',
-        'load_from=None',
-        '--cfg-options',
-        "name='a b'",
-    )
+    first = ('--cfg-options', 'x.y=[1, 2]', 'optim_wrapper.optimizer.lr=1e-3')
+    cfg = config_of(*first, '--cfg-options', 'data_root=/my data/a=b')
     assert cfg.data_root == '/my data/a=b'
-    assert cfg.x == dict(y=[1, 2], z=['a', 'b'])
+    assert cfg.x == dict(y=[1, 2])
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.001)
-    assert cfg.load_from is None
-    assert cfg.name == 'a b'
 
 
 def test_expected_errors_become_one_line(capsys, monkeypatch):
@@ -150,3 +145,74 @@ def test_expected_errors_become_one_line(capsys, monkeypatch):
             run_tool(broken)
         assert error.value.code == 1
         assert capsys.readouterr().err == line
+
+
+@pytest.fixture
+def tested(folder):
+    (folder / 'toy.py').write_text(TEST_CONFIG + TTA)
+    torch.save({'state_dict': {}, 'meta': {}}, 'epoch_1.pth')
+    return folder
+
+
+def evaluation_of(*args):
+    """The complete config of a command line of tools/test.py."""
+    arguments = ['toy.py', 'epoch_1.pth', *args]
+    return evaluation.test_config(evaluation.parse_args(arguments))
+
+
+def test_plain_test(tested):
+    cfg = evaluation_of()
+    assert cfg.load_from == 'epoch_1.pth'
+    assert cfg.resume is False
+    assert cfg.work_dir == 'work_dirs/toy'
+
+
+def test_tta_wraps_the_model_and_shows_it_both_views(tested):
+    cfg = evaluation_of('--tta')
+    assert cfg.model.type == 'CollaborativeTTA'
+    assert cfg.model.module.type == 'ToyModel'
+    load, views = cfg.test_dataloader.dataset.pipeline
+    assert load == LOAD
+    flips, pack = views['transforms']
+    assert [flip['prob'] for flip in flips] == [0.0, 1.0]
+    assert pack == [PACK]
+
+
+def test_pictures_of_all_images_in_their_own_colours(tested):
+    rgb = [(200, 30, 60), (10, 220, 90), (30, 40, 250)]
+    entries = []
+    for name, colour in zip(('a/x', 'b/x', 'b/y'), rgb, strict=True):
+        (tested / name).parent.mkdir(exist_ok=True)
+        Image.new('RGB', (300, 300), colour).save(f'{name}.png')
+        entries.append({'img_path': f'{name}.png', 'gt_label': [1]})
+    content = {'metainfo': {'classes': ['dog', 'cat']}, 'data_list': entries}
+    (tested / 'test.json').write_text(json.dumps(content))
+    dataset = DATASETS.build(
+        dict(
+            type='LongTailMultiLabelDataset',
+            ann_file='test.json',
+            pipeline=[dict(type='LoadCheckedImage'), PACK],
+        )
+    )
+    predictions = [
+        dict(
+            img_path=dataset.get_data_info(index)['img_path'],
+            scores=[0.9, 0.2],
+            pred_label=[0],
+            gt_label=[1],
+        )
+        for index in range(3)
+    ]
+    evaluation.draw_predictions(dataset, predictions, tested / 'out')
+    names = ['0_x.png', '1_x.png', '2_y.png']
+    assert sorted(p.name for p in (tested / 'out').iterdir()) == names
+    for name, colour in zip(names, rgb, strict=True):
+        picture = np.asarray(Image.open(tested / 'out' / name))
+        assert (picture[150:] == colour).all()
+        assert (picture[:100] != colour).any()
+
+
+def test_a_config_without_what_tta_needs(tested):
+    (tested / 'toy.py').write_text(TEST_CONFIG)
+    with pytest.raises(ValueError, match=r'--tta needs tta_model=dict\('):
+        evaluation_of('--tta')
