@@ -152,32 +152,6 @@ CHECKPOINT_METHODS = {
 }
 
 
-def checkpoint_classes() -> list[Any]:
-    """Lists what the safe unpickler must know to read a checkpoint.
-
-    The message hub in a checkpoint holds ``HistoryBuffer`` objects, and
-    these numpy arrays of float64 and int64, which two functions rebuild.
-    They have other names in numpy 1 than in numpy 2.
-    """
-    rebuild: list[Any] = [
-        np.empty(0).__reduce__()[0],
-        np.float64(0).__reduce__()[0],
-    ]
-    return [
-        *CHECKPOINT_METHODS,
-        (_checkpoint_method, 'builtins.getattr'),
-        *(
-            (function, f'numpy.{core}.multiarray.{function.__name__}')
-            for core in ('core', '_core')
-            for function in rebuild
-        ),
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.float64)),
-        type(np.dtype(np.int64)),
-    ]
-
-
 def _checkpoint_method(owner: Any, name: str) -> Any:
     """Stands for ``getattr``, which would reach any function, in checkpoints.
 
@@ -195,5 +169,25 @@ def allow_mmengine_checkpoints() -> None:
 
     The original MMEngine does not, under torch >= 2.6; OneDL's does it for
     each load, but for those that the installed numpy's generation wrote.
+    The message hub in a checkpoint holds ``HistoryBuffer`` objects, and
+    these numpy arrays of float64 and int64, which two functions rebuild.
+    They have other names in numpy 1 than in numpy 2.
     """
-    torch.serialization.add_safe_globals(checkpoint_classes())
+    rebuild: list[Any] = [
+        np.empty(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+    ]
+    known: list[Any] = [
+        *CHECKPOINT_METHODS,
+        (_checkpoint_method, 'builtins.getattr'),
+        *(
+            (function, f'numpy.{core}.multiarray.{function.__name__}')
+            for core in ('core', '_core')
+            for function in rebuild
+        ),
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.float64)),
+        type(np.dtype(np.int64)),
+    ]
+    torch.serialization.add_safe_globals(known)

@@ -64,29 +64,25 @@ def saved(tmp_path_factory):
 def damages(folder):
     """What can be done to a checkpoint: from its content to a new file."""
 
-    def bomb(content, path):
-        torch.save({**content, 'extra': Bomb(folder / 'ran')}, path)
-
-    def bomb_in_weights(content, path):
-        weights = {**content['state_dict'], 'a': Bomb(folder / 'ran')}
-        torch.save({**content, 'state_dict': weights}, path)
-
-    def old_bomb(content, path):
-        content = {**content, 'extra': Bomb(folder / 'ran')}
-        torch.save(content, path, _use_new_zipfile_serialization=False)
-
-    def bare(content, path):
-        torch.save(content['state_dict'], path)
+    bomb = Bomb(folder / 'ran')
 
     def cut(content, path):
         torch.save(content, path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     return {
-        'bomb': bomb,
-        'bomb in the weights': bomb_in_weights,
-        'bomb of the old format': old_bomb,
-        'bare': bare,
+        'bomb': lambda content, path: torch.save(
+            {**content, 'extra': bomb}, path
+        ),
+        'bomb in the weights': lambda content, path: torch.save(
+            {'state_dict': {**content['state_dict'], 'a': bomb}}, path
+        ),
+        'bomb of the old format': lambda content, path: torch.save(
+            {**content, 'extra': bomb},
+            path,
+            _use_new_zipfile_serialization=False,
+        ),
+        'bare': lambda content, path: torch.save(content['state_dict'], path),
         'cut': cut,
         'text': lambda content, path: path.write_text('no weights'),
         'empty': lambda content, path: path.write_bytes(b''),

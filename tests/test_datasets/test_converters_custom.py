@@ -96,8 +96,8 @@ def test_no_set_may_be_empty(root, out, fraction):
 def test_own_test_set(root, tmp_path):
     source, _ = make_csv(root)
     draw(root / 'e.jpg')
-    (root / 't.csv').write_text('path,labels\ne.jpg,emu')
-    convert(source, tmp_path / 'out', test=str(root / 't.csv'))
+    (tmp_path / 't.csv').write_text('path,labels\ne.jpg,emu')
+    convert(source, tmp_path / 'out', test=str(tmp_path / 't.csv'))
     test = load(tmp_path / 'out' / 'test.json')
     # Labels and counts are those of the training set.
     assert test['data_list'] == [{'img_path': 'e.jpg', 'gt_label': [2]}]
@@ -106,9 +106,9 @@ def test_own_test_set(root, tmp_path):
         ('a.jpg,cat', r'repeat: 1\n.*t\.csv:2: a\.jpg stands at .*l\.csv:2'),
         ('e.jpg,gnu', r"unknown or .*: 1\n.*t\.csv:2: 'gnu'"),
     ):
-        (root / 't.csv').write_text(f'path,labels\n{row}')
+        (tmp_path / 't.csv').write_text(f'path,labels\n{row}')
         with pytest.raises(ValueError, match=words):
-            convert(source, tmp_path / 'no', test=str(root / 't.csv'))
+            convert(source, tmp_path / 'no', test=str(tmp_path / 't.csv'))
 
 
 def test_classes_file_fixes_order_and_names(root, tmp_path):

@@ -190,8 +190,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: Mapping[str, Any]
     ) -> None:
-        if self.save_best:  # of metrics whose keys nobody knew before
-            _check_keys(self.save_best, [*metrics])
+        if not self.save_best:
+            return
+        _check_keys(self.save_best, [*metrics])  # Not all are known before.
         _gather(runner)
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)

@@ -149,8 +149,8 @@ class PreemptionHook(Hook):
             return
         number = torch.tensor(self._received)
         all_reduce(number, 'max')
-        self._received = int(number)
-        if self._received:
+        if number:  # Else one that has come meanwhile waits for the next step.
+            self._received = int(number)
             path = self._checkpoint.save_now(runner, by_epoch)
             self._stop(runner, done, path, together=True)
 

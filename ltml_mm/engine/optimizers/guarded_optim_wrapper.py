@@ -78,30 +78,24 @@ class GuardedOptimWrapper(OptimWrapper):
             # The first forward pass changes them.
             self._buffers = [b.detach().clone() for b in module.buffers()]
         self._module = module
+
+        def record(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            # References alone: nothing is copied, no GPU is waited for.
+            self._passes.append(((args, kwargs), output))
+
         # For this pass only: a hook that stays would be saved with the model.
-        handle = module.register_forward_hook(self._record, with_kwargs=True)
+        handle = module.register_forward_hook(record, with_kwargs=True)
         try:
             with super().optim_context(model):
                 yield
         finally:
             handle.remove()
 
-    def _record(
-        self, module: Any, args: Any, kwargs: Any, output: Any
-    ) -> None:
-        # References alone: nothing is copied, no GPU is waited for.
-        self._passes.append(((args, kwargs), output))
-
-    def update_params(
-        self,
-        loss: Tensor,
-        step_kwargs: dict | None = None,
-        zero_kwargs: dict | None = None,
-    ) -> None:
+    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Records the loss; otherwise as the parent's."""
         self._batches.append((loss.detach(), self._passes))
         self._passes = []
-        super().update_params(loss, step_kwargs, zero_kwargs)
+        super().update_params(loss, *args, **kwargs)
 
     def step(self, **kwargs: Any) -> None:
         """Checks, clips and steps.
