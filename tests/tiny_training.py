@@ -2,18 +2,52 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+REPO = Path(__file__).parents[1]
 CLASSES = ('common', 'medium', 'rare')
 # One image has no label; the rare class one image.
 LABELS = [[0], [0, 1], [0], [], [1], [0, 2], [0], [1], [0], [0, 1]]
 NUMBERS = itertools.count()
 
+#: The shipped config with a network and pictures of next to no size.
+SMALL = """
+_base_ = '{repo}/configs/ltml_custom.py'
+experiment_name = 'small_{number}'
+data_root = '{data}'
+work_dir = '{folder}/work'
+log_level = 'ERROR'
+model = dict(
+    backbone=dict(
+        depth=18, stem_channels=4, base_channels=4, init_cfg=None))
+train = [
+    dict(type='LoadCheckedImage'),
+    dict(type='RandomRatioCrop', min_ratio=0.8),
+    dict(type='Resize', scale=(32, 32), keep_ratio=False),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs')]
+test = [
+    dict(type='LoadCheckedImage'),
+    dict(type='Resize', scale=(32, 32), keep_ratio=False),
+    dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=5, num_workers=0, persistent_workers=False,
+    sampler=dict(epoch_length=10, seed=3),
+    dataset=dict(dataset=dict(pipeline=train)))
+val_dataloader = dict(
+    batch_size=5, num_workers=0, persistent_workers=False,
+    dataset=dict(pipeline=test))
+test_dataloader = val_dataloader
+param_scheduler = []
+train_cfg = dict(max_epochs=1)
+"""
 
-def write_data(folder, labels=None):
+
+def write_data(folder, labels=None, classes=CLASSES):
     """Writes small PNG images and their annotations."""
     labels = LABELS if labels is None else labels
     rng = np.random.default_rng(0)
@@ -23,9 +57,26 @@ def write_data(folder, labels=None):
         pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f'{number}.png')
         images.append({'img_path': f'{number}.png', 'gt_label': label})
-    content = {'metainfo': {'classes': CLASSES}, 'data_list': images}
+    content = {'metainfo': {'classes': classes}, 'data_list': images}
     (folder / 'train.json').write_text(json.dumps(content))
     return folder
+
+
+def write_small(folder, labels=None, classes=CLASSES):
+    """Writes pictures, annotations and SMALL; returns the config."""
+    data = write_data(folder / 'data', labels, classes)
+    (data / 'test.json').write_bytes((data / 'train.json').read_bytes())
+    values = dict(repo=REPO, data=data, number=next(NUMBERS))
+    config = folder / 'tiny.py'
+    config.write_text(SMALL.format(folder=folder, **values))
+    return config
+
+
+def extend(config, text, name='changed.py'):
+    """Writes a config that changes another; returns its path."""
+    changed = config.with_name(name)
+    changed.write_text(f"_base_ = '{config}'\n{text}")
+    return changed
 
 
 def loader(dataset, sampler, num_workers, batch_size, **options):

@@ -1,51 +1,14 @@
 """Runs a tool on a tiny set as its script does, and keeps what it says."""
 
 import io
-import itertools
-import json
 import re
 from contextlib import redirect_stderr
-from pathlib import Path
 
-from tiny_training import write_data
+from tiny_training import CLASSES, extend, write_small
 
 from ltml_mm.apis import predict, test, train
 from ltml_mm.apis.cli import run_tool
 
-REPO = Path(__file__).parents[2]
-NUMBERS = itertools.count()
-
-#: The shipped config with a network and pictures of next to no size.
-CONFIG = """
-_base_ = '{repo}/configs/ltml_custom.py'
-experiment_name = 'bad_input_{number}'
-data_root = '{data}'
-work_dir = '{folder}/work'
-log_level = 'ERROR'
-model = dict(
-    backbone=dict(
-        depth=18, stem_channels=4, base_channels=4, init_cfg=None))
-train = [
-    dict(type='LoadCheckedImage'),
-    dict(type='RandomRatioCrop', min_ratio=0.8),
-    dict(type='Resize', scale=(32, 32), keep_ratio=False),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs')]
-test = [
-    dict(type='LoadCheckedImage'),
-    dict(type='Resize', scale=(32, 32), keep_ratio=False),
-    dict(type='PackInputs')]
-train_dataloader = dict(
-    batch_size=5, num_workers=0, persistent_workers=False,
-    sampler=dict(epoch_length=10, seed=3),
-    dataset=dict(dataset=dict(pipeline=train)))
-val_dataloader = dict(
-    batch_size=5, num_workers=0, persistent_workers=False,
-    dataset=dict(pipeline=test))
-test_dataloader = val_dataloader
-param_scheduler = []
-train_cfg = dict(max_epochs=1)
-"""
 #: The same network with one branch, of stock parts.
 PLAIN = """
 model = dict(
@@ -59,27 +22,10 @@ train_dataloader = dict(sampler=dict(streams=dict(
 """
 
 
-def write_case(folder, labels=None, plain=False, classes=None):
+def write_case(folder, labels=None, plain=False, classes=CLASSES):
     """Writes pictures, annotations and a config; returns the config."""
-    data = write_data(folder / 'data', labels)
-    content = json.loads((data / 'train.json').read_text())
-    if classes is not None:
-        content['metainfo']['classes'] = classes
-    for split in ('train', 'test'):
-        (data / f'{split}.json').write_text(json.dumps(content))
-    config = folder / 'tiny.py'
-    text = CONFIG.format(
-        repo=REPO, data=data, folder=folder, number=next(NUMBERS)
-    )
-    config.write_text(text)
+    config = write_small(folder, labels, classes)
     return extend(config, PLAIN) if plain else config
-
-
-def extend(config, text):
-    """Writes a config that changes another; returns its path."""
-    changed = config.with_name('changed.py')
-    changed.write_text(f"_base_ = '{config}'\n{text}")
-    return changed
 
 
 def run_main(main, *args):

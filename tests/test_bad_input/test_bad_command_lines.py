@@ -28,30 +28,13 @@ def place(tmp_path, monkeypatch):
 
 #: Words of the command line; status 1, from the tool, and what it says.
 REFUSED = {
-    'train: no such config': ('train no.py', 'config not found: no.py'),
-    'test: no such checkpoint': (
-        'test tiny.py no.pth',
-        'checkpoint not found: no.pth',
-    ),
-    'predict: no such image': (
-        'predict tiny.py some.pth no.jpg',
-        'no such image or folder: no.jpg',
-    ),
     'predict: no such device': (
         'predict tiny.py some.pth data/0.png --device toaster',
         "no device 'toaster' here",
     ),
-    'train: no such checkpoint': (
-        'train tiny.py --resume no.pth',
-        'checkpoint not found: no.pth',
-    ),
     'train: no such data': (
         'train tiny.py --cfg-options data_root=nowhere',
         r'nowhere/train\.json: no such annotation file; tools/',
-    ),
-    'train: work directory that is a file': (
-        'train tiny.py --work-dir some.pth',
-        r'some\.pth',
     ),
     'train: a config of another format': ('train data/0.png', 'py/yml'),
     'train: a misspelt section': (
@@ -72,27 +55,12 @@ REFUSED = {
         'pipeline.9.type=Resize',
         r'--cfg-options .*pipeline\.9\.type=.* does not fit the config',
     ),
-    'train: a text for a number': (
-        'train tiny.py --cfg-options train_cfg.max_epochs=two',
-        "invalid literal .*'two'",
-    ),
-    'train: no GPU for mixed precision': (
-        'train tiny.py --amp',
-        '--amp needs a GPU',
-    ),
-    'train: a launcher that did not start it': (
-        'train tiny.py --launcher slurm',
-        '--launcher slurm needs SLURM_PROCID.* start it with',
-    ),
 }
 
 
 @pytest.mark.parametrize('case', REFUSED)
-def test_refused(place, monkeypatch, case):
+def test_refused(place, case):
     words, message = REFUSED[case]
-    for name in ('SLURM_PROCID', 'RANK'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     tool, *arguments = words.split()
     assert_refused(run_main(MAINS[tool], *arguments), message)
     (place.parent / 'some.pth').unlink()
@@ -101,12 +69,6 @@ def test_refused(place, monkeypatch, case):
 
 #: Words that do not parse; status 2, as of every command line.
 UNPARSED = {
-    'train: nothing': ('train', 'required: config'),
-    'test: no checkpoint': ('test tiny.py', 'required: checkpoint'),
-    'train: an unknown flag': (
-        'train tiny.py --epochs 3',
-        'unrecognized arguments: --epochs 3',
-    ),
     'train: an override without =': (
         'train tiny.py --cfg-options seed',
         "'seed' is not of the form KEY=VALUE",
@@ -143,10 +105,6 @@ UNPARSED = {
         'predict tiny.py some.pth data --batch-size 0',
         'must be at least 1, got 0',
     ),
-    'train: an unknown launcher': (
-        'train tiny.py --launcher ssh',
-        "invalid choice: 'ssh'",
-    ),
 }
 
 
@@ -162,12 +120,7 @@ def test_unparsed(place, case):
 #: Configs that cannot be read.
 UNREADABLE = {
     'not Python': ('model = dict(', 'SyntaxError'),
-    'an unknown name': ('model = modle', "name 'modle' is not defined"),
     'a base that is missing': ("_base_ = 'no_base.py'", r'no_base\.py'),
-    'a module that is missing': (
-        "custom_imports = dict(imports=['no_such_module'])",
-        'no_such_module',
-    ),
 }
 
 
@@ -183,7 +136,6 @@ def test_unreadable_config(place, case):
     [
         ('model', "the config does not fit the Runner: it has no 'model'"),
         ('train_cfg', 'train_dataloader, train_cfg, and optim_wrapper'),
-        ('optim_wrapper', 'train_dataloader, train_cfg, and optim_wrapper'),
     ],
 )
 def test_a_missing_section(place, monkeypatch, section, message):

@@ -55,20 +55,13 @@ BAD = {
     'empty': (lambda path: path.write_bytes(b''), 'the file is empty'),
     'truncated JPEG': (cut('jpg'), 'Truncated'),
     'truncated PNG': (cut('png'), 'truncated'),
-    'truncated WebP': (cut('webp'), 'not an image|truncated|decode'),
-    'truncated TIFF': (cut('tif'), 'not an image|truncated|decode'),
     'truncated BMP': (cut('bmp'), 'truncated'),
     # Pillow would start another program for it.
     'PostScript': (
         lambda path: path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n'),
         'not an image, or not',
     ),
-    'a text': (lambda path: path.write_text('a cat'), 'not an image, or not'),
     'a folder': (lambda path: path.mkdir(), 'no such file'),
-    'a link to nothing': (
-        lambda path: path.symlink_to('nowhere.png'),
-        'no such file',
-    ),
     # The header alone: nothing may ask for the memory of the pixels.
     '20000x20000': (
         lambda path: path.write_bytes(b'P6 20000 20000 255\n'),
@@ -88,7 +81,7 @@ def test_bad_image(trained, tmp_path, case):
     outcome = training(config)
     assert_refused(outcome, rf'/data/2\.png: .*({reason})')
     assert_nothing_half_written(tmp_path)
-    if case in ('missing', 'a link to nothing'):
+    if case == 'missing':
         expected = (1, 'error: no such image or folder: ')
     elif case == 'a folder':
         expected = (1, 'error: no image in ')

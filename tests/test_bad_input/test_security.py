@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
-from bad_run import REPO, evaluation, prediction, training, write_case
+from bad_run import evaluation, prediction, training, write_case
+from tiny_training import REPO
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
 

@@ -200,12 +200,6 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'train_dataloader.batch_size': 2}, 'batch_size: 4 -> 2'),
-        (
-            {'train_dataloader.sampler.epoch_length': 12},
-            'epoch_length: 14 -> 12',
-        ),
-        ({'train_dataloader.sampler.seed': 99}, 'seed: 3 -> 99'),
         (
             {'train_dataloader.dataset.dataset.pipeline.4.prob': 0.1},
             r'pipeline\.4\.prob: 0\.5 -> 0\.1',
@@ -218,17 +212,11 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
             },
             'accumulative_counts: None -> 3',
         ),
-        ({'optim_wrapper.optimizer.lr': 0.5}, r'lr: 0\.05 -> 0\.5'),
-        (
-            {'optim_wrapper.optimizer': dict(type='AdamW', lr=0.05)},
-            r'optimizer\.type: SGD -> AdamW',
-        ),
         (
             {'param_scheduler.1.milestones': [1, 2]},
             r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]',
         ),
         ({'param_scheduler': None}, r'param_scheduler\.0\.type: LinearLR ->'),
-        ({'train_cfg.max_epochs': 4}, r'train_cfg\.max_epochs: 3 -> 4'),
         (
             {'train_cfg': dict(by_epoch=False, max_iters=9)},
             r'train_cfg\.by_epoch: True -> False',
@@ -276,15 +264,9 @@ def test_what_shapes_no_training_may_change(tmp_path, stopped):
     }
     change(config, changes)
     train(config, stopped / 'iter_6.pth')
-    assert_same(
-        *(
-            read_checkpoint(path)['state_dict']
-            for path in (
-                stopped / 'iter_9.pth',
-                tmp_path / 'work' / 'epoch_3.pth',
-            )
-        )
-    )
+    expected = read_checkpoint(stopped / 'iter_9.pth')
+    found = read_checkpoint(tmp_path / 'work' / 'epoch_3.pth')
+    assert_same(expected['state_dict'], found['state_dict'])
 
 
 def test_long_lists_are_compared_by_their_digest():

@@ -139,15 +139,6 @@ def test_stopped_twice_inside_an_epoch(data, tmp_path):
         assert names(tmp_path) == [f'iter_{step}.pth']
 
 
-def test_a_damaged_one_gives_way_to_the_epoch_before(data, tmp_path):
-    config = make_config(data, tmp_path, steps=0)
-    train(config, 'SIGTERM', 'self', 5)
-    path = tmp_path / 'iter_5.pth'
-    assert find_whole_checkpoint(tmp_path) == str(path)
-    path.write_bytes(path.read_bytes()[:-1])
-    assert find_whole_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')
-
-
 def test_another_signal(data, tmp_path, capsys):
     config = make_config(data, tmp_path, by_epoch=False)
     signals = ('SIGTERM', 'SIGUSR1')

@@ -116,22 +116,6 @@ def test_work_directory_that_was_moved(work_dir):
     assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_10.pth')
 
 
-def test_full_disk_leaves_the_old_checkpoint(work_dir, monkeypatch):
-    path = work_dir / 'iter_11.pth'
-    before = path.read_bytes()
-
-    def fail(descriptor):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(os, 'fsync', fail)
-    with pytest.raises(OSError, match='not written') as caught:
-        save(path, 99)
-    assert caught.value.filename == str(path)
-    assert path.read_bytes() == before
-    assert not list(work_dir.glob('.*'))
-    assert find_whole_checkpoint(work_dir) == str(path)
-
-
 @pytest.mark.parametrize(
     'options',
     [

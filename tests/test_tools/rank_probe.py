@@ -63,7 +63,7 @@ def one_step(cfg, compensation):
         images = torch.randn(2, SIZE, 3, 32, 32, dtype=torch.float64)
         labels = (torch.rand(2, SIZE, model.num_classes) < 0.4).float()
     for loss in model.loss_cls.values():
-        loss.set_class_statistics(ClassStatistics((30, 20, 9, 4), 40))
+        loss.set_class_statistics(ClassStatistics((30, 20, 9), 40))
     model.train()
     parallel = model
     if world_size > 1:

@@ -14,7 +14,14 @@ from mmengine.dataset import default_collate
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import DATASETS, DefaultScope
-from tiny_training import CLASSES, LABELS, write_data
+from tiny_training import (
+    CLASSES,
+    LABELS,
+    REPO,
+    extend,
+    write_data,
+    write_small,
+)
 
 from ltml_mm.apis import merge as merge_module
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
@@ -25,26 +32,18 @@ from ltml_mm.apis.test import main as evaluate
 from ltml_mm.files import AtomicFileBackend
 from ltml_mm.models.weight_averaging import DRIFT_LIMIT, merge_branches
 
-REPO = Path(__file__).parents[2]
 META = dict(
     classes=list(CLASSES), class_counts=[120, 50, 3], num_train_images=130
 )
-CONFIG = f"""
-_base_ = '{REPO}/configs/ltml_custom.py'
-data_root = 'data'
+CONFIG = """
 model = dict(
     backbone=dict(
-        depth=18, stem_channels=4, base_channels=4, frozen_stages=1,
-        init_cfg=dict(type='Pretrained', checkpoint='missing.pth')),
+        frozen_stages=1,
+        init_cfg=dict(
+            _delete_=True, type='Pretrained', checkpoint='missing.pth')),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='MultiLabelLinearClsHead', in_channels=32))
-test = [
-    dict(type='LoadCheckedImage'),
-    dict(type='Resize', scale=(32, 32), keep_ratio=False),
-    dict(type='PackInputs')]
-test_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False,
-    pin_memory=False, dataset=dict(pipeline=test))
+test_dataloader = dict(batch_size=4)
 """
 DEPLOYMENT = (REPO / 'docs' / 'deployment.md').read_text(encoding='utf-8')
 (TRACE,) = re.findall(r'```python\n([^`]*jit\.trace[^`]*)```', DEPLOYMENT)
@@ -94,15 +93,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
-    data = write_data(tmp_path / 'data')
-    (data / 'train.json').rename(data / 'test.json')
-    entries = [
-        {'img_path': f'{number}.png', 'gt_label': labels}
-        for number, labels in enumerate(LABELS[:7])
-    ]
-    content = {'metainfo': {'classes': CLASSES}, 'data_list': entries}
-    (data / 'train.json').write_text(json.dumps(content))
-    (tmp_path / 'config.py').write_text(CONFIG)
+    small = write_small(tmp_path)
+    write_data(small.parent / 'data', LABELS[:7])
+    extend(small, CONFIG, 'config.py')
     return tmp_path
 
 

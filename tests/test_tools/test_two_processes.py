@@ -10,8 +10,7 @@ from rank_probe import COMPENSATIONS, STREAMS
 from tiny_run import (
     BATCH,
     EPOCHS,
-    NUM_TEST,
-    NUM_TRAIN,
+    NUM_IMAGES,
     PAIRS,
     finish,
     free_port,
@@ -24,7 +23,7 @@ from ltml_mm.apis.checkpoint import find_whole_checkpoint
 
 HALF = f'train_dataloader.batch_size={BATCH // 2}'
 SIGNALLED = """
-_base_ = 'tiny.py'
+_base_ = 'run.py'
 custom_imports = dict(imports=['ltml_mm', 'signal_sender'])
 custom_hooks = [dict(type='SendSignal', {sender})]
 train_dataloader = dict(batch_size=2)
@@ -52,7 +51,7 @@ def on_cpu():
 @pytest.fixture(scope='module')
 def one(folder, on_cpu):
     """What one process did with whole batches."""
-    argv = [str(folder / 'tiny.py'), '--work-dir', str(folder / 'one')]
+    argv = [str(folder / 'run.py'), '--work-dir', str(folder / 'one')]
     cfg = train.training_config(train.parse_args(argv))
     cfg.experiment_name = 'one process'
     Runner.from_cfg(cfg).train()
@@ -63,7 +62,7 @@ def one(folder, on_cpu):
 def two(folder):
     """What each of two processes did with half of every batch."""
     options = ('--work-dir', 'two', '--cfg-options', HALF)
-    process = start('dist_train.sh', 'tiny.py', 2, *options, cwd=folder)
+    process = start('dist_train.sh', 'run.py', 2, *options, cwd=folder)
     output = finish(process)
     assert 'OMP_NUM_THREADS' not in output
     return [read(folder, rank, 2) for rank in range(2)]
@@ -92,7 +91,7 @@ def test_both_processes_hold_the_same_model(two):
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    assert first['loss_cls.uniform.num_train_images'] == NUM_TRAIN
+    assert first['loss_cls.uniform.num_train_images'] == NUM_IMAGES
     # They did learn, and each branch its own.
     scales = [first[f'loss_cls.{name}.pos_scale'] for name in STREAMS]
     assert not torch.equal(*scales)
@@ -128,18 +127,18 @@ def test_half_batches_give_the_gradients_of_the_whole(one, two, compensation):
 def test_the_evaluation_of_two_processes_is_that_of_one(folder, two, on_cpu):
     checkpoint = str(folder / 'two' / f'epoch_{EPOCHS}.pth')
     written = ('--out', 'two.json', '--work-dir', 'tested by two')
-    args = ('tiny.py', checkpoint, 2, *written)
+    args = ('run.py', checkpoint, 2, *written)
     process = start('dist_test.sh', *args, cwd=folder)
     written = ('--out', f'{folder}/one.json', '--work-dir', f'{folder}/tested')
     options = ('--cfg-options', 'experiment_name=test of one')
-    test.main([f'{folder}/tiny.py', checkpoint, *written, *options])
+    test.main([f'{folder}/run.py', checkpoint, *written, *options])
     finish(process)
     expected, found = (
         json.loads((folder / name).read_text())
         for name in ('one.json', 'two.json')
     )
     assert found['metrics'] == expected['metrics']
-    assert len(expected['predictions']) == NUM_TEST
+    assert len(expected['predictions']) == NUM_IMAGES
     assert found == expected
 
 
@@ -151,9 +150,7 @@ def test_two_machines(folder):
     (folder / 'machines').mkdir()
     places = dict(cwd=folder, NNODES=2, PORT=free_port())
     machines = [
-        start(
-            'dist_train.sh', 'tiny.py', 1, *options, NODE_RANK=rank, **places
-        )
+        start('dist_train.sh', 'run.py', 1, *options, NODE_RANK=rank, **places)
         for rank in range(2)
     ]
     for machine in machines:
