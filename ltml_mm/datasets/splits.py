@@ -120,7 +120,7 @@ class ParetoRecipe:
                     change(chosen[other], image)
         if short:
             warnings.warn(
-                'pareto_split: classes with fewer images than their target '
+                'ParetoRecipe.split: classes with fewer images than their target '
                 f'give what they have: (images/target) {", ".join(short)}',
                 stacklevel=2,
             )
