@@ -121,7 +121,8 @@ class ParetoRecipe:
         if short:
             warnings.warn(
                 'ParetoRecipe.split: classes with fewer images than their '
-                f'target give what they have: (images/target) {", ".join(short)}',
+                'target give what they have: (images/target) '
+                f'{", ".join(short)}',
                 stacklevel=2,
             )
         return np.array(sorted(set().union(*chosen)), np.int64)
