@@ -4,6 +4,7 @@
 # optimizer and schedule than the protocol's.
 _base_ = ['./_base_/datasets/demo.py', './_base_/default_runtime.py']
 
+# Neck, heads and losses are the defaults (ltml_mm/models/parts.py).
 model = dict(
     type='CollaborativeTwoBranchClassifier',
     backbone=dict(type='ResNet', depth=18, stem_channels=32, base_channels=32),

@@ -1,9 +1,11 @@
 # Registers the package's modules into MMEngine's root registries.
 custom_imports = dict(imports=['ltml_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
-# Fills in, under MMPretrain's tools too, what the data say.
+# Fills in what the data say, under MMPretrain's tools too (apis/config.py).
 runner_type = 'RunnerFromData'
 
+# The order comes from each hook's priority: statistics and checks first, then
+# exact_resume (80), checkpoint (90), preemption (100).
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),

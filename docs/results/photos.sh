@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes every run, table and picture behind docs/results.md; what is there
-# already is not made again. On two CPU cores it takes about eight hours.
+# Makes the runs, tables and pictures behind docs/results.md, from "All rows at
+# one learning rate" on; what is there already is not made again. On two CPU cores it takes about eight hours.
 #
 #   bash docs/results/photos.sh PHOTOS RESNET50 [OUT]
 #

@@ -61,7 +61,8 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
 
     Values are read as MMEngine's ``DictAction`` does, with two differences:
     a value that is no list keeps its blanks, and one of :data:`PATH_OPTIONS`
-    is None or a text, since folders have names such as ``2024``.
+    is a text, since folders have names such as ``2024``; ``None`` is one
+    only where there is a folder of that name.
 
     Raises:
         ValueError: An option is not of the form ``KEY=VALUE``, or its
@@ -77,7 +78,8 @@ def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
         if not separator or not key:
             raise ValueError(f'{option!r} is not of the form KEY=VALUE')
         if key.rpartition('.')[2] in PATH_OPTIONS:
-            values[key] = None if value == 'None' else value
+            is_none = value == 'None' and not os.path.exists(value)
+            values[key] = None if is_none else value
             continue
         try:
             parsed = DictAction._parse_iterable(value)

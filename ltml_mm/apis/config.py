@@ -113,7 +113,7 @@ def complete_config(
     training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:
-            # Its own counts say nothing, as those of a fold's images.
+            # Its own counts do not describe the training set.
             if not any(dataset is one for one in training):
                 dataset.setdefault('test_mode', True)
             for key in ('data_root', 'data_prefix', 'allow_outside'):

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.structures import DataSample
+from PIL import Image, ImageOps
 
 from ltml_mm.apis.checkpoint import (
     checkpoint_meta,
@@ -35,11 +36,12 @@ from ltml_mm.datasets.images import (
     EXTENSIONS,
     UnreadableImageError,
     check_image,
+    first_line,
     load_image,
 )
 
-#: A path, or BGR pixels of dtype uint8 and shape (H, W, 3).
-ImageInput = str | Path | np.ndarray
+#: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
+ImageInput = str | Path | Image.Image | np.ndarray
 
 
 class MultiLabelInferencer(BaseInferencer):
@@ -88,6 +90,7 @@ class MultiLabelInferencer(BaseInferencer):
     def __call__(
         self,
         inputs: ImageInput | Sequence[ImageInput],
+        return_datasamples: bool = False,
         batch_size: int = 1,
         threshold: float | None = None,
         topk: int | None = None,
@@ -95,9 +98,12 @@ class MultiLabelInferencer(BaseInferencer):
         """Predicts the classes of images.
 
         Args:
-            inputs (str | Path | ndarray | list): An image, a list of
-                them, or a folder, which is searched with those in it. Pixels
-                are BGR, uint8 of shape (H, W, 3).
+            inputs (str | Path | Image | ndarray | list): An image, a list of
+                them, or a folder, which is searched with those in it. An
+                image is a path, a Pillow image or BGR pixels, uint8 of shape
+                (H, W, 3).
+            return_datasamples (bool): Whether to return what the model
+                returns, by branch too, instead of dicts.
             batch_size (int): Images a step.
             threshold (float, optional): The least score of a predicted
                 class, 0.5 by default.
@@ -105,9 +111,9 @@ class MultiLabelInferencer(BaseInferencer):
                 their scores.
 
         Returns:
-            list[dict]: For each image its ``path`` (None in memory),
-            ``labels``, the predicted classes by decreasing score, and
-            ``scores``, those of all classes by name.
+            list[dict] | list[DataSample]: For each image its ``path`` (None
+            in memory), ``labels``, the predicted classes by decreasing
+            score, and ``scores``, those of all classes by name.
 
         Raises:
             UnreadableImageError: An image cannot be read.
@@ -115,9 +121,12 @@ class MultiLabelInferencer(BaseInferencer):
         """
         check_selection(threshold, topk, len(self.class_info))
         pairs = self.stream(self._inputs_to_list(inputs), batch_size)
+        samples = [sample for _, sample in pairs]
+        if return_datasamples:
+            return samples
         return [
             prediction_record(sample, self.class_info, threshold, topk)
-            for _, sample in pairs
+            for sample in samples
         ]
 
     def stream(
@@ -161,8 +170,10 @@ class MultiLabelInferencer(BaseInferencer):
 
         Raises:
             UnreadableImageError: The file cannot be read; says why.
-            ValueError: The pixels have another shape or dtype.
+            ValueError: The pixels have another shape, dtype or mode.
         """
+        if isinstance(image, Image.Image):
+            image = _pillow_pixels(image)
         if not isinstance(image, np.ndarray):
             check_image(image)
             return load_image(self._loader, {'img_path': str(image)})
@@ -206,7 +217,8 @@ class MultiLabelInferencer(BaseInferencer):
     def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
         if isinstance(inputs, (list, tuple)):
             return list(inputs)
-        if isinstance(inputs, np.ndarray) or not Path(inputs).is_dir():
+        in_memory = isinstance(inputs, (np.ndarray, Image.Image))
+        if in_memory or not Path(inputs).is_dir():
             return [inputs]
         images, skipped = find_images(inputs)
         for error in skipped:
@@ -217,6 +229,21 @@ class MultiLabelInferencer(BaseInferencer):
 def _loads(step: Mapping[str, Any]) -> bool:
     name = getattr(step['type'], '__name__', step['type'])
     return name.split('.')[-1].startswith('Load')
+
+
+def _pillow_pixels(image: Image.Image) -> np.ndarray:
+    """Converts to BGR as a file is loaded: rotated as EXIF says."""
+    if image.mode[0] in 'IF':  # 16 bits and more, which Pillow would clip
+        raise ValueError(
+            f'a Pillow image of mode {image.mode} has no colours; make it RGB'
+        )
+    try:
+        rgb = ImageOps.exif_transpose(image).convert('RGB')
+    # A file is decoded here, and its content may be broken in every way.
+    except Exception as error:
+        name = getattr(image, 'filename', '') or 'a Pillow image'
+        raise UnreadableImageError(name, first_line(error)) from error
+    return np.asarray(rgb)[..., ::-1]
 
 
 def find_images(

@@ -139,7 +139,7 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
 
     def _count(self) -> None:
         """Takes the labels of the images at hand, and their counts."""
-        # First none: read_labels takes a table that is there.
+        # Without the old table, which read_labels would return.
         self.label_table = None
         self.label_table = read_labels(self)
         self._metainfo.update(training_metainfo(self))

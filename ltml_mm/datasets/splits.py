@@ -120,8 +120,9 @@ class ParetoRecipe:
                     change(chosen[other], image)
         if short:
             warnings.warn(
-                'pareto_split: classes with fewer images than their target '
-                f'give what they have: (images/target) {", ".join(short)}',
+                'ParetoRecipe.split: classes with fewer images than their '
+                'target give what they have: (images/target) '
+                f'{", ".join(short)}',
                 stacklevel=2,
             )
         return np.array(sorted(set().union(*chosen)), np.int64)

@@ -180,7 +180,8 @@ class GroupedAveragePrecision(BaseMetric):
             ap[name] = 100 * average_precision(scores, targets)
         classes = meta.get('classes') or range(statistics.num_classes)
         names = [str(name) for name in classes]
-        # Before the report is replaced: its absence tells the first time.
+        # Before self.report is set: None marks the first evaluation, the
+        # only one that warns.
         self._name_absent(names, test_counts)
         self.report = class_report(
             names, statistics, ap, test_counts.tolist(), self.head, self.tail
@@ -215,7 +216,7 @@ def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
         :class:`GroupedAveragePrecision` of the test evaluator sets them, or,
         where that has none, of the validation's.
     """
-    # A figure is told by the test evaluator; training knows the other alone.
+    # Final figures come from the test evaluator, so its bounds win.
     for name in ('test_evaluator', 'val_evaluator'):
         for metric in _metrics(cfg.get(name)):
             kind = metric.get('type')

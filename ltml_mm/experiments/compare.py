@@ -81,8 +81,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='only list the runs; where the set has no config files of the '
-        'rows, write theirs',
+        help='only list the runs; for demo and custom also write the config '
+        'of each',
     )
     return parser.parse_args(argv)
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, png
-from ltml_mm.experiments.run_log import RunLog, read_run
+from ltml_mm.experiments.run_log import RunLog, read_log
 from ltml_mm.files import write_bytes
 
 #: The style of each run's lines, from the first to the last.
@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the picture."""
     args = parse_args(argv)
-    runs = [read_run(text) for text in args.runs]
+    runs = [read_log(text) for text in args.runs]
     write_bytes(args.out, png(draw, runs))
 
 
@@ -54,7 +54,7 @@ def draw(runs: Sequence[RunLog]) -> Figure:
     """Draws the curves of runs over each other.
 
     Args:
-        runs: What :func:`read_run` returns, for each run.
+        runs: What :func:`read_log` returns, for each run.
 
     Returns:
         Figure: The terms of the loss and the agreement of the branches

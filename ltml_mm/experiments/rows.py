@@ -40,6 +40,7 @@ ROWS = {
     'ltml': ('ltml_{}', 'LTML (+ compensation)'),
 }
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
+#: The plain test; of one branch, too: the CSVs of all runs have this word.
 PLAIN = 'fused'
 #: The tests of a row, and what they are called in tables.
 VARIANTS = {
@@ -57,12 +58,12 @@ ONE_BRANCH_VARIANTS = (PLAIN, 'flip')
 PUBLISHED = ('voc', 'coco')
 DATA_SETS = (*PUBLISHED, 'demo', 'custom')
 #: Arguments that count the images of all streams, and their entries.
-IMAGES = {
+IMAGE_OPTIONS = {
     'images_per_step': 'train_dataloader.batch_size',
     'epoch_images': 'train_dataloader.sampler.epoch_length',
 }
 #: What the comparison itself sets.
-TAKEN = ('randomness.seed', 'work_dir', 'resume')
+RESERVED_KEYS = ('randomness.seed', 'work_dir', 'resume')
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def row_config(base: str, data: str) -> Config:
         if 'num_classes' in part:
             part.num_classes = own.num_classes
     if data == 'demo' and 'head' in cfg.model:
-        cfg.model.head.in_channels = 256  # features of its backbone
+        # The features of a ResNet-18.
+        cfg.model.head.in_channels = 8 * own.backbone.base_channels
     for key in ('tta_model', 'auto_scale_lr'):
         cfg[key] = row[key]
     for key in ('batch_size', 'sampler'):
@@ -222,7 +224,7 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
     """
     cfg = row_config(row.base, args.data)
     for key, value in {**(args.cfg_options or {}), **row.overrides}.items():
-        if key in TAKEN:
+        if key in RESERVED_KEYS:
             raise ValueError(
                 f'--cfg-options {key}: the comparison sets it; see --seeds '
                 'and --out'
@@ -230,7 +232,7 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
         override(cfg, key, value)
     complete_config(cfg)
     streams = len(cfg.train_dataloader.sampler.streams)
-    for name, key in IMAGES.items():
+    for name, key in IMAGE_OPTIONS.items():
         images = getattr(args, name)
         if images is None or key in row.overrides:
             continue

@@ -31,7 +31,7 @@ class RunLog:
     curves: dict[str, dict[float, float]] = field(default_factory=dict)
 
 
-def read_run(text: str) -> RunLog:
+def read_log(text: str) -> RunLog:
     """Reads the log of a run, of all its parts where it was resumed.
 
     Each part has a folder of its own, named by the time it began. From the

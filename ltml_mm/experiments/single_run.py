@@ -136,7 +136,9 @@ def _build(cfg: Config, checkpoint: Any, variant: str) -> Runner:
     if variant == 'flip':
         add_flip_tta(cfg)
     elif variant == 'probs':
-        cfg.model.fuse = 'probs'
+        # In either spelling; the model refuses both.
+        cfg.model.pop('fuse', None)
+        cfg.model.setdefault('fork', {})['fuse'] = 'probs'
     elif variant == 'merged':
         stock = stock_config(cfg)
         cfg.model, cfg.data_preprocessor = stock.model, stock.data_preprocessor

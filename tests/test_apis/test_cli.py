@@ -21,6 +21,13 @@ def test_a_folder_may_look_like_a_value(text):
     assert parse_cfg_options([f'data_root={text}']) == {'data_root': text}
 
 
+def test_none_is_a_folder_where_one_has_the_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_cfg_options(['data_root=None']) == {'data_root': None}
+    (tmp_path / 'None').mkdir()
+    assert parse_cfg_options(['data_root=None']) == {'data_root': 'None'}
+
+
 def test_other_values_are_read():
     options = ['a=1', 'b=1e-3', 'c=[1,(2,x)]', "d='a b'", 'e=true', 'a=2']
     assert parse_cfg_options([*options, 'load_from=None']) == dict(

@@ -211,6 +211,25 @@ def test_scores_that_are_not_finite_are_refused(case, tmp_path):
         inferencer(save(tmp_path / 'a.png'))
 
 
+def test_pillow_images(inferencer, tmp_path):
+    path = save(tmp_path / 'a.png', height=64, width=64)
+    assert (
+        inferencer(Image.open(path))[0]['scores']
+        == (inferencer(path)[0]['scores'])
+    )
+    with pytest.raises(ValueError, match='of mode F has no colours'):
+        inferencer(Image.new('F', (4, 4)))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UnreadableImageError, match=r'a\.png: .*truncated'):
+        inferencer(Image.open(path))
+
+
+def test_data_samples_hold_the_branches(inferencer, tmp_path):
+    (sample,) = inferencer(save(tmp_path / 'a.png'), return_datasamples=True)
+    mean = sum(sample.branch_logits.values()) / 2
+    torch.testing.assert_close(mean.sigmoid(), sample.pred_score)
+
+
 def test_stream_leaves_out_what_cannot_be_read(inferencer, tmp_path):
     images = [save(tmp_path / f'{i}.png', i) for i in range(5)]
     images[1].write_bytes(b'')

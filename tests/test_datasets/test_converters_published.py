@@ -15,7 +15,7 @@ from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import VOC_LT
 
 DATA = Path(__file__).parents[3] / 'shared' / 'data'
-pytestmark = pytest.mark.filterwarnings('ignore:pareto_split')
+pytestmark = pytest.mark.filterwarnings('ignore:ParetoRecipe.split')
 
 
 def convert(name, root, out, split_file=None):
@@ -161,7 +161,7 @@ def test_the_tools_report_by_exit_status(devkit, out, monkeypatch, capsys):
     assert run_tool(monkeypatch, *arguments) == 0
     captured = capsys.readouterr()
     assert '30 to test' in captured.out
-    assert 'WARNING: pareto_split' in captured.err
+    assert 'WARNING: ParetoRecipe.split' in captured.err
     before = (out / 'train.json').read_bytes()
     assert run_tool(monkeypatch, *arguments) == 1
     assert 'exists; pass --force' in capsys.readouterr().err

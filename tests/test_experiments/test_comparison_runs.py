@@ -206,7 +206,8 @@ def test_a_run_reads_its_config_at_most_three_times(
 
     monkeypatch.setattr(Config, 'fromfile', count)
     data = write_set(tmp_path / 'photos')
-    run, cfg = planned(data, 'two_branches')
+    # The test of fused probabilities sets the option in its own spelling.
+    run, cfg = planned(data, 'x=two_branches,model.fork.fuse=logits')
     write_run(run, cfg)
     single_run.make_run(run.folder)
     assert (run.folder / 'result.json').exists()

@@ -7,7 +7,7 @@ from tiny_training import make_config, read_scalars, write_data
 
 from ltml_mm.apis import train as training
 from ltml_mm.experiments.log_curves import RUN_STYLES, draw, main
-from ltml_mm.experiments.run_log import RunLog, read_run
+from ltml_mm.experiments.run_log import RunLog, read_log
 
 TERMS = {'uniform.loss_cls', 'rebalanced.loss_cls', 'loss_consistency'}
 AGREEMENT = {'agreement/rms_difference', 'agreement/correlation'}
@@ -67,7 +67,7 @@ def test_tensorboard_shows_what_the_json_log_holds(trained):
 
 
 def test_the_picture_holds_the_log(trained, tmp_path):
-    drawn = lines(draw([read_run(f'mine={trained}')]))
+    drawn = lines(draw([read_log(f'mine={trained}')]))
     names = {gid.removeprefix('mine:') for gid in drawn}
     assert names == LOGGED | {'loss'}
     for name in names:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ltml_mm.experiments.run_log import read_run
+from ltml_mm.experiments.run_log import read_log
 
 LENGTH = 25  # steps of an epoch
 
@@ -39,7 +39,7 @@ def epochs(*numbers):
 
 def test_one_epoch_ends_with_its_last_record(tmp_path):
     write(tmp_path, 1, epochs(1))
-    run = read_run(str(tmp_path))
+    run = read_log(str(tmp_path))
     assert run.name == tmp_path.name
     assert run.curves['loss'] == {0.5: 110, 1: 120}
 
@@ -51,7 +51,7 @@ def test_a_run_without_epochs(tmp_path):
     for record in records:
         record.pop('epoch', None)
     write(tmp_path, 1, records)
-    run = read_run(str(tmp_path))
+    run = read_log(str(tmp_path))
     assert run.unit == 'step'
     assert run.curves['loss'] == {10: 110, 20: 120, 30: 130}
     assert run.curves['multi-label/mAP'] == {20: 1, 32: 2}
@@ -67,14 +67,14 @@ def test_a_resumed_part_stands_in_for_what_was_lost(tmp_path):
     write(tmp_path, 2, again)
     # A part without a step, as one that failed at once, changes nothing.
     write(tmp_path, 3, [evaluation(0, 99.0)])
-    run = read_run(str(tmp_path))
+    run = read_log(str(tmp_path))
     assert run.curves['loss'] == {0.4: 110, 0.8: 120, 1.4: 0.5, 1.8: 0.5}
     assert run.curves['multi-label/mAP'] == {1: 10, 2: 7}
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path, capsys):
     path = write(tmp_path, 1, epochs(1, 2), end='\n{"lr": 0.1, "lo')
-    run = read_run(str(tmp_path))
+    run = read_log(str(tmp_path))
     assert len(run.curves['loss']) == 4
     assert f'{path}, line 7: cut short' in capsys.readouterr().err
 
@@ -87,12 +87,12 @@ def test_a_broken_line_is_named(tmp_path, line):
     path = write(tmp_path, 1, epochs(1)[:2], end)
     message = re.escape(f'{path}, line 3 is no record of a step')
     with pytest.raises(ValueError, match=message):
-        read_run(str(tmp_path))
+        read_log(str(tmp_path))
 
 
 def test_nothing_to_read(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no log'):
-        read_run(f'mine={tmp_path / "missing"}')
+        read_log(f'mine={tmp_path / "missing"}')
     write(tmp_path, 1, [evaluation(0, 1.0)])
     with pytest.raises(ValueError, match='no training step'):
-        read_run(str(tmp_path))
+        read_log(str(tmp_path))

@@ -56,8 +56,8 @@ def main() -> None:
     uniform = UniformSampler(dataset, 'dataset', seed=0)
     times = time_in_turns(
         {
-            'class_aware': lambda: class_aware.positions(1),
-            'uniform': lambda: uniform.positions(1),
+            'class_aware': lambda: class_aware.sequence(1),
+            'uniform': lambda: uniform.sequence(1),
         },
         args.repeats,
     )

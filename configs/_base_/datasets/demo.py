@@ -1,4 +1,5 @@
 # Procedural pictures of 64 x 64 with VOC-LT's class counts, no download.
+# Of the type that the model takes: TwoStreamDataPreprocessor for LTML.
 data_preprocessor = dict(
     mean=[118.0, 118.0, 118.0],
     std=[50.0, 50.0, 50.0],

@@ -1,6 +1,7 @@
 # Any multi-label set in MMPretrain's JSON format, at 224 x 224 without keeping
 # the ratio: the pipelines and loaders of VOC-LT and COCO-LT (protocol of the
 # Distribution-Balanced Loss). Who inherits sets sampler and batch size.
+# Of the type that the model takes: TwoStreamDataPreprocessor for LTML.
 data_preprocessor = dict(
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],

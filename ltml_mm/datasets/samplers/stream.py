@@ -40,15 +40,15 @@ class StreamSampler(Sampler):
         self.epoch = 0
         #: Positions of one epoch, over all ranks; subclasses set it.
         self.epoch_length = 0
-        #: Positions that training counts for one pass of this rank; None is
-        #: all of them. A dataloader counts whole batches: fewer where it
-        #: drops the last one, more where it trains on an incomplete one.
+        #: Positions that one pass of this rank consumes: whole batches, so
+        #: fewer than ``len(self)`` with ``drop_last``, more without; None is
+        #: ``len(self)``. ``ExactResumeHook`` sets it, :meth:`skip` reads it.
         self.pass_length: int | None = None
         self._first_epoch = 0
         self._start = 0
 
     @abstractmethod
-    def positions(self, epoch: int) -> np.ndarray:
+    def sequence(self, epoch: int) -> np.ndarray:
         """Returns the global sequence of an epoch, (epoch_length, ...)."""
 
     def own_positions(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class StreamSampler(Sampler):
 
     def __iter__(self) -> Iterator:
         """Iterates over this rank's part of the epoch's sequence."""
-        yield from self.positions(self.epoch)[self.own_positions()].tolist()
+        yield from self.sequence(self.epoch)[self.own_positions()].tolist()
 
     def __len__(self) -> int:
         """The number of positions of this rank, the same on all ranks."""
@@ -144,7 +144,7 @@ class ImageStreamSampler(StreamSampler):
         # After the labels: the length may follow from their counts.
         self.epoch_length = self._resolve_length(num_samples, reduce)
 
-    def positions(self, epoch: int) -> np.ndarray:
+    def sequence(self, epoch: int) -> np.ndarray:
         """Returns the image indices of an epoch, int64 (epoch_length,)."""
         return self.order(epoch, self.epoch_length)
 

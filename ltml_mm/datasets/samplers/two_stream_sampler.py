@@ -1,4 +1,4 @@
-"""Samplers that number their draws, for one stream or for two."""
+"""The sampler that draws from two streams and numbers its draws."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TwoStreamSampler(StreamSampler):
             epoch_length = self.streams[epoch_length].epoch_length
         self.epoch_length = epoch_length
 
-    def positions(self, epoch: int) -> np.ndarray:
+    def sequence(self, epoch: int) -> np.ndarray:
         """Returns one column per stream, int64 (epoch_length, streams)."""
         streams = self.streams.values()
         orders = [stream.order(epoch, self.epoch_length) for stream in streams]
@@ -103,7 +103,7 @@ class TwoStreamSampler(StreamSampler):
             )
         # Read now: set_epoch may come while an iterator is still in use.
         epoch, own = self.epoch, self.own_positions()
-        rows = self.positions(epoch)[own]
+        rows = self.sequence(epoch)[own]
         # Row by row: as lists, an epoch takes eight times the memory.
         for position, row in zip(own, rows, strict=True):
             draw: dict = dict(zip(self.streams, row.tolist(), strict=True))
@@ -133,7 +133,8 @@ class TwoStreamSampler(StreamSampler):
                 f'got {kind}'
             )
         config = dict(config)
-        # A set may be too small for it, which does not matter here.
+        # 'class_max' of a tiny set can be 0, an error; with an int for the
+        # length of the epoch it is not used.
         derived = config.get('num_samples', 'class_max') == 'class_max'
         if derived and isinstance(length, int):
             config['num_samples'] = length

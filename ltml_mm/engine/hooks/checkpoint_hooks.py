@@ -220,8 +220,9 @@ def _metric_keys(runner: Runner) -> list[str]:
         names = ['']
         if hasattr(unwrap_model(runner.model), 'branch_logits'):
             names += BRANCHES if metric.branches else ()
-        # One image with all labels of the set gives every key. The copy has
-        # a report: absent classes are named by the evaluation itself.
+        # Evaluates one invented image that has every label of the set, to
+        # learn the keys. A report that is not None silences the warning of
+        # absent classes.
         probe = copy(metric)
         probe.report = {}
         scores = dict.fromkeys(names, np.zeros(len(counts)))
@@ -260,6 +261,7 @@ class ResumeCheckHook(Hook):
             in a test. Defaults to False.
     """
 
+    # Before a hook that changes the loaded weights.
     priority = 'VERY_HIGH'
 
     def __init__(self, whole: bool = False) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler
 from ltml_mm._stack import find_stack
 from ltml_mm.datasets.samplers import StreamSampler
 from ltml_mm.engine.hooks.resume_state import (
-    DATA,
+    DATA_PREFIXES,
     accumulated_steps,
     capture_random_states,
     compare_signatures,
@@ -59,7 +59,8 @@ class ExactResumeHook(Hook):
         ValueError: ``on_change`` is neither.
     """
 
-    # After whatever changes the state of the run, before CheckpointHook.
+    # After whatever changes the state of the run, DistSamplerSeedHook's
+    # set_epoch included, and before CheckpointHook.
     priority = 80
 
     def __init__(self, on_change: str = 'error') -> None:
@@ -112,7 +113,9 @@ class ExactResumeHook(Hook):
                 'training from these weights with --cfg-options '
                 'load_from=CHECKPOINT in place of --resume'
             )
-        self._same_data = not any(key.startswith(DATA) for key in changes)
+        self._same_data = not any(
+            key.startswith(DATA_PREFIXES) for key in changes
+        )
         runner.logger.warning(f'{message}. It goes on with those, as asked')
         follow_config(runner, checkpoint, changes)
 
@@ -141,7 +144,8 @@ class ExactResumeHook(Hook):
         if not self._resuming:
             return
         self._resuming = False
-        # Not in before_train, where other hooks may draw random numbers yet.
+        # Not in before_train, where other hooks may still draw random
+        # numbers.
         if self._loaded is not None:
             restore_states(runner, self._loaded['ranks'])
         self._validate(runner)

@@ -49,8 +49,9 @@ ASIDE = (
     'val_begin',
     'dynamic_intervals',
 )
-#: Changes after which the position in an epoch means nothing.
-DATA = ('processes', 'steps', 'images', 'digest', 'train_dataloader')
+#: Prefixes of :func:`run_signature`'s keys after whose change the epoch
+#: starts anew.
+DATA_PREFIXES = ('processes', 'steps', 'images', 'digest', 'train_dataloader')
 #: The settings of an optimizer with which its momenta still fit.
 NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
 #: A longer list of values is compared by its digest.

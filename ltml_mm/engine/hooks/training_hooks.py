@@ -42,11 +42,12 @@ class ClassStatisticsHook(Hook):
 
     Each module of the model with a method ``set_class_statistics`` receives
     the counts before training, after a checkpoint was loaded. They live in
-    its buffers and travel with the checkpoint. With ``load_from`` the data's
-    take their place; a resumed run must have the same, unless
-    ``ExactResumeHook`` compares the data.
+    its buffers and travel with the checkpoint. With ``load_from`` the new
+    data's counts replace the checkpoint's. On ``--resume`` both must be
+    equal; ``ExactResumeHook``, where it is there, checks that.
     """
 
+    # Before any hook that reads the losses' counts, EMA's copy included.
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
@@ -162,6 +163,8 @@ class ScheduleCheckHook(Hook):
 @HOOKS.register_module()
 class NumericsHook(Hook):
     """Warns of learnable scales that leave a range.
+
+    Losses that are not finite are the :class:`GuardedOptimWrapper`'s.
 
     The learnable scales of the logit compensation start at 1. One out of
     range shrinks a class's logits to nothing, lets single images

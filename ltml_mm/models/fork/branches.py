@@ -13,6 +13,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+#: The branches, named like the streams that supervise them, in the order in
+#: which a batch joins them.
 BRANCHES = ('uniform', 'rebalanced')
 
 
