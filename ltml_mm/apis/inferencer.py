@@ -94,6 +94,7 @@ class MultiLabelInferencer(BaseInferencer):
         batch_size: int = 1,
         threshold: float | None = None,
         topk: int | None = None,
+        draw: bool = False,
     ) -> list:
         """Predicts the classes of images.
 
@@ -109,6 +110,8 @@ class MultiLabelInferencer(BaseInferencer):
                 class, 0.5 by default.
             topk (int, optional): The number of predicted classes, whatever
                 their scores.
+            draw (bool): Whether to add ``picture``, the annotated image, RGB
+                of shape (H, W, 3).
 
         Returns:
             list[dict] | list[DataSample]: For each image its ``path`` (None
@@ -120,14 +123,20 @@ class MultiLabelInferencer(BaseInferencer):
             ValueError: An argument is out of range, a score not finite.
         """
         check_selection(threshold, topk, len(self.class_info))
-        pairs = self.stream(self._inputs_to_list(inputs), batch_size)
-        samples = [sample for _, sample in pairs]
-        if return_datasamples:
-            return samples
-        return [
-            prediction_record(sample, self.class_info, threshold, topk)
-            for sample in samples
-        ]
+        results: list[Any] = []
+        images = self._inputs_to_list(inputs)
+        for image, sample in self.stream(images, batch_size):
+            if return_datasamples:
+                results.append(sample)
+                continue
+            record = prediction_record(
+                sample, self.class_info, threshold, topk
+            )
+            if draw:
+                picture = self.draw(image, record['labels'])
+                record['picture'] = np.asarray(picture)
+            results.append(record)
+        return results
 
     def stream(
         self,
@@ -262,21 +271,29 @@ def find_images(
     root = os.path.realpath(folder)
     hidden = None if leave_out is None else os.path.realpath(leave_out)
     images, skipped = [], []
-    for path in sorted(Path(folder).rglob('*')):
-        target = Path(os.path.realpath(path))
-        is_image = path.name.lower().endswith(EXTENSIONS)
-        reason = None
-        if hidden is not None and target.is_relative_to(hidden):
+    # Not rglob or os.walk, which recurse: folders may lie thousands deep.
+    pending = [Path(folder)]
+    while pending:
+        place = pending.pop()
+        try:
+            paths = list(place.iterdir())
+        except OSError:
+            reason = 'this folder cannot be listed'
+            skipped.append(UnreadableImageError(place, reason))
             continue
-        if not target.is_relative_to(root) and (is_image or path.is_dir()):
-            reason = 'a link that points out of the folder'
-        elif path.is_dir():
-            if not os.access(path, os.R_OK | os.X_OK):
-                reason = 'this folder cannot be listed'
-        elif is_image and path.is_file():
-            images.append(path)
-        elif is_image:
-            reason = 'not a regular file'
-        if reason is not None:
-            skipped.append(UnreadableImageError(path, reason))
-    return images, skipped
+        for path in paths:
+            is_image = path.name.lower().endswith(EXTENSIONS)
+            target = Path(os.path.realpath(path))
+            if not target.is_relative_to(root):
+                if is_image or path.is_dir():
+                    reason = 'a link that points out of the folder'
+                    skipped.append(UnreadableImageError(path, reason))
+            elif path.is_dir():
+                if not path.is_symlink() and str(target) != hidden:
+                    pending.append(path)
+            elif is_image and path.is_file():
+                images.append(path)
+            elif is_image:
+                reason = 'not a regular file'
+                skipped.append(UnreadableImageError(path, reason))
+    return sorted(images), sorted(skipped, key=lambda error: error.path)

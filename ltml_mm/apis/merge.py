@@ -125,7 +125,7 @@ def training_batches(
 def write_merged(
     config: Config, checkpoint: Mapping[str, Any], out: Path
 ) -> None:
-    """Writes a checkpoint ``*.pth`` and its config ``*.py``, both or none."""
+    """Writes a checkpoint ``*.pth`` and its config ``*.py``, each whole."""
     content = BytesIO()
     torch.save(checkpoint, content)
     out.parent.mkdir(parents=True, exist_ok=True)

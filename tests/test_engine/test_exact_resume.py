@@ -272,7 +272,7 @@ def test_what_shapes_no_training_may_change(tmp_path, stopped):
 def test_long_lists_are_compared_by_their_digest():
     facts = []
     for last in (1, 2):
-        cfg = dict(model=dict(names=[*range(5000), last]))
+        cfg = dict(train_dataloader={}, model=dict(names=[*range(5000), last]))
         runner = SimpleNamespace(
             cfg=cfg, world_size=last, train_dataloader=DataLoader([0])
         )

@@ -219,6 +219,8 @@ def _published_parts(name: str, root: str) -> Iterator[ImageSet]:
 
 def _check_output(output: OutputOptions, *sources: str | None) -> None:
     """Checks that output may be written, before any work is done."""
+    if os.path.lexists(output.out) and not os.path.isdir(output.out):
+        raise ValueError(f'{output.out}: is no folder; give another --out')
     taken = {os.path.realpath(source) for source in sources if source}
     for name in FILES:
         path = os.path.join(output.out, name)

@@ -304,8 +304,9 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
     """Reads VOC's XML files, whose element ``filename`` names the image.
 
     Objects marked difficult count. Where the image is missing, the one named
-    like the XML file is taken. The folder holds either ``Annotations`` and
-    ``JPEGImages``, to which the names refer, or XML files and images.
+    like the XML file is taken; with a listing, that one comes first. The
+    folder holds either ``Annotations`` and ``JPEGImages``, to which the names
+    refer, or XML files and images.
 
     Args:
         path: The folder.
@@ -326,6 +327,8 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
         others = tuple(os.path.splitext(name)[0] + end for end in ends)
         try:
             image, classes = _read_xml(file)
+            if listing is not None:  # an id names the image, too
+                image, others = others[0], (*others[1:], image)
             examples.append(Example(image, classes, file, others))
         # A ParseError is a SyntaxError, an unknown encoding a LookupError.
         except (LookupError, OSError, SyntaxError, ValueError) as error:

@@ -76,6 +76,11 @@ class ExactResumeHook(Hook):
         self._before_validation: dict[str, Any] | None = None
         self._gathered: list[dict[str, Any]] | None = None
 
+    @property
+    def compares(self) -> bool:
+        """Whether the loaded checkpoint has settings to compare."""
+        return self._loaded is not None
+
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:

@@ -51,7 +51,15 @@ ASIDE = (
 )
 #: Prefixes of :func:`run_signature`'s keys after whose change the epoch
 #: starts anew.
-DATA_PREFIXES = ('processes', 'steps', 'images', 'digest', 'train_dataloader')
+DATA_PREFIXES = (
+    'processes',
+    'steps',
+    'images',
+    'digest',
+    'kind of loop',
+    'batch size',
+    'train_dataloader',
+)
 #: The settings of an optimizer with which its momenta still fit.
 NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
 #: A longer list of values is compared by its digest.
@@ -162,6 +170,11 @@ def run_signature(runner: Runner) -> dict[str, Any]:
         for hook in runner.cfg.get('custom_hooks') or ()
         if 'EMA' in str(hook)
     ]
+    if runner.cfg.get('train_dataloader') is None:
+        # The Runner was built from objects, which tell a part of it.
+        sections['kind of loop'] = type(runner.train_loop).__name__
+        sections['batch size'] = runner.train_dataloader.batch_size
+        sections['accumulated steps'] = accumulated_steps(runner)
     return {
         'processes': runner.world_size,
         'steps of an epoch': len(runner.train_dataloader),

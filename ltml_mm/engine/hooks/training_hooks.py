@@ -61,28 +61,32 @@ class ClassStatisticsHook(Hook):
         metainfo = training_metainfo(dataset)
         _check_num_classes(runner.model, metainfo.get('classes'))
         compare = runner._resume and not any(
-            isinstance(hook, ExactResumeHook) for hook in runner.hooks
+            isinstance(hook, ExactResumeHook) and hook.compares
+            for hook in runner.hooks
         )
         for module in runner.model.modules():
             if hasattr(module, 'set_class_statistics'):
                 statistics = ClassStatistics.from_metainfo(metainfo)
                 if compare:
-                    _check_counts(module, list(statistics.counts))
+                    _check_counts(module, statistics)
                 module.set_class_statistics(statistics)
 
 
-def _check_counts(module: nn.Module, counts: list[int]) -> None:
-    """Compares counts with those that a resumed module has, if any."""
+def _check_counts(module: Any, statistics: ClassStatistics) -> None:
+    """Compares the statistics with those that a resumed module has."""
     found = getattr(module, 'class_counts', None)
     if found is None or not module.num_train_images:
         return
-    for k, (old, new) in enumerate(zip(found.tolist(), counts, strict=False)):
-        if old != new:
+    old = [int(module.num_train_images), *found.tolist()]
+    new = [statistics.num_images, *statistics.counts]
+    for k, (before, now) in enumerate(zip(old, new, strict=False)):
+        if before != now:
+            kind = f'images of class {k - 1}' if k else 'images'
             raise ValueError(
-                f'the checkpoint was trained on {old} images of class {k}, '
-                f'the training set has {new}: restore the data; or start a '
-                'new training from its weights with --cfg-options '
-                'load_from=CHECKPOINT in place of --resume'
+                f'the checkpoint was trained on {before} {kind}, the training '
+                f'set has {now}: restore the data; or start a new training '
+                'from its weights with --cfg-options load_from=CHECKPOINT in '
+                'place of --resume'
             )
 
 
@@ -145,12 +149,15 @@ class ScheduleCheckHook(Hook):
         )
         for scheduler in schedulers:
             end = scheduler.end
-            if (
-                isinstance(scheduler, WARM_UPS)
-                and not scheduler.by_epoch
-                and drop <= end < NO_END
-                and drop < runner.max_iters
-            ):
+            counts_steps = not scheduler.by_epoch and end < NO_END
+            if not isinstance(scheduler, WARM_UPS) or not counts_steps:
+                continue
+            if end > runner.max_iters:
+                runner.logger.warning(
+                    f'the warm-up takes {end} steps, but the run has only '
+                    f'{runner.max_iters}; it does not come to its end'
+                )
+            if drop <= end and drop < runner.max_iters:
                 raise ValueError(
                     f'the warm-up takes {end} steps, but the learning rate '
                     f'drops after {drop}: {runner.world_size} process(es) '
