@@ -52,7 +52,6 @@ REFUSED = {
         ['model.data_preprocessor.type=ClsDataPreprocessor'],
         r"write data_preprocessor=dict\(type='TwoStreamDataPreprocessor'",
     ),
-    'batch of none': ([f'{TRAIN}.batch_size=0'], 'batch_size=0'),
     'epoch without a whole batch': (
         [f'{EPOCH}=4'],
         'an epoch has no step: its 4 draws .* do not fill a batch of 5; lower '
@@ -78,13 +77,6 @@ REFUSED = {
     'learning rate of text': (
         ['optim_wrapper.optimizer.lr=fast'],
         "the config does not fit SGD: .*'str' and 'float'",
-    ),
-    'unknown loss option': (
-        [
-            'model.loss_cls.type=LogitCompensatedBCELoss',
-            'model.loss_cls.compensation=learned',
-        ],
-        'compensation must be one of .*learnable.*, got .learned.',
     ),
 }
 

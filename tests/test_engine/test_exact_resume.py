@@ -1,6 +1,8 @@
 """A run that was stopped and resumed is the run that was not."""
 
+from contextlib import nullcontext
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
@@ -113,27 +115,22 @@ AVERAGE = dict(type='EMAHook', momentum=0.1)
 
 
 @pytest.mark.parametrize(
-    ('options', 'stops', 'last'),
+    ('options', 'stops'),
     [
-        (dict(steps=0), {'epoch_1': 3, 'epoch_2': 6}, 'epoch_3.pth'),
-        (dict(steps=0, num_workers=4), {'epoch_1': 3}, 'epoch_3.pth'),
+        (dict(steps=0), {'epoch_1': 3, 'epoch_2': 6}),
+        (dict(steps=0, num_workers=4), {'epoch_1': 3}),
         # Inside an epoch.
-        (dict(steps=1), {'iter_2': 2, 'iter_3': 3, 'iter_7': 7}, 'iter_9.pth'),
-        (dict(steps=1, num_workers=4), {'iter_4': 4}, 'iter_9.pth'),
+        (dict(steps=1), {'iter_2': 2, 'iter_3': 3, 'iter_7': 7}),
+        (dict(steps=1, num_workers=4), {'iter_4': 4}),
         # By iterations: step 3 ends a pass, step 4 is validated.
         (
             dict(steps=1, by_epoch=False),
             {'iter_3': 3, 'iter_4': 4, 'iter_7': 7},
-            'iter_8.pth',
         ),
-        (
-            dict(steps=1, by_epoch=False, num_workers=4),
-            {'iter_4': 4},
-            'iter_8.pth',
-        ),
+        (dict(steps=1, by_epoch=False, num_workers=4), {'iter_4': 4}),
     ],
 )
-def test_stopped_and_resumed(data, tmp_path, options, stops, last):
+def test_stopped_and_resumed(data, tmp_path, options, stops):
     if options['steps'] and not ONEDL:
         pytest.skip('promised on OneDL only')
 
@@ -147,6 +144,7 @@ def test_stopped_and_resumed(data, tmp_path, options, stops, last):
 
     whole = tmp_path / 'whole'
     recorder = train(config(whole))
+    last = Path((whole / 'last_checkpoint').read_text()).name
     for stop, step in stops.items():
         resumed = tmp_path / stop
         again = train(config(resumed), whole / f'{stop}.pth')
@@ -427,10 +425,8 @@ def test_checkpoints_between_optimizer_steps(
     config.optim_wrapper.accumulative_counts = 4
     runner = Runner.from_cfg(config)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    if refused:
-        with pytest.raises(ValueError, match='accumulative_counts=4'):
-            check_accumulation(runner)
-    else:
+    error = pytest.raises(ValueError, match='accumulative_counts=4')
+    with error if refused else nullcontext():
         check_accumulation(runner)
 
 

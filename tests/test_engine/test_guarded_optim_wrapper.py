@@ -18,6 +18,7 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import MAX_IN_A_ROW
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9)
 LAST = 9  # steps of a tiny training
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def guarded(data, work_dir, on_nonfinite, **options):
@@ -44,9 +45,16 @@ def train(config, stops=False, **poison):
     return runner, hook, str(error and error.value)
 
 
-def assert_equal(left, right):
-    for a, b in zip(left, right, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=False)
+def make_small(work_dir, model, clip_grad, **wrapper):
+    """Builds a Runner of four steps."""
+    clip_grad = clip_grad and dict(clip_grad)  # the wrapper takes from it
+    return make_runner(
+        work_dir,
+        model,
+        hooks=['ClassStatisticsHook'],
+        optim_wrapper=dict(optimizer=SGD, clip_grad=clip_grad, **wrapper),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+    )
 
 
 @pytest.mark.parametrize('accumulative_counts', [1, 2])
@@ -66,17 +74,12 @@ def test_finite_steps_are_the_stock_ones(
     for kind in ('OptimWrapper', 'GuardedOptimWrapper'):
         torch.manual_seed(0)
         model = Model()
-        runner = make_runner(
+        runner = make_small(
             tmp_path / kind,
             model,
-            hooks=['ClassStatisticsHook'],
-            optim_wrapper=dict(
-                type=kind,
-                optimizer=SGD,
-                clip_grad=clip_grad and dict(clip_grad),
-                accumulative_counts=accumulative_counts,
-            ),
-            train_cfg=dict(by_epoch=True, max_epochs=3),
+            clip_grad,
+            type=kind,
+            accumulative_counts=accumulative_counts,
         )
         start = model.fc.weight.detach().clone()
         runner.train()
@@ -85,7 +88,7 @@ def test_finite_steps_are_the_stock_ones(
         logged = norms.data[0].tolist() if norms else None
         results.append((model.state_dict(), logged))
     (stock, stock_norms), (own, own_norms) = results
-    assert_equal(stock.values(), own.values())
+    assert_equal(stock, own)
     assert own_norms == stock_norms
     assert (own_norms is None) == ('max_norm' not in (clip_grad or ()))
 
@@ -101,7 +104,7 @@ def test_skip_leaves_no_trace(data, tmp_path, what, capsys):
         )
         if step in (2, 5):
             # BatchNorm's running statistics too: NaN would stay in them.
-            assert_equal(before.values(), after.values())
+            assert_equal(before, after)
             assert_equal(momenta, momenta_after)
         else:
             name = 'loss_cls.uniform.pos_scale'
@@ -161,7 +164,7 @@ def test_skipping_accumulated_batches(data, tmp_path):
     config = guarded(data, tmp_path, 'skip', accumulative_counts=3)
     runner, hook, _ = train(config, steps=[4])
     (before, momenta), (after, momenta_after) = hook.before[4], hook.after[6]
-    assert_equal(before.values(), after.values())
+    assert_equal(before, after)
     assert_equal(momenta, momenta_after)
     assert runner.message_hub.get_info('skipped_steps') == 1
     # The gradients of the skipped batches are gone as well.
@@ -179,20 +182,11 @@ def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
         model = Model()
         model.fc.bias.register_hook(lambda g: torch.full_like(g, value))
         start = {k: v.clone() for k, v in model.state_dict().items()}
-        runner = make_runner(
-            tmp_path / mode,
-            model,
-            hooks=['ClassStatisticsHook'],
-            optim_wrapper=dict(
-                type='GuardedOptimWrapper',
-                optimizer=SGD,
-                on_nonfinite=mode,
-                clip_grad=clip_grad and dict(clip_grad),
-            ),
-        )
+        kind = dict(type='GuardedOptimWrapper', on_nonfinite=mode)
+        runner = make_small(tmp_path / mode, model, clip_grad, **kind)
         if mode == 'skip':
             runner.train()
-            assert runner.message_hub.get_info('skipped_steps') == 2
+            assert runner.message_hub.get_info('skipped_steps') == 4
         else:
             with pytest.raises(NonFiniteError) as error:
                 runner.train()
@@ -311,15 +305,8 @@ def poisoned_ranks(data, folder, on_nonfinite):
     config = guarded(data, folder / 'run', on_nonfinite)
     config.custom_imports = dict(imports=['ltml_mm', 'poisoned_batch'])
     config.train_dataloader.batch_size = 2
-    config.custom_hooks = [
-        dict(
-            type='Poison',
-            steps=[2],
-            what='labels',
-            rank=1,
-            out_dir=str(folder),
-        )
-    ]
+    poison = dict(type='Poison', steps=[2], what='labels', rank=1)
+    config.custom_hooks = [{**poison, 'out_dir': str(folder)}]
     config.env_cfg.dist_cfg = dict(backend='gloo')
     config.dump(folder / 'config.py')
     return train_ranks(folder / 'config.py')
