@@ -202,17 +202,9 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
         ),
         ({'randomness.seed': 2}, r'randomness\.seed: 1 -> 2'),
         (
-            {
-                'optim_wrapper.accumulative_counts': 3,
-                'default_hooks.checkpoint.interval': 3,
-            },
-            'accumulative_counts: None -> 3',
-        ),
-        (
             {'param_scheduler.1.milestones': [1, 2]},
             r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]',
         ),
-        ({'param_scheduler': None}, r'param_scheduler\.0\.type: LinearLR ->'),
         (
             {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=9)},
             r'train_cfg\.by_epoch: True -> False',

@@ -115,6 +115,19 @@ def test_pointer_that_leads_nowhere(work_dir, content, name):
     assert find_whole_checkpoint(work_dir) == f'{work_dir}/{name}.pth'
 
 
+def test_full_disk_leaves_the_old_checkpoint(work_dir, monkeypatch):
+    def fail(descriptor):
+        raise OSError(28, 'No space left on device')
+
+    path = work_dir / 'iter_11.pth'
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='not written') as caught:
+        save(path, 99)
+    assert caught.value.filename == str(path)
+    assert read_checkpoint(path)['state_dict']['w'][0] == 11
+    assert not list(work_dir.glob('.*'))
+
+
 @pytest.mark.parametrize(
     'options',
     [
