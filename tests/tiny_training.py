@@ -95,9 +95,6 @@ def make_config(data, work_dir, num_workers=0, by_epoch=True, steps=3):
     """Returns a config: 3 epochs of 3 steps, or as many steps alone.
 
     Args:
-        data: The folder that write_data made.
-        work_dir: Where logs and checkpoints go.
-        num_workers: Workers of each dataloader.
         by_epoch: Whether to train by epochs.
         steps: Checkpoints are saved every so many steps, 0 for epochs.
     """

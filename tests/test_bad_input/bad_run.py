@@ -39,16 +39,15 @@ def run_main(main, *args):
     return 0, shown.getvalue()
 
 
-def training(config, *options):
+def training(config, *options, flags=()):
     """Trains with ``--cfg-options``."""
     more = ['--cfg-options', *options] if options else []
-    return run_main(train.main, config, *more)
+    return run_main(train.main, config, *flags, *more)
 
 
 def resumption(config, checkpoint, *options):
     """Resumes from a checkpoint with ``--cfg-options``."""
-    more = ['--cfg-options', *options] if options else []
-    return run_main(train.main, config, '--resume', checkpoint, *more)
+    return training(config, *options, flags=('--resume', checkpoint))
 
 
 def evaluation(config, checkpoint, *flags):

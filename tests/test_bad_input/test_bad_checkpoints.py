@@ -143,6 +143,9 @@ def test_the_own_checkpoint(saved, tmp_path):
     out = tmp_path / 'out'
     assert evaluation(config, saved['own'], '--show-dir', out)[0] == 0
     assert len(list(out.glob('*.png'))) == 10
+    assert evaluation(config, saved['own'], '--tta')[0] == 0
+    outcome = evaluation(config, saved['plain'], '--tta')
+    assert_refused(outcome, MISFIT)
     image = tmp_path / 'data' / '0.png'
     assert prediction(config, saved['own'], image)[0] == 0
     options = [saved['own'], 'train_cfg.max_epochs=2']
@@ -150,13 +153,6 @@ def test_the_own_checkpoint(saved, tmp_path):
     options.append('default_hooks.exact_resume.on_change=warn')
     outcome = resumption(config, *options)
     assert outcome[0] == 0, outcome[1]
-
-
-def test_the_own_checkpoint_with_averaged_views(saved, tmp_path):
-    config = write_case(tmp_path)
-    assert evaluation(config, saved['own'], '--tta')[0] == 0
-    outcome = evaluation(config, saved['plain'], '--tta')
-    assert_refused(outcome, MISFIT)
 
 
 def test_weights_of_a_plain_model_go_to_both_branches(saved, tmp_path):

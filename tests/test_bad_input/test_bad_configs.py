@@ -21,6 +21,10 @@ REFUSED = {
         r'num_classes=4, but the training set has 3 classes '
         r"\(common, medium, rare\): set num_classes=3 in the config's model",
     ),
+    'no classes': (
+        ['model.num_classes=0'],
+        'num_classes must be a positive (int|integer), got 0',
+    ),
     'unknown stream': (
         f"""{TRAIN} = dict(sampler=dict(streams=dict(
             _delete_=True,
@@ -48,16 +52,6 @@ REFUSED = {
         ['model.data_preprocessor.type=ClsDataPreprocessor'],
         r"write data_preprocessor=dict\(type='TwoStreamDataPreprocessor'",
     ),
-    'fork at a module that does not exist': (
-        ['model.fork_at=[layer9]'],
-        r"fork.at names 'layer9', which ResNet does not have. .*layer4",
-    ),
-    'loss without counts': (
-        ['default_hooks.class_statistics=None'],
-        'does not know the class counts of the training set; add '
-        r"dict\(type='ClassStatisticsHook'\)",
-    ),
-    'batch of none': ([f'{TRAIN}.batch_size=0'], 'batch_size=0'),
     'epoch without a whole batch': (
         [f'{EPOCH}=4'],
         'an epoch has no step: its 4 draws .* do not fill a batch of 5; lower '
@@ -83,13 +77,6 @@ REFUSED = {
     'learning rate of text': (
         ['optim_wrapper.optimizer.lr=fast'],
         "the config does not fit SGD: .*'str' and 'float'",
-    ),
-    'unknown loss option': (
-        [
-            'model.loss_cls.type=LogitCompensatedBCELoss',
-            'model.loss_cls.compensation=learned',
-        ],
-        'compensation must be one of .*learnable.*, got .learned.',
     ),
 }
 

@@ -1,5 +1,8 @@
 """A run that was stopped and resumed is the run that was not."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
@@ -17,6 +20,7 @@ from ltml_mm.datasets.samplers import UniformSampler
 from ltml_mm.engine import ExactResumeHook
 from ltml_mm.engine.hooks import exact_resume_hook
 from ltml_mm.engine.hooks.exact_resume_hook import check_accumulation
+from ltml_mm.engine.hooks.preemption_hook import end_workers
 from ltml_mm.engine.hooks.resume_state import (
     compare_signatures,
     run_signature,
@@ -51,28 +55,24 @@ def train(config, checkpoint=None):
     runner.register_hook(recorder)
     runner.train()
     for loop in (runner.train_loop, runner.val_loop):
-        workers = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
-        if workers is not None:
-            # The garbage collector would take 5 seconds for each of them.
-            workers._shutdown_workers()
+        # The garbage collector would take 5 seconds for each of them.
+        end_workers(getattr(loop, 'dataloader', None))
     return recorder
 
 
-def assert_same(a, b, path=''):
-    """Compares two checkpoints bit by bit."""
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f'{path}/{key}')
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for index, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f'{path}/{index}')
-    elif torch.is_tensor(a):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
+def plain(value):
+    """Returns a part of a checkpoint, with tensors as dtypes and lists."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return (value.dtype, value.tolist()) if torch.is_tensor(value) else value
+
+
+def assert_same(a, b, part=''):
+    """Compares parts of two checkpoints bit by bit."""
+    same = plain(a) == plain(b)  # apart: pytest would print all of it
+    assert same, part
 
 
 def assert_same_runs(whole, resumed, last, step):
@@ -115,27 +115,22 @@ AVERAGE = dict(type='EMAHook', momentum=0.1)
 
 
 @pytest.mark.parametrize(
-    ('options', 'stops', 'last'),
+    ('options', 'stops'),
     [
-        (dict(steps=0), {'epoch_1': 3, 'epoch_2': 6}, 'epoch_3.pth'),
-        (dict(steps=0, num_workers=4), {'epoch_1': 3}, 'epoch_3.pth'),
+        (dict(steps=0), {'epoch_1': 3, 'epoch_2': 6}),
+        (dict(steps=0, num_workers=4), {'epoch_1': 3}),
         # Inside an epoch.
-        (dict(steps=1), {'iter_2': 2, 'iter_3': 3, 'iter_7': 7}, 'iter_9.pth'),
-        (dict(steps=1, num_workers=4), {'iter_4': 4}, 'iter_9.pth'),
+        (dict(steps=1), {'iter_2': 2, 'iter_3': 3, 'iter_7': 7}),
+        (dict(steps=1, num_workers=4), {'iter_4': 4}),
         # By iterations: step 3 ends a pass, step 4 is validated.
         (
             dict(steps=1, by_epoch=False),
             {'iter_3': 3, 'iter_4': 4, 'iter_7': 7},
-            'iter_8.pth',
         ),
-        (
-            dict(steps=1, by_epoch=False, num_workers=4),
-            {'iter_4': 4},
-            'iter_8.pth',
-        ),
+        (dict(steps=1, by_epoch=False, num_workers=4), {'iter_4': 4}),
     ],
 )
-def test_stopped_and_resumed(data, tmp_path, options, stops, last):
+def test_stopped_and_resumed(data, tmp_path, options, stops):
     if options['steps'] and not ONEDL:
         pytest.skip('promised on OneDL only')
 
@@ -149,6 +144,7 @@ def test_stopped_and_resumed(data, tmp_path, options, stops, last):
 
     whole = tmp_path / 'whole'
     recorder = train(config(whole))
+    last = Path((whole / 'last_checkpoint').read_text()).name
     for stop, step in stops.items():
         resumed = tmp_path / stop
         again = train(config(resumed), whole / f'{stop}.pth')
@@ -206,19 +202,11 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
         ),
         ({'randomness.seed': 2}, r'randomness\.seed: 1 -> 2'),
         (
-            {
-                'optim_wrapper.accumulative_counts': 3,
-                'default_hooks.checkpoint.interval': 3,
-            },
-            'accumulative_counts: None -> 3',
-        ),
-        (
             {'param_scheduler.1.milestones': [1, 2]},
             r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]',
         ),
-        ({'param_scheduler': None}, r'param_scheduler\.0\.type: LinearLR ->'),
         (
-            {'train_cfg': dict(by_epoch=False, max_iters=9)},
+            {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=9)},
             r'train_cfg\.by_epoch: True -> False',
         ),
         ({'model.backbone.drop_path_rate': 0.2}, r'0\.3 -> 0\.2'),
@@ -227,22 +215,13 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
 )
 def test_another_run_is_refused(data, tmp_path, stopped, changes, message):
     config = make_config(data, tmp_path, steps=1)
-    change(config, changes)
+    config.merge_from_dict(deepcopy(changes))
     with pytest.raises(ValueError, match=message) as caught:
         train(config, stopped / 'iter_6.pth')
     assert 'on_change=warn' in str(caught.value)
     assert 'load_from=' in str(caught.value)
     assert '\n' not in str(caught.value)
     assert not list(tmp_path.glob('*.pth'))
-
-
-def change(config, changes):
-    for name, value in changes.items():
-        *path, last = name.split('.')
-        part = config
-        for key in path:
-            part = part[int(key) if key.isdigit() else key]
-        part[last] = value
 
 
 def test_other_images_of_the_same_counts_are_refused(tmp_path, stopped):
@@ -262,7 +241,7 @@ def test_what_shapes_no_training_may_change(tmp_path, stopped):
         'model.backbone.init_cfg': dict(type='Kaiming', layer='Conv2d'),
         'param_scheduler.1.milestones': (2,),
     }
-    change(config, changes)
+    config.merge_from_dict(deepcopy(changes))
     train(config, stopped / 'iter_6.pth')
     expected = read_checkpoint(stopped / 'iter_9.pth')
     found = read_checkpoint(tmp_path / 'work' / 'epoch_3.pth')
@@ -286,7 +265,7 @@ def test_long_lists_are_compared_by_their_digest():
 def go_on(data, work_dir, checkpoint, changes):
     """Resumes another run deliberately, and logs every step."""
     config = make_config(data, work_dir, steps=1)
-    change(config, changes)
+    config.merge_from_dict(deepcopy(changes))
     config.default_hooks.logger.interval = 1
     config.default_hooks.exact_resume.on_change = 'warn'
     return train(config, checkpoint)
@@ -306,6 +285,7 @@ SCHEDULE = [
     dict(type='LinearLR', by_epoch=False, begin=0, end=4),
     dict(type='MultiStepLR', by_epoch=True, milestones=[1, 3], gamma=0.5),
 ]
+ADAMW = dict(_delete_=True, type='AdamW', lr=0.002)
 COSINE = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)]
 
 
@@ -320,7 +300,11 @@ COSINE = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)]
         (6, {'auto_scale_lr': dict(enable=True, base_batch_size=2)}, True),
         (
             6,
-            {'optim_wrapper.optimizer': dict(type='AdamW', lr=0.002)},
+            {
+                'optim_wrapper.optimizer': dict(
+                    _delete_=True, type='AdamW', lr=0.002
+                )
+            },
             False,
         ),
         (
@@ -433,10 +417,8 @@ def test_checkpoints_between_optimizer_steps(
     config.optim_wrapper.accumulative_counts = 4
     runner = Runner.from_cfg(config)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    if refused:
-        with pytest.raises(ValueError, match='accumulative_counts=4'):
-            check_accumulation(runner)
-    else:
+    error = pytest.raises(ValueError, match='accumulative_counts=4')
+    with error if refused else nullcontext():
         check_accumulation(runner)
 
 

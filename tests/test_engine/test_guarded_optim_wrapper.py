@@ -1,5 +1,6 @@
 """No infinity and no NaN reaches the weights."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import MAX_IN_A_ROW
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9)
 LAST = 9  # steps of a tiny training
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def guarded(data, work_dir, on_nonfinite, **options):
@@ -33,38 +35,26 @@ def guarded(data, work_dir, on_nonfinite, **options):
     return config
 
 
-def train(config, **poison):
+def train(config, stops=False, **poison):
+    """Trains; returns runner, hook, and what the wrapper says if it stops."""
     runner = Runner.from_cfg(config)
     hook = Poison(**poison)
     runner.register_hook(hook)
-    runner.train()
-    return runner, hook
-
-
-def stop(config, **poison):
-    """Trains until the wrapper stops the run; returns its words."""
-    runner = Runner.from_cfg(config)
-    hook = Poison(**poison)
-    runner.register_hook(hook)
-    with pytest.raises(NonFiniteError) as error:
+    with pytest.raises(NonFiniteError) if stops else nullcontext() as error:
         runner.train()
-    return str(error.value), runner, hook
+    return runner, hook, str(error and error.value)
 
 
-def assert_equal(left, right):
-    for a, b in zip(left, right, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=False)
-
-
-class Plain(torch.nn.Module):
-    """One parameter whose gradient is the factor of the loss."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(2))
-
-    def loss(self, factor):
-        return (self.weight * factor).sum()
+def make_small(work_dir, model, clip_grad, **wrapper):
+    """Builds a Runner of four steps."""
+    clip_grad = clip_grad and dict(clip_grad)  # the wrapper takes from it
+    return make_runner(
+        work_dir,
+        model,
+        hooks=['ClassStatisticsHook'],
+        optim_wrapper=dict(optimizer=SGD, clip_grad=clip_grad, **wrapper),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+    )
 
 
 @pytest.mark.parametrize('accumulative_counts', [1, 2])
@@ -84,17 +74,12 @@ def test_finite_steps_are_the_stock_ones(
     for kind in ('OptimWrapper', 'GuardedOptimWrapper'):
         torch.manual_seed(0)
         model = Model()
-        runner = make_runner(
+        runner = make_small(
             tmp_path / kind,
             model,
-            hooks=['ClassStatisticsHook'],
-            optim_wrapper=dict(
-                type=kind,
-                optimizer=SGD,
-                clip_grad=clip_grad and dict(clip_grad),
-                accumulative_counts=accumulative_counts,
-            ),
-            train_cfg=dict(by_epoch=True, max_epochs=3),
+            clip_grad,
+            type=kind,
+            accumulative_counts=accumulative_counts,
         )
         start = model.fc.weight.detach().clone()
         runner.train()
@@ -103,7 +88,7 @@ def test_finite_steps_are_the_stock_ones(
         logged = norms.data[0].tolist() if norms else None
         results.append((model.state_dict(), logged))
     (stock, stock_norms), (own, own_norms) = results
-    assert_equal(stock.values(), own.values())
+    assert_equal(stock, own)
     assert own_norms == stock_norms
     assert (own_norms is None) == ('max_norm' not in (clip_grad or ()))
 
@@ -111,7 +96,7 @@ def test_finite_steps_are_the_stock_ones(
 @pytest.mark.parametrize('what', ['images', 'labels'])
 def test_skip_leaves_no_trace(data, tmp_path, what, capsys):
     config = guarded(data, tmp_path, 'skip')
-    runner, hook = train(config, steps=[2, 5], what=what)
+    runner, hook, _ = train(config, steps=[2, 5], what=what)
     for step in range(1, LAST + 1):
         (before, momenta), (after, momenta_after) = (
             hook.before[step],
@@ -119,7 +104,7 @@ def test_skip_leaves_no_trace(data, tmp_path, what, capsys):
         )
         if step in (2, 5):
             # BatchNorm's running statistics too: NaN would stay in them.
-            assert_equal(before.values(), after.values())
+            assert_equal(before, after)
             assert_equal(momenta, momenta_after)
         else:
             name = 'loss_cls.uniform.pos_scale'
@@ -138,14 +123,14 @@ def test_the_count_goes_on_after_a_resume(data, tmp_path):
     train(config, steps=[2, 5])
     again = guarded(data, tmp_path, 'skip')
     again.resume, again.load_from = True, str(tmp_path / 'iter_6.pth')
-    runner, _ = train(again, steps=[8])
+    runner, *_ = train(again, steps=[8])
     counts, _ = runner.message_hub.log_scalars['train/skipped_steps'].data
     assert counts.tolist() == [1, 2, 3]
 
 
 def test_stop_tells_step_terms_and_images(data, tmp_path):
     config = guarded(data, tmp_path, 'stop')
-    message, runner, hook = stop(config, steps=[4], what='labels')
+    runner, hook, message = train(config, True, steps=[4], what='labels')
     assert message.startswith('step 4: ')
     assert 'rebalanced.loss_cls = nan' in message
     # The other terms are finite.
@@ -166,7 +151,7 @@ def test_stop_tells_step_terms_and_images(data, tmp_path):
 
 def test_the_decision_comes_at_the_accumulated_step(data, tmp_path):
     config = guarded(data, tmp_path, 'stop', accumulative_counts=3)
-    message, runner, hook = stop(config, steps=[4])
+    runner, hook, message = train(config, True, steps=[4])
     assert message.startswith('step 6: ')
     assert runner.iter == 5
     lines = [line for line in message.splitlines() if line[:2] == '  ']
@@ -177,9 +162,9 @@ def test_the_decision_comes_at_the_accumulated_step(data, tmp_path):
 
 def test_skipping_accumulated_batches(data, tmp_path):
     config = guarded(data, tmp_path, 'skip', accumulative_counts=3)
-    runner, hook = train(config, steps=[4])
+    runner, hook, _ = train(config, steps=[4])
     (before, momenta), (after, momenta_after) = hook.before[4], hook.after[6]
-    assert_equal(before.values(), after.values())
+    assert_equal(before, after)
     assert_equal(momenta, momenta_after)
     assert runner.message_hub.get_info('skipped_steps') == 1
     # The gradients of the skipped batches are gone as well.
@@ -197,20 +182,11 @@ def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
         model = Model()
         model.fc.bias.register_hook(lambda g: torch.full_like(g, value))
         start = {k: v.clone() for k, v in model.state_dict().items()}
-        runner = make_runner(
-            tmp_path / mode,
-            model,
-            hooks=['ClassStatisticsHook'],
-            optim_wrapper=dict(
-                type='GuardedOptimWrapper',
-                optimizer=SGD,
-                on_nonfinite=mode,
-                clip_grad=clip_grad and dict(clip_grad),
-            ),
-        )
+        kind = dict(type='GuardedOptimWrapper', on_nonfinite=mode)
+        runner = make_small(tmp_path / mode, model, clip_grad, **kind)
         if mode == 'skip':
             runner.train()
-            assert runner.message_hub.get_info('skipped_steps') == 2
+            assert runner.message_hub.get_info('skipped_steps') == 4
         else:
             with pytest.raises(NonFiniteError) as error:
                 runner.train()
@@ -224,19 +200,24 @@ def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
 
 
 def make_wrapper(kind=GuardedOptimWrapper, **options):
-    model = Plain()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    return kind(optimizer=optimizer, **options), model
+    """A wrapper, its one parameter, and a step with a gradient of it."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    wrapper = kind(optimizer=torch.optim.SGD([weight], 0.1), **options)
+    return (
+        wrapper,
+        weight,
+        lambda factor: wrapper.update_params((weight * factor).sum()),
+    )
 
 
 def test_skipping_without_end_stops():
-    wrapper, model = make_wrapper(on_nonfinite='skip')
+    _, weight, step = make_wrapper(on_nonfinite='skip')
     bad, good = torch.nan, 1.0
     for factor in [bad] * MAX_IN_A_ROW + [good] + [bad] * MAX_IN_A_ROW:
-        wrapper.update_params(model.loss(factor))
-    assert torch.equal(model.weight, torch.full((2,), 0.9))
+        step(factor)
+    assert torch.equal(weight, torch.full((2,), 0.9))
     with pytest.raises(NonFiniteError, match='41 steps in a row'):
-        wrapper.update_params(model.loss(bad))
+        step(bad)
 
 
 def test_unknown_choice():
@@ -264,55 +245,57 @@ def amp(monkeypatch):
 @pytest.mark.parametrize('clip_grad', [None, dict(max_norm=100.0)])
 def test_overflow_is_left_to_the_scaler(amp, clip_grad):
     scale = dict(init_scale=2.0**127)
-    wrapper, model = amp(loss_scale=scale, clip_grad=clip_grad)
+    wrapper, weight, step = amp(loss_scale=scale, clip_grad=clip_grad)
     for _ in range(3):
-        wrapper.update_params(model.loss(8.0))
+        step(8.0)
     # 8 * 2**127 and 8 * 2**126 and 8 * 2**125 are infinite in float32.
-    assert torch.equal(model.weight, torch.ones(2))
+    assert torch.equal(weight, torch.ones(2))
     assert wrapper.loss_scaler.get_scale() == 2.0**124
-    wrapper.update_params(model.loss(8.0))
-    torch.testing.assert_close(model.weight, torch.full((2,), 0.2))
+    step(8.0)
+    torch.testing.assert_close(weight, torch.full((2,), 0.2))
     assert wrapper.loss_scaler.get_scale() == 2.0**124
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow(amp):
-    wrapper, model = amp(loss_scale=dict(init_scale=4.0))
+    wrapper, weight, step = amp(loss_scale=dict(init_scale=4.0))
     with pytest.raises(NonFiniteError, match='loss is not finite'):
-        wrapper.update_params(model.loss(torch.inf))
-    wrapper, model = amp(loss_scale=dict(init_scale=4.0), on_nonfinite='skip')
-    wrapper.update_params(model.loss(torch.inf))
-    assert torch.equal(model.weight, torch.ones(2))
+        step(torch.inf)
+    wrapper, weight, step = amp(
+        loss_scale=dict(init_scale=4.0), on_nonfinite='skip'
+    )
+    step(torch.inf)
+    assert torch.equal(weight, torch.ones(2))
     assert wrapper.loss_scaler.get_scale() == 4
     # Ready for the next step.
-    wrapper.update_params(model.loss(1.0))
-    torch.testing.assert_close(model.weight, torch.full((2,), 0.9))
+    step(1.0)
+    torch.testing.assert_close(weight, torch.full((2,), 0.9))
 
 
 def test_gradients_that_no_scale_mends(amp):
-    wrapper, model = amp(loss_scale=dict(init_scale=4.0))
-    model.weight.register_hook(lambda g: g * torch.inf)
+    _, weight, step = amp(loss_scale=dict(init_scale=4.0))
+    weight.register_hook(lambda g: g * torch.inf)
     for _ in range(MAX_IN_A_ROW):
-        wrapper.update_params(model.loss(1.0))
+        step(1.0)
     with pytest.raises(NonFiniteError, match='41 steps in a row'):
-        wrapper.update_params(model.loss(1.0))
-    wrapper, model = amp(loss_scale=dict(enabled=False))
-    model.weight.register_hook(lambda g: g * torch.inf)
+        step(1.0)
+    _, weight, step = amp(loss_scale=dict(enabled=False))
+    weight.register_hook(lambda g: g * torch.inf)
     with pytest.raises(NonFiniteError, match='gradients is inf'):
-        wrapper.update_params(model.loss(1.0))
+        step(1.0)
 
 
 def test_finite_mixed_precision_steps_are_the_stock_ones(amp):
     weights = []
     stock = partial(make_wrapper, amp_optimizer_wrapper.AmpOptimWrapper)
     for make in (amp, stock):
-        wrapper, model = make(
+        wrapper, weight, step = make(
             loss_scale=dict(init_scale=8.0, growth_interval=2),
             clip_grad=dict(max_norm=0.5),
             accumulative_counts=2,
         )
         for factor in (0.3, 1.7, 5.0, -2.0, 1.0, 1.0):
-            wrapper.update_params(model.loss(factor))
-        weights.append((model.weight, wrapper.loss_scaler.get_scale()))
+            step(factor)
+        weights.append((weight, wrapper.loss_scaler.get_scale()))
     assert torch.equal(weights[0][0], weights[1][0])
     assert weights[0][1] == weights[1][1] > 8
 
@@ -322,15 +305,8 @@ def poisoned_ranks(data, folder, on_nonfinite):
     config = guarded(data, folder / 'run', on_nonfinite)
     config.custom_imports = dict(imports=['ltml_mm', 'poisoned_batch'])
     config.train_dataloader.batch_size = 2
-    config.custom_hooks = [
-        dict(
-            type='Poison',
-            steps=[2],
-            what='labels',
-            rank=1,
-            out_dir=str(folder),
-        )
-    ]
+    poison = dict(type='Poison', steps=[2], what='labels', rank=1)
+    config.custom_hooks = [{**poison, 'out_dir': str(folder)}]
     config.env_cfg.dist_cfg = dict(backend='gloo')
     config.dump(folder / 'config.py')
     return train_ranks(folder / 'config.py')

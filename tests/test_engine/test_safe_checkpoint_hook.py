@@ -105,15 +105,27 @@ def test_no_checkpoint_at_all(tmp_path):
     assert find_whole_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize('content', [b'', b'\0\xff'])
-def test_damaged_pointer(work_dir, content):
+@pytest.mark.parametrize(
+    ('content', 'name'),
+    # The last one is of a work directory that was moved.
+    [(b'', 'iter_11'), (b'\0\xff', 'iter_11'), (b'/a/iter_10.pth', 'iter_10')],
+)
+def test_pointer_that_leads_nowhere(work_dir, content, name):
     (work_dir / 'last_checkpoint').write_bytes(content)
-    assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_11.pth')
+    assert find_whole_checkpoint(work_dir) == f'{work_dir}/{name}.pth'
 
 
-def test_work_directory_that_was_moved(work_dir):
-    (work_dir / 'last_checkpoint').write_text('/elsewhere/iter_10.pth')
-    assert find_whole_checkpoint(work_dir) == str(work_dir / 'iter_10.pth')
+def test_full_disk_leaves_the_old_checkpoint(work_dir, monkeypatch):
+    def fail(descriptor):
+        raise OSError(28, 'No space left on device')
+
+    path = work_dir / 'iter_11.pth'
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='not written') as caught:
+        save(path, 99)
+    assert caught.value.filename == str(path)
+    assert read_checkpoint(path)['state_dict']['w'][0] == 11
+    assert not list(work_dir.glob('.*'))
 
 
 @pytest.mark.parametrize(
@@ -161,29 +173,17 @@ def test_new_files_come_before_old_ones_go(data, tmp_path, monkeypatch):
     Runner.from_cfg(config).train()
 
     for epoch in (2, 3):
-        for new, old in (
-            (f'epoch_{epoch}.pth', f'epoch_{epoch - 1}.pth'),
-            (
-                f'best_multi-label_mAP_epoch_{epoch}.pth',
-                f'best_multi-label_mAP_epoch_{epoch - 1}.pth',
-            ),
-        ):
-            gone = events.index(('gone', old))
-            assert events.index(('new', new)) < gone
-            assert events.index(('new', f'{new}.sha256')) < gone
+        for name in ('best_multi-label_mAP_epoch_{}.pth', 'epoch_{}.pth'):
+            new = events.index(('new', name.format(epoch)))
+            checksum = events.index(('new', f'{name.format(epoch)}.sha256'))
+            gone = events.index(('gone', name.format(epoch - 1)))
+            assert max(new, checksum) < gone
         # The pointer moves between the two.
-        between = events[
-            events.index(('new', f'epoch_{epoch}.pth')) : events.index(
-                ('gone', f'epoch_{epoch - 1}.pth')
-            )
-        ]
-        assert ('new', 'last_checkpoint') in between
-    assert {path.name for path in work_dir.glob('*.pth*')} == {
-        'epoch_3.pth',
-        'epoch_3.pth.sha256',
-        'best_multi-label_mAP_epoch_3.pth',
-        'best_multi-label_mAP_epoch_3.pth.sha256',
-    }
+        assert ('new', 'last_checkpoint') in events[new:gone]
+    kept = ('best_multi-label_mAP_epoch_3.pth', 'epoch_3.pth')
+    assert sorted(path.name for path in work_dir.glob('*.pth*')) == [
+        name + end for name in kept for end in ('', '.sha256')
+    ]
     assert not leftover.exists()
     for path in work_dir.glob('*.pth'):
         read_checkpoint(path)

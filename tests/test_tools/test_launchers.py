@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from mmengine.config import Config
-from tiny_run import REPO, TOOLS, environment
+from tiny_run import REPO, TOOLS, environment, finish, start
 
 from ltml_mm.experiments.rows import ROWS
 
@@ -50,16 +51,6 @@ def record(tmp_path):
         return [json.loads(line) for line in log.read_text().splitlines()]
 
     return run
-
-
-def run_script(script, *args, cwd, **variables):
-    return subprocess.run(
-        ['bash', str(TOOLS / script), *map(str, args)],
-        env=environment(**variables),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
 
 
 def options_of(argv, end):
@@ -160,24 +151,19 @@ def test_slurm_test(record):
     ],
 )
 def test_arguments_that_do_not_suffice(tmp_path, words):
-    done = run_script(*words.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith('usage: ')
-    assert done.stderr.count('\n') == 1
+    process = start(*words.split(), cwd=tmp_path)
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert output.startswith('usage: ')
+    assert output.count('\n') == 1
 
 
 def test_every_row_and_seed_is_listed_and_nothing_written(tmp_path):
     out = REPO / 'work_dirs/voc_table'
     before = out.exists()
-    process = run_script(
-        'reproduce.sh', 'voc', '--dry-run', cwd=tmp_path, PYTHONPATH=REPO
-    )
-    assert process.returncode == 0, process.stderr
-    lines = [
-        line.split()
-        for line in process.stdout.splitlines()
-        if line.startswith('work_dirs')
-    ]
+    words = ('reproduce.sh', 'voc', '--dry-run')
+    output = finish(start(*words, cwd=tmp_path, PYTHONPATH=REPO))
+    lines = re.findall(r'^(work_dirs\S+) +(\S+)$', output, re.M)
     assert {folder for folder, _ in lines} == {
         f'work_dirs/voc_table/{row}/seed_{seed}'
         for row in ROWS
