@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from ltml_mm.apis import MultiLabelInferencer
 from ltml_mm.apis.checkpoint import CheckpointError, load_weights
+from ltml_mm.apis.inferencer import find_images
 from ltml_mm.apis.model import (
     MAX_LABELS,
     MAX_SIDE,
@@ -252,6 +255,18 @@ def test_folders_are_searched(inferencer, tmp_path):
     paths = [record['path'] for record in inferencer(str(tmp_path))]
     names = ('b.png', 'sub/a.JPG', 'sub/deep/c.bmp')
     assert paths == [str(tmp_path / name) for name in names]
+
+
+def test_folders_may_lie_deeper_than_python_recurses(tmp_path):
+    place = tmp_path / 'deep'
+    for _ in range(sys.getrecursionlimit() + 100):
+        place.mkdir()
+        place = place / 'd'
+    try:
+        path = save(place.parent / 'a.png')
+        assert find_images(tmp_path / 'deep') == ([path], [])
+    finally:  # pytest would recurse
+        subprocess.run(['rm', '-r', tmp_path / 'deep'], check=True)
 
 
 def test_printable():

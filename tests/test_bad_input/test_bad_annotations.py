@@ -22,6 +22,16 @@ def repeat_under_another_name(train, test):
 
 #: What is wrong with the files, and what the error says.
 REFUSED = {
+    'no label at all in training': (
+        lambda train, test: [
+            x.update(gt_label=[]) for x in train['data_list']
+        ],
+        'no image of the training set has a label',
+    ),
+    'training and test of other classes': (
+        lambda train, test: test['metainfo'].update(classes=['a', 'b', 'c']),
+        r'/data/test\.json: its classes .* are not those',
+    ),
     'label above the classes': (
         lambda train, test: train['data_list'][4].update(gt_label=[3]),
         NAMED + r'entry 4 .*\(4\.png\): label 3 is not an integer from 0 to 2',

@@ -20,6 +20,7 @@ from ltml_mm.apis import read_checkpoint
 pytestmark = pytest.mark.usefixtures('quick')
 
 WIDER = 'model = dict(backbone=dict(stem_channels=8, base_channels=8))'
+DEEPER = 'model = dict(backbone=dict(depth=34))'
 
 
 class Bomb:
@@ -40,6 +41,7 @@ def saved(tmp_path_factory):
     configs = {
         'own': own,
         'wider': extend(write_case(folder / 'wider'), WIDER),
+        'deeper': extend(write_case(folder / 'deeper'), DEEPER),
         'plain': write_case(folder / 'plain', plain=True),
         'two classes': write_case(
             folder / 'classes',
@@ -72,6 +74,11 @@ def damages(folder):
         'bomb': lambda content, path: torch.save(
             {**content, 'extra': bomb}, path
         ),
+        'bomb in the weights': lambda content, path: torch.save(
+            {'state_dict': {**content['state_dict'], 'a': bomb}}, path
+        ),
+        'text': lambda content, path: path.write_text('no weights'),
+        'empty': lambda content, path: path.write_bytes(b''),
         'bomb of the old format': lambda content, path: torch.save(
             {**content, 'extra': bomb},
             path,
@@ -90,6 +97,8 @@ CUT = 'is truncated or no checkpoint'
 #: What a test, --resume and load_from say; None where it works.
 CASES = {
     'wider': (rf'{MISFIT} .*shape \(8,',) * 3,
+    # Its further blocks are left out where a training starts from it.
+    'deeper': (*(f'{MISFIT} .*layer1.* is unexpected',) * 2, None),
     'plain': (*(f'{MISFIT} .*layer4.* is unexpected',) * 2, None),
     # The classes are those of the checkpoint, which the test set lacks.
     'two classes': (
@@ -98,6 +107,9 @@ CASES = {
         None,
     ),
     'bomb': (PICKLE,) * 3,
+    'bomb in the weights': (PICKLE,) * 3,
+    'text': ('is truncated or no checkpoint|is no checkpoint',) * 3,
+    'empty': (CUT,) * 3,
     'bomb of the old format': (PICKLE,) * 3,
     'bare': ('holds no "state_dict"',) * 3,
     'cut': (CUT,) * 3,

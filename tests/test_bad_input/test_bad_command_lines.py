@@ -28,6 +28,22 @@ def place(tmp_path, monkeypatch):
 
 #: Words of the command line; status 1, from the tool, and what it says.
 REFUSED = {
+    'train: no such data': (
+        'train tiny.py --cfg-options data_root=nowhere',
+        r'nowhere/train\.json: no such annotation file; tools/',
+    ),
+    'train: a text for a number': (
+        'train tiny.py --cfg-options train_cfg.max_epochs=two',
+        "invalid literal .*'two'",
+    ),
+    'train: no GPU for mixed precision': (
+        'train tiny.py --amp',
+        '--amp needs a GPU',
+    ),
+    'train: a launcher that did not start it': (
+        'train tiny.py --launcher slurm',
+        '--launcher slurm needs SLURM_PROCID.* start it with',
+    ),
     'predict: no such device': (
         'predict tiny.py some.pth data/0.png --device toaster',
         "no device 'toaster' here",
@@ -55,7 +71,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('case', REFUSED)
-def test_refused(place, case):
+def test_refused(place, monkeypatch, case):
+    monkeypatch.delenv('SLURM_PROCID', raising=False)
     words, message = REFUSED[case]
     tool, *arguments = words.split()
     assert_refused(run_main(MAINS[tool], *arguments), message)
@@ -65,6 +82,14 @@ def test_refused(place, case):
 
 #: Words that do not parse; status 2, as of every command line.
 UNPARSED = {
+    'train: an unknown flag': (
+        'train tiny.py --epochs 3',
+        'unrecognized arguments: --epochs 3',
+    ),
+    'train: an unknown launcher': (
+        'train tiny.py --launcher ssh',
+        "invalid choice: 'ssh'",
+    ),
     'train: an override without =': (
         'train tiny.py --cfg-options seed',
         "'seed' is not of the form KEY=VALUE",

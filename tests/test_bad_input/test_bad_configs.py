@@ -25,6 +25,27 @@ REFUSED = {
         ['model.num_classes=0'],
         'num_classes must be a positive (int|integer), got 0',
     ),
+    'fork at a module that does not exist': (
+        ['model.fork_at=[layer9]'],
+        r"fork.at names 'layer9', which ResNet does not have. .*layer4",
+    ),
+    'loss without counts': (
+        ['default_hooks.class_statistics=None'],
+        'does not know the class counts of the training set; add '
+        r"dict\(type='ClassStatisticsHook'\)",
+    ),
+    'batch of none': ([f'{TRAIN}.batch_size=0'], 'batch_size=0'),
+    'negative number of workers': (
+        [f'{TRAIN}.num_workers=-1'],
+        'num_workers option should be non-negative',
+    ),
+    'unknown loss option': (
+        [
+            'model.loss_cls.type=LogitCompensatedBCELoss',
+            'model.loss_cls.compensation=learned',
+        ],
+        'compensation must be one of .*learnable.*, got .learned.',
+    ),
     'unknown stream': (
         f"""{TRAIN} = dict(sampler=dict(streams=dict(
             _delete_=True,

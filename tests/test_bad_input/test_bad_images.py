@@ -56,6 +56,12 @@ BAD = {
     'truncated JPEG': (cut('jpg'), 'Truncated'),
     'truncated PNG': (cut('png'), 'truncated'),
     'truncated BMP': (cut('bmp'), 'truncated'),
+    'truncated WebP': (cut('webp'), 'not an image|truncated|decode'),
+    'truncated TIFF': (cut('tif'), 'not an image|truncated|decode'),
+    'a link to nothing': (
+        lambda path: path.symlink_to('nowhere.png'),
+        'no such file',
+    ),
     # Pillow would start another program for it.
     'PostScript': (
         lambda path: path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n'),
@@ -83,6 +89,7 @@ def test_bad_image(trained, tmp_path, case):
     assert_nothing_half_written(tmp_path)
     expected, words = {
         'missing': (1, 'error: no such image or folder: '),
+        'a link to nothing': (1, 'error: no such image or folder: '),
         'a folder': (1, 'error: no image in '),
     }.get(case, (3, f'skipped {path}: '))
     status, shown = prediction(*trained, path)

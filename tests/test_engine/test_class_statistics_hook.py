@@ -64,10 +64,14 @@ def test_resume_with_the_same_counts(tmp_path):
         assert resume(tmp_path).loss.class_counts.tolist() == [6, 2, 2]
 
 
-def test_resume_with_other_counts_is_refused(tmp_path):
+@pytest.mark.parametrize('hooks', [HOOKS, [*HOOKS, 'ExactResumeHook']])
+def test_resume_with_other_counts_is_refused(tmp_path, hooks):
+    """Where ExactResumeHook has nothing to compare, it does not help."""
     train(tmp_path)
+    dataset = Numbers((6, 3, 2))
+    runner = make_runner(tmp_path, Model(), dataset, hooks=hooks, resume=True)
     with pytest.raises(ValueError, match=r'2 images of class 1.* has 3: '):
-        resume(tmp_path, (6, 3, 2))
+        runner.train()
 
 
 def test_resume_with_exact_resume_hook_leaves_counts_to_it(tmp_path):

@@ -205,6 +205,17 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
             {'param_scheduler.1.milestones': [1, 2]},
             r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]',
         ),
+        ({'train_dataloader.batch_size': 2}, 'batch_size: 4 -> 2'),
+        (
+            {'train_dataloader.sampler.epoch_length': 12},
+            'epoch_length: 14 -> 12',
+        ),
+        ({'train_dataloader.sampler.seed': 99}, 'seed: 3 -> 99'),
+        ({'optim_wrapper.optimizer.lr': 0.5}, r'lr: 0\.05 -> 0\.5'),
+        (
+            {'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW')},
+            r'optimizer\.type: SGD -> AdamW',
+        ),
         (
             {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=9)},
             r'train_cfg\.by_epoch: True -> False',

@@ -158,3 +158,12 @@ def test_no_worker_is_left(data, tmp_path):
     assert train(config)[1] == 0
     left = multiprocessing.active_children()
     assert not [child for child in left if child.daemon]
+
+
+def test_a_damaged_one_gives_way_to_the_epoch_before(data, tmp_path):
+    config = make_config(data, tmp_path, steps=0)
+    train(config, 'SIGTERM', 'self', 5)
+    path = tmp_path / 'iter_5.pth'
+    assert find_whole_checkpoint(tmp_path) == str(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert find_whole_checkpoint(tmp_path) == str(tmp_path / 'epoch_1.pth')

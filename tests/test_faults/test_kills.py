@@ -100,6 +100,14 @@ def test_kills_while_a_checkpoint_is_written(data, tmp_path, reference):
     assert_unharmed(run, expected)
 
 
+def test_kill_at_a_random_moment(data, tmp_path, reference):
+    expected, duration, _ = reference
+    run = Killed(data, tmp_path / 'work')
+    run.go_on(delay=random.uniform(0.3, 0.9) * duration)
+    assert not run.go_on()
+    assert_unharmed(run, expected)
+
+
 @pytest.mark.long
 def test_fifty_kills(data, tmp_path, reference):
     expected, duration, steps = reference

@@ -1,0 +1,107 @@
+"""The bounds that keep the package small enough to hold in the head."""
+
+import ast
+import inspect
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mmengine import registry
+
+import ltml_mm
+from ltml_mm.apis import train
+
+PACKAGE = Path(ltml_mm.__file__).parent
+CONFIGS = Path(__file__).parents[1] / 'configs'
+LEAVES = sorted(
+    path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts
+)
+
+
+def lines(paths):
+    return sum(len(path.read_text('utf-8').splitlines()) for path in paths)
+
+
+def test_size():
+    modules = list(PACKAGE.rglob('*.py'))
+    assert lines(modules) <= 12_700
+    assert len(modules) <= 90
+    assert lines(Path(__file__).parent.rglob('*.py')) <= 16_000
+
+
+def test_every_module_has_a_name_of_its_own():
+    names = Counter(path.stem for path in PACKAGE.rglob('*.py'))
+    del names['__init__']
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def constructors():
+    """The package's classes in the registries."""
+    for table in vars(registry).values():
+        if isinstance(table, registry.Registry):
+            for module in table.module_dict.values():
+                if module.__module__.startswith('ltml_mm'):
+                    yield module
+
+
+@pytest.mark.parametrize('module', constructors(), ids=lambda m: m.__name__)
+def test_a_constructor_takes_at_most_eight_arguments(module):
+    assert len(inspect.signature(module).parameters) <= 8
+
+
+def bases(path):
+    """The files named in a config's ``_base_``."""
+    for node in ast.parse(path.read_text('utf-8')).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_':
+            named = ast.literal_eval(node.value)
+            names = [named] if isinstance(named, str) else named
+            return [(path.parent / name).resolve() for name in names]
+    return []
+
+
+def depth(path):
+    return max((1 + depth(base) for base in bases(path)), default=0)
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
+def test_a_config_is_flat(path):
+    assert depth(path) <= 2
+
+
+def test_no_config_deletes_what_it_inherits():
+    assert [
+        path
+        for path in CONFIGS.rglob('*.py')
+        if '_delete_' in path.read_text('utf-8')
+    ] == []
+
+
+def test_a_training_visits_few_files(tmp_path, quick):
+    """Files with a function that one training of the demo calls."""
+    visited = set()
+
+    def visit(frame, event, argument):
+        name = frame.f_code.co_filename
+        if name.startswith(str(PACKAGE)) and frame.f_code.co_name[0] != '<':
+            visited.add(name)
+
+    command = [
+        str(CONFIGS / 'ltml_demo.py'),
+        f'--work-dir={tmp_path}',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'train_dataloader.sampler.epoch_length=64',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+        'val_dataloader.dataset.indices=20',
+    ]
+    sys.setprofile(visit)
+    try:
+        train.main(command)
+    finally:
+        sys.setprofile(None)
+    assert (tmp_path / 'epoch_1.pth').is_file()
+    assert len(visited) <= 30, sorted(visited)
