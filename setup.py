@@ -21,7 +21,14 @@ STACKS = {
         'setuptools<81',
     ],
 }
-TESTS = ['hypothesis', 'pytest>=8', 'scikit-learn', 'tensorboard', 'timm']
+TESTS = [
+    'hypothesis',
+    'pytest>=8',
+    'pytest-xdist',
+    'scikit-learn',
+    'tensorboard',
+    'timm',
+]
 
 setup(
     name='ltml_mm',

@@ -36,6 +36,8 @@ from ltml_mm.experiments.rows import CONFIGS, VARIANTS
 from ltml_mm.experiments.runs import config_hash
 from ltml_mm.files import write_json
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 VIEWS = 3
 
 
