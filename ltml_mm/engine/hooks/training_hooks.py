@@ -47,7 +47,7 @@ class ClassStatisticsHook(Hook):
     equal; ``ExactResumeHook``, where it is there, checks that.
     """
 
-    # Before any hook that reads the losses' counts, EMA's copy included.
+    # Hooks of lower priority may read the losses' counts.
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
