@@ -74,6 +74,15 @@ def test_resume_with_other_counts_is_refused(tmp_path, hooks):
         runner.train()
 
 
+def test_resume_with_another_number_of_images_is_refused(tmp_path):
+    """The weights of the loss are of the shares n_k / N."""
+    train(tmp_path)
+    dataset = Numbers(num_train_images=9)
+    runner = make_runner(tmp_path, Model(), dataset, hooks=HOOKS, resume=True)
+    with pytest.raises(ValueError, match=r'trained on 8 images, .* has 9: '):
+        runner.train()
+
+
 def test_resume_with_exact_resume_hook_leaves_counts_to_it(tmp_path):
     model = Model()
     hooks = [*HOOKS, 'ExactResumeHook']
