@@ -21,13 +21,24 @@ STACKS = {
         'setuptools<81',
     ],
 }
+# What single tools need, one extra a tool.
+TOOLS = {
+    'report': ['grad-cam'],
+    'web': ['gradio', 'grad-cam'],
+    'export': ['onnx', 'onnxruntime', 'onnxscript'],
+}
+DOCS = ['mkdocs-material', 'mkdocstrings[python]']
 TESTS = [
+    *(name for tool in TOOLS.values() for name in tool),
+    'build',
     'hypothesis',
+    'nbclient',
+    'playwright',
     'pytest>=8',
     'pytest-xdist',
-    'scikit-learn',
     'tensorboard',
     'timm',
+    'twine',
 ]
 
 setup(
@@ -43,20 +54,25 @@ setup(
     package_data={'ltml_mm': ['py.typed']},
     install_requires=[
         'filelock',
+        'jinja2',
         'matplotlib',
         'numpy>=1.26',
         'opencv-python',
         'packaging',
         'pillow',
         'pycocotools>=2.0.7',
+        'safetensors',
+        'scikit-learn',
         'torch>=2.6',
         'torchvision>=0.21',
         'tqdm',
     ],
     extras_require={
         **STACKS,
+        **TOOLS,
+        'docs': DOCS,
         'tests': TESTS,
-        'dev': [*TESTS, 'mypy', 'ruff'],
+        'dev': [*TESTS, *DOCS, 'mypy', 'ruff'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',
