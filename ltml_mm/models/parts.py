@@ -222,7 +222,7 @@ def head_config(
     return config
 
 
-def free_batch(network: nn.Module) -> nn.Module:
+def free_batch(network: Any) -> Any:
     """Lets a network be traced or exported for any number of images.
 
     MMPretrain's window attention (Swin, SwinV2, MixMIM) computes the number
@@ -230,7 +230,7 @@ def free_batch(network: nn.Module) -> nn.Module:
     word. The layers are changed in place and compute the same.
 
     Args:
-        network: Any network; one without such layers stays as it is.
+        network: Any module; one without such layers stays as it is.
     """
     for module in network.modules():
         reverse = getattr(module, 'window_reverse', None)

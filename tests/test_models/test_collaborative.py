@@ -404,7 +404,8 @@ def test_exported_network_takes_any_number_of_images(row):
 
 
 def test_traced_stock_network_with_windows_takes_any_number_of_images():
-    plain = MODELS.build(copy.deepcopy(ROWS['swin'][0])).eval()
+    plain = MODELS.build(copy.deepcopy(ROWS['swin'][0]))
+    plain.train(False)
     images = torch.rand(3, 3, 64, 64)
     (expected,) = plain(images)
     traced = torch.jit.trace(free_batch(plain), images[:1])
