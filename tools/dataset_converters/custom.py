@@ -44,6 +44,15 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         help='share of the images to hold out, stratified by class',
     )
+    val = parser.add_mutually_exclusive_group()
+    val.add_argument('--val', help='source of a validation set')
+    val.add_argument(
+        '--val-fraction',
+        dest='val',
+        type=float,
+        help='share of the images to hold out for validation; training then '
+        'validates on val.json, and test.py alone reads test.json',
+    )
     parser.add_argument(
         '--max-count',
         type=int,
@@ -81,6 +90,7 @@ def convert(args: argparse.Namespace, output: OutputOptions) -> str:
         recipe,
         args.seed,
         args.separator,
+        args.val,
     )
 
 
