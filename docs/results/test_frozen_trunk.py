@@ -29,7 +29,7 @@ from tiny_comparison import (
 )
 from trunk_features import read_index
 
-from ltml_mm.apis.cli import parse_cfg_options
+from ltml_cli.options import parse_cfg_options
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.test import add_flip_tta
 from ltml_mm.experiments.rows import CONFIGS, VARIANTS
