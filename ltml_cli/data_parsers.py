@@ -48,6 +48,15 @@ JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
         type=float,
         help='share of the images to hold out, stratified by class',
     )
+    val = parser.add_mutually_exclusive_group()
+    val.add_argument('--val', help='source of a validation set')
+    val.add_argument(
+        '--val-fraction',
+        dest='val',
+        type=float,
+        help='share of the images to hold out for validation; training then '
+        'validates on val.json, and test.py alone reads test.json',
+    )
     parser.add_argument(
         '--max-count',
         type=int,
@@ -147,7 +156,8 @@ def _add_output(parser: Parser, out: str | None = None) -> None:
         '--out',
         default=out,
         required=out is None,
-        help='folder to write train.json, test.json and split.json to',
+        help='folder to write train.json, test.json, split.json and, where '
+        'there is a validation set, val.json to',
     )
     for option, text in (
         ('--force', 'overwrite existing output'),

@@ -24,6 +24,8 @@ from ltml_mm.datasets.two_stream import innermost_datasets
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
 #: The datasets of which the folders stand at the top of a config.
 FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
+#: Those for validation, where the set has one, and for tests.
+VALIDATION, TEST = 'val.json', 'test.json'
 
 #: What a config may lack and an override may add all the same.
 FURTHER_SECTIONS = (
@@ -49,7 +51,9 @@ def load_config(
     """Reads a config file and completes it from the data.
 
     The top-level ``data_root``, ``data_prefix`` and ``allow_outside`` go to
-    the datasets that read annotation files. Where the config trains on
+    the datasets that read annotation files. An ``ann_file`` of None becomes
+    ``val.json`` for validation, where the set has one, and else
+    ``test.json``. Where the config trains on
     :class:`LongTailMultiLabelDataset`, a ``num_classes`` of None becomes the
     number of classes, and the test sets receive names and training counts of
     the classes.
@@ -119,6 +123,12 @@ def complete_config(
             for key in ('data_root', 'data_prefix', 'allow_outside'):
                 if cfg.get(key) is not None:
                     dataset.setdefault(key, cfg[key])
+    for name in ('val_dataloader', 'test_dataloader'):
+        for dataset in innermost_datasets(cfg.get(name) or {}):
+            if dataset.get('ann_file', '') is None:
+                path = Path(dataset.get('data_root') or '', VALIDATION)
+                validates = name == 'val_dataloader' and path.is_file()
+                dataset['ann_file'] = VALIDATION if validates else TEST
     generic = [
         dataset
         for dataset in dataset_configs(cfg)

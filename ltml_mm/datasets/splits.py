@@ -256,5 +256,6 @@ def check_fraction(fraction: float) -> None:
     """Raises a ValueError if a share does not lie between 0 and 1."""
     if not 0 < fraction < 1:
         raise ValueError(
-            f'the test fraction must lie between 0 and 1, got {fraction!r}'
+            'a fraction to hold out must lie between 0 and 1, got '
+            f'{fraction!r}'
         )

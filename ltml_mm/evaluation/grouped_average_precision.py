@@ -158,8 +158,10 @@ class GroupedAveragePrecision(BaseMetric):
             given = {'': sample['pred_score']}
             if self.branches:
                 given.update(sample.get(BRANCHES_KEY) or {})
-            scores = {name: _as_scores(s, sample) for name, s in given.items()}
-            targets = _as_targets(sample, scores[''].size)
+            scores = {
+                name: sample_scores(s, sample) for name, s in given.items()
+            }
+            targets = sample_targets(sample, scores[''].size)
             self.results.append((scores, targets))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -241,7 +243,7 @@ def _place(sample: Mapping[str, Any]) -> str:
     return f'image {sample.get("img_path") or sample.get("sample_idx")}'
 
 
-def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
+def sample_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
     """Copies scores, float32 (K,): a view would keep the whole batch."""
     array = torch.as_tensor(scores).detach().float().cpu().numpy().copy()
     if array.ndim != 1:
@@ -258,7 +260,7 @@ def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
     return array
 
 
-def _as_targets(sample: Mapping[str, Any], num_classes: int) -> np.ndarray:
+def sample_targets(sample: Mapping[str, Any], num_classes: int) -> np.ndarray:
     """Returns the labels as 0 and 1, uint8 (K,)."""
     if 'gt_score' in sample:
         hard = torch.as_tensor(sample['gt_score']).cpu().numpy() > 0.5

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from ltml_mm.datasets.splits import (
     COCO_LT,
     VOC_LT,
     ParetoRecipe,
+    check_fraction,
     ids_checksum,
     stratified_holdout,
 )
@@ -49,8 +50,10 @@ READERS: dict[str, Callable[[str], ImageSet]] = {
     'folders': read_folders,
     'mmpretrain': read_mmpretrain,
 }
-# The last one completes the set.
-FILES = ('train.json', 'test.json', 'split.json')
+#: The parts of a set, each a file, and the record that completes it.
+PARTS = ('train', 'val', 'test')
+RECORD = 'split.json'
+FILES = (*(f'{part}.json' for part in PARTS), RECORD)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,6 +109,7 @@ def _convert(args: argparse.Namespace, output: OutputOptions) -> str:
         recipe,
         args.seed,
         args.separator,
+        args.val,
     )
 
 
@@ -126,8 +130,11 @@ def convert_custom(
     recipe: ParetoRecipe | None = None,
     seed: int = 0,
     separator: str | None = None,
+    val: str | float | None = None,
 ) -> str:
-    """Converts a source to ``train.json`` and, if asked to, ``test.json``.
+    """Converts a source to ``train.json``, ``val.json`` and ``test.json``.
+
+    The last two are made if asked for.
 
     Args:
         form: The format, one of ``READERS``.
@@ -140,6 +147,8 @@ def convert_custom(
         recipe: How to draw a long-tailed training set, None for all images.
         seed: Seed of the hold-out.
         separator: Separates the labels in a CSV file.
+        val: A source of the validation set, or the share of all images to
+            hold out for it.
 
     Returns:
         str: A summary for the user.
@@ -154,28 +163,62 @@ def convert_custom(
             told = f'got {separator!r} for {form}'
             raise ValueError(f'--separator is for csv and not empty; {told}')
         read = partial(read_csv, separator=separator)
-    other = test if isinstance(test, str) else None
-    _check_output(output, source, other, classes)
+    given = {'val': val, 'test': test}
+    sources = {k: v for k, v in given.items() if isinstance(v, str)}
+    shares = {k: v for k, v in given.items() if isinstance(v, float)}
+    _check_output(output, source, *sources.values(), classes)
     names = read_names(classes) if classes else ()
     train = settle_classes(read(source), names)
-    sets = [train._replace(root=images or train.root)]
-    if other is not None:
-        sets.append(settle_classes(read(other), train.classes))
-        sets[1] = sets[1]._replace(root=sets[0].root)
-    sets = settle_paths(sets, sets[0].root, output)
+    root = images or train.root
+    found = {'train': train._replace(root=root)}
+    for part, path in sources.items():
+        other = settle_classes(read(path), train.classes)
+        found[part] = other._replace(root=root)
+    settled = settle_paths(found.values(), root, output)
+    sets = dict(zip(found, settled, strict=True))
     split: dict[str, Any] = {'source': form}
-    if isinstance(test, float):
-        held = stratified_holdout(sets[0].matrix(), test, seed)
-        kept = np.setdiff1d(np.arange(len(sets[0].examples)), held)
-        sets = [sets[0].subset(kept), sets[0].subset(held)]
-        split['holdout'] = {'fraction': test, 'seed': seed}
+    sets |= _hold_out(sets['train'], shares, seed)
+    for part, record in (('test', 'holdout'), ('val', 'val_holdout')):
+        if part in shares:
+            split[record] = {'fraction': shares[part], 'seed': seed}
     if recipe is not None:
-        sets[0] = sets[0].subset(recipe.split(sets[0].matrix()))
+        drawn = recipe.split(sets['train'].matrix())
+        sets['train'] = sets['train'].subset(drawn)
         split['recipe'] = asdict(recipe)
     split['train_paths_sha256'] = ids_checksum(
-        example.path for example in sets[0].examples
+        example.path for example in sets['train'].examples
     )
     return _write('custom', sets, split, output)
+
+
+def _hold_out(
+    images: ImageSet, shares: Mapping[str, float], seed: int
+) -> dict[str, ImageSet]:
+    """Splits images into ``train`` and the parts that are held out.
+
+    The test part comes first: a validation part does not change it.
+
+    Args:
+        images: The N images.
+        shares: The shares of ``test`` and ``val``, as far as asked for.
+        seed: Seed of the hold-outs.
+    """
+    if sum(shares.values()) >= 1 > max(shares.values(), default=0):
+        raise ValueError(
+            f'the fractions leave no image to train on: {dict(shares)}'
+        )
+    parts, left = {}, 1.0
+    for part in ('test', 'val'):
+        if part in shares:
+            check_fraction(shares[part])
+            held = stratified_holdout(
+                images.matrix(), shares[part] / left, seed
+            )
+            parts[part] = images.subset(held)
+            kept = np.setdiff1d(np.arange(len(images.examples)), held)
+            images = images.subset(kept)
+            left -= shares[part]
+    return {'train': images, **parts}
 
 
 def convert_published(
@@ -225,7 +268,8 @@ def convert_published(
         'equals_published': equal,
     }
     sets = settle_paths([images.subset(indices), test], root, output)
-    summary = _write(name, sets, split, output)
+    parts = dict(zip(('train', 'test'), sets, strict=True))
+    summary = _write(name, parts, split, output)
     verdict = (
         'the training ids equal the published list'
         if equal
@@ -264,16 +308,20 @@ def _check_output(output: OutputOptions, *sources: str | None) -> None:
 
 
 def _write(
-    config: str, sets: list[ImageSet], split: dict, output: OutputOptions
+    config: str,
+    sets: Mapping[str, ImageSet],
+    split: dict,
+    output: OutputOptions,
 ) -> str:
     """Checks and writes the sets; returns a summary and what comes next."""
-    sizes = [len(images.examples) for images in sets]
-    if 0 in sizes:
-        raise ValueError(f'images to train, and to test, would be {sizes}')
+    sizes = {part: len(images.examples) for part, images in sets.items()}
+    if 0 in sizes.values():
+        raise ValueError(f'images of the parts would be {sizes}')
     out = Path(output.out)
-    classes = sets[0].classes
-    labels = [images.matrix() for images in sets]
-    statistics = ClassStatistics(tuple(labels[0].sum(0).tolist()), sizes[0])
+    classes = sets['train'].classes
+    labels = {part: images.matrix() for part, images in sets.items()}
+    counts = tuple(labels['train'].sum(0).tolist())
+    statistics = ClassStatistics(counts, sizes['train'])
     name = out.resolve().name if config == 'custom' else f'{config}_lt'
     metainfo = {
         'dataset_type': 'multi-label',
@@ -285,7 +333,8 @@ def _write(
     # Without the record, the other files may be of two conversions.
     for file in reversed(FILES[1:]):
         (out / file).unlink(missing_ok=True)
-    for file, images, matrix in zip(FILES, sets, labels, strict=False):
+    for part in filter(sets.__contains__, PARTS):
+        file, images, matrix = f'{part}.json', sets[part], labels[part]
         empty = ', '.join(classes[k] for k in np.flatnonzero(~matrix.any(0)))
         if empty:
             told = f'classes without an image in {file}: {empty}'
@@ -299,7 +348,6 @@ def _write(
         )
         text = f'{{"metainfo": {head},\n"data_list": [\n{lines}\n]}}\n'
         write_text(out / file, text)
-    num_train, num_test = (*sizes, 0)[:2]
     groups = {
         group: [classes[k] for k in members]
         for group, members in statistics.groups().items()
@@ -307,21 +355,23 @@ def _write(
     record = {
         'task_name': name,
         **split,
-        'num_train_images': num_train,
-        'num_test_images': num_test,
+        **{f'num_{part}_images': size for part, size in sizes.items()},
+        'num_test_images': sizes.get('test', 0),
         'class_counts': dict(zip(classes, statistics.counts, strict=True)),
         'groups': groups,
     }
-    write_json(out / FILES[-1], record)
+    write_json(out / RECORD, record)
     told = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
+    validated = f'{sizes["val"]} to validate on, ' if 'val' in sizes else ''
+    prefix = os.path.relpath(sets['train'].root, out)
     overrides = [
         f'data_root={out}',
-        f'data_prefix={os.path.relpath(sets[0].root, out)}',
+        f'data_prefix={prefix}',
         *['allow_outside=True'] * output.allow_outside,
     ]
     return (
-        f'{out}: {num_train} images to train, {num_test} to test, '
-        f'{len(classes)} classes ({told})\n'
+        f'{out}: {sizes["train"]} images to train, {validated}'
+        f'{sizes.get("test", 0)} to test, {len(classes)} classes ({told})\n'
         f'python tools/train.py configs/ltml_{config}.py --cfg-options '
         f'{shlex.join(overrides)}'
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.datasets.two_stream import innermost_datasets
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
@@ -32,6 +34,8 @@ SCALES = ('pos_scale', 'neg_scale')
 LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 #: The schedulers that serve as warm-ups.
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
+#: What in a dataset's config says how its images are shown, not which.
+SHOWING = ('pipeline', 'metainfo', 'lazy_init', 'serialize_data')
 #: MMEngine's "end" of a scheduler that has none.
 NO_END = int(1e9)
 
@@ -114,7 +118,8 @@ class ScheduleCheckHook(Hook):
     """Refuses a run without a step, or whose warm-up reaches the first drop.
 
     A warm-up in steps does not shrink with the number of processes, as one in
-    epochs does.
+    epochs does. A run that stops, keeps a best checkpoint or lowers its rate
+    by the validation is refused where that reads the test set.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -122,8 +127,10 @@ class ScheduleCheckHook(Hook):
 
         Raises:
             ValueError: The run has no step, which MMEngine ends at once as if
-                it had trained, or the rate drops before the warm-up ends.
+                it had trained, the rate drops before the warm-up ends, or
+                what is chosen would be chosen on the test set.
         """
+        _check_choices(runner)
         loader = runner.train_dataloader
         if len(loader) == 0:
             raise ValueError(
@@ -165,6 +172,46 @@ class ScheduleCheckHook(Hook):
                     "dict(type='LinearLR', start_factor=1 / 3, end=1, "
                     'convert_to_iter_based=True)'
                 )
+
+
+def _check_choices(runner: Runner) -> None:
+    """Refuses choices by a validation that reads the test set."""
+    choosing = [
+        getattr(part, 'save_best', None) and 'save_best'
+        for part in runner.hooks
+    ]
+    choosing += [
+        type(part).__name__
+        for part in [*runner.hooks, *flat_schedulers(runner)]
+        if hasattr(part, 'monitor')
+    ]
+    found = [name for name in choosing if name]
+    validated = _images_of(runner.cfg.get('val_dataloader'))
+    tested = _images_of(runner.cfg.get('test_dataloader'))
+    if found and validated and validated == tested:
+        raise ValueError(
+            f'{found[0]} would choose on the test set, since the validation '
+            'reads the same images: put a val.json beside train.json '
+            '(custom.py --val-fraction makes one), name another '
+            'val_dataloader.dataset.ann_file, or leave it out: the last '
+            'epoch is the result'
+        )
+
+
+def _images_of(loader: Any) -> list[dict[str, Any]]:
+    """Describes which images a loader's config reads."""
+    if not isinstance(loader, Mapping):
+        return []
+    described = []
+    for dataset in innermost_datasets(loader):
+        facts = {k: v for k, v in dataset.items() if k not in SHOWING}
+        if isinstance(facts.get('ann_file'), str):
+            root = facts.pop('data_root', None) or ''
+            facts['ann_file'] = os.path.realpath(
+                os.path.join(root, facts['ann_file'])
+            )
+        described.append(facts)
+    return described
 
 
 @HOOKS.register_module()
