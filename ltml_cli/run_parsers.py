@@ -17,6 +17,8 @@ from ltml_cli.options import (
     find_config,
 )
 
+#: What --amp may name, as in ``apis.train.PRECISIONS``.
+PRECISIONS = ('fp16', 'bf16')
 #: The least score of a predicted class where none is given.
 DEFAULT_THRESHOLD = 0.5
 #: Its exit status where at least one file was skipped.
@@ -37,7 +39,11 @@ def train_parser() -> Parser:
         'directory',
     )
     parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision'
+        '--amp',
+        nargs='?',
+        const='fp16',
+        choices=PRECISIONS,
+        help='train in mixed precision, fp16 by default',
     )
     parser.add_argument(
         '--auto-scale-lr',

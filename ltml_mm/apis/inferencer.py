@@ -39,6 +39,7 @@ from ltml_mm.datasets.images import (
     first_line,
     load_image,
 )
+from ltml_mm.engine.hooks.device_hook import arrange
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -85,6 +86,7 @@ class MultiLabelInferencer(BaseInferencer):
         load_weights(network, checkpoint['state_dict'], pretrained)
         network._config = config
         super().__init__(network, pretrained=False, device=target)
+        arrange(self.model)
         self.class_info = class_info(config, meta)
 
     def __call__(

@@ -74,6 +74,10 @@ def test_amp(folder, monkeypatch):
     for kind in (guarded, guarded.replace('Optim', 'AmpOptim')):
         cfg = config_of('--amp', '--cfg-options', kind)
         assert cfg.optim_wrapper.type == 'GuardedAmpOptimWrapper'
+    assert cfg.optim_wrapper.dtype == 'float16'
+    cfg = config_of('--amp', 'bf16')
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
+    assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
 
 
 def test_amp_where_it_cannot_be(folder, monkeypatch):

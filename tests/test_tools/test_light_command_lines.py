@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import ltml_cli
-from ltml_cli import TOOLS, parse
+from ltml_cli import TOOLS, parse, run_parsers
 from ltml_cli.data_parsers import FORMATS
 from ltml_cli.options import LAUNCHERS, parse_cfg_options
 from ltml_cli.tools import run_script
+from ltml_mm.apis import train
 from ltml_mm.apis.distributed import RANK_VARIABLES
 from ltml_mm.datasets.converters.convert import READERS
 
@@ -120,6 +121,7 @@ def test_a_misspelt_tool(capsys):
 
 def test_choices_are_those_of_the_package():
     assert set(FORMATS) == set(READERS)
+    assert set(run_parsers.PRECISIONS) == set(train.PRECISIONS)
     assert set(LAUNCHERS) == {'none', *RANK_VARIABLES}
 
 
