@@ -16,7 +16,6 @@ from ltml_mm.decisions.choice import (
 )
 from ltml_mm.decisions.thresholds import logit, sigmoid
 
-METHODS = ('platt', 'temperature')
 #: Bins of equal width, for the calibration error and the diagram.
 BINS = 15
 #: The most pairs of image and class that one map is fitted to.
@@ -40,7 +39,7 @@ def fit_calibration(
         scores: From 0 to 1, of shape (N, K).
         targets: bool (N, K).
         groups: The group of each class.
-        method: One of :data:`METHODS`.
+        method: ``'platt'`` or ``'temperature'``.
 
     Returns:
         dict: ``method``, ``slope`` and ``offset``, see

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ltml_cli.result_parsers import parse_metric_words
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.class_statistics import GROUPS
 from ltml_mm.datasets.splits import stratified_holdout
 from ltml_mm.decisions.thresholds import Thresholds, logit, sigmoid
+from ltml_mm.evaluation.report import table
 
 #: A class with so many positives stands half-way between its own threshold
 #: and its group's.
-PRIOR_POSITIVES = 2.0
+PRIOR_POSITIVES = 5.0
 #: Parts of the images in cross-validation, and resamplings of a bootstrap.
 FOLDS, RESAMPLINGS = 5, 500
 #: The quantile of the normal distribution of a 95 % interval.
@@ -64,26 +66,7 @@ def parse_metric(text: str) -> Metric:
     Raises:
         ValueError: It is none of these, or out of range.
     """
-    number = r'(\d+(?:\.\d+)?|\.\d+)'
-    found = re.fullmatch(
-        rf'(?:(f){number}|(precision|recall)={number}'
-        rf'|(cost)={number}:{number})',
-        text,
-    )
-    words = [word for word in found.groups() if word] if found else ['']
-    kind, values = words[0], tuple(float(word) for word in words[1:])
-    in_range = {
-        'f': min(values, default=0) > 0,
-        'precision': 0 < max(values, default=0) <= 1,
-        'recall': 0 < max(values, default=0) <= 1,
-        'cost': min(values, default=0) > 0,
-    }
-    if not in_range.get(kind):
-        raise ValueError(
-            f'the metric must be f1, f2, precision=0.9, recall=0.8 or '
-            f'cost=FP:FN (two costs above 0), got {text!r}'
-        )
-    return Metric(text, kind, values)
+    return Metric(text, *parse_metric_words(text))
 
 
 def choose(
@@ -267,20 +250,17 @@ def summary_figures(
     rng = np.random.default_rng(seed)
     count = len(targets)
     known = targets.any(0)
-    members = {
-        'macro': known,
-        **{
-            name: known & np.array([group == name for group in groups])
-            for name in (*GROUPS, None)
-        },
-    }
-    members = {k: v for k, v in members.items() if k and v.any()}
+    members = {'macro': known}
+    for name in GROUPS:
+        inside = known & np.array([group == name for group in groups])
+        if inside.any():
+            members[name] = inside
     drawn: dict[str, list[list[float]]] = {}
     for number in range(RESAMPLINGS + 1):
-        weights = np.ones(count, np.float32)
-        if number:  # the first are the images themselves
-            weights = rng.multinomial(count, np.full(count, 1 / count))
-            weights = weights.astype(np.float32)
+        times: Any = np.ones(count)  # first come the images themselves
+        if number:
+            times = rng.multinomial(count, np.full(count, 1 / count))
+        weights = times.astype(np.float32)
         tp, said, true = (weights @ array for array in arrays)
         figures = _ratios(tp, said, true)
         present = true > 0
@@ -357,3 +337,102 @@ def choose_thresholds(
         rows,
         summary,
     )
+
+
+def measure(
+    thresholds: Thresholds, scores: np.ndarray, targets: np.ndarray
+) -> Thresholds:
+    """Returns thresholds with the figures that they reach on other images.
+
+    Args:
+        thresholds: They were chosen elsewhere.
+        scores: From 0 to 1, of shape (N, K).
+        targets: bool (N, K).
+    """
+    decided = thresholds.decide(scores)
+    figures = class_figures(decided, targets)
+    groups = [row.get('group') for row in thresholds.classes]
+    rows = [
+        {**row, **new}
+        for row, new in zip(thresholds.classes, figures, strict=True)
+    ]
+    summary = summary_figures(decided, targets, groups)
+    return replace(thresholds, classes=rows, summary=summary)
+
+
+def gain_text(
+    thresholds: Thresholds, scores: np.ndarray, targets: np.ndarray
+) -> str:
+    """Says what thresholds change beside the common one, in two lines."""
+    groups = [row.get('group') for row in thresholds.classes]
+    common = scores >= DEFAULT_THRESHOLD
+    lines = []
+    for words, decided, summary in (
+        (
+            f'At {DEFAULT_THRESHOLD}',
+            common,
+            summary_figures(common, targets, groups),
+        ),
+        (
+            'At these thresholds',
+            thresholds.decide(scores),
+            thresholds.summary,
+        ),
+    ):
+        value, low, high = (100 * x for x in summary['macro']['f1'])
+        never = np.count_nonzero(~decided.any(0))
+        bare = np.count_nonzero(~decided.any(1))
+        lines.append(
+            f'{words}: macro F1 {value:.1f} [{low:.1f}, {high:.1f}], {never} '
+            f'of {len(groups)} classes never named, {bare} of {len(decided)} '
+            'images without a label'
+        )
+    return '\n'.join(lines)
+
+
+def add_decisions(report: dict[str, Any], thresholds: Thresholds) -> None:
+    """Adds thresholds and F1 in percent to a class report, in place."""
+    for row, chosen in zip(report['classes'], thresholds.classes, strict=True):
+        row['threshold'] = chosen['threshold']
+        row['F1'] = None if chosen['f1'] is None else 100 * chosen['f1'][0]
+    for name, figures in thresholds.summary.items():
+        if name != 'micro':
+            key = 'F1' if name == 'macro' else f'F1_{name}'
+            report['summary'][key] = 100 * figures['f1'][0]
+
+
+def threshold_table(chosen: Thresholds) -> str:
+    """Renders thresholds and figures in percent, with 95 % intervals."""
+    header = ['Class', 'Group', 'Train images', 'Positives', 'Threshold']
+    titles = ['Precision', 'Recall', 'F1']
+    return table(
+        [*header, *titles],
+        [
+            *(
+                [name, *[''] * 4, *_figures(row)]
+                for name, row in chosen.summary.items()
+            ),
+            *(
+                [
+                    row['name'],
+                    row.get('group') or '-',
+                    '-' if (n := row.get('train_images')) is None else n,
+                    row['positives'],
+                    f'{row["threshold"]:.3f}',
+                    *_figures(row),
+                ]
+                for row in chosen.classes
+            ),
+        ],
+    )
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    shown = []
+    for name in ('precision', 'recall', 'f1'):
+        if row.get(name) is None:
+            shown.append('-')
+        else:
+            value, low, high = (100 * x for x in row[name])
+            shown.append(f'{value:.1f} [{low:.1f}, {high:.1f}]')
+    return shown

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS, DefaultScope
 from mmpretrain.registry import DATASETS
 
+from ltml_cli import parse
+from ltml_cli.result_parsers import TRAINING, VALIDATION
 from ltml_mm.apis.checkpoint import (
     find_whole_checkpoint,
     load_weights,
     read_checkpoint,
 )
-from ltml_mm.apis.cli import add_cfg_options
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import TEST, load_config
 from ltml_mm.apis.model import (
-    DEFAULT_THRESHOLD,
     build_model,
     pick_device,
     scope_of,
@@ -31,16 +32,16 @@ from ltml_mm.apis.model import (
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
 from ltml_mm.decisions.calibration import (
-    METHODS,
     calibration_report,
     fit_calibration,
     held_out_calibrated,
 )
 from ltml_mm.decisions.choice import (
     choose_thresholds,
+    gain_text,
     parse_metric,
     stratified_folds,
-    summary_figures,
+    threshold_table,
 )
 from ltml_mm.decisions.scores import (
     Network,
@@ -59,84 +60,10 @@ from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.drawing import GREY, GROUP_COLOURS, new_figure, png
 from ltml_mm.files import file_sha256, write_bytes
 
-VALIDATION, TRAINING = 'val', 'train-fraction'
-TEST_FILE = 'test.json'
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the command line of ``tools/analysis/thresholds.py``."""
-    parser = argparse.ArgumentParser(
-        description='Choose one threshold a class, and calibrate the scores',
-        epilog='The test set is refused: figures on it would no longer be '
-        'those of unseen images.',
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--on',
-        metavar=f'{VALIDATION}|{TRAINING}|FILE.json',
-        help='the images to choose on: the validation set of the config; '
-        'training images, each scored by a network that is trained without '
-        'it; or another annotation file (default: the validation set, '
-        'training images where there is none)',
-    )
-    parser.add_argument(
-        '--metric',
-        default='f1',
-        help='f1, f2, precision=0.9, recall=0.8, or cost=FP:FN, the costs '
-        'of a false positive and of a miss (default: f1)',
-    )
-    parser.add_argument(
-        '--calibration',
-        choices=(*METHODS, 'none'),
-        default='platt',
-        help='how scores are mapped to frequencies (default: platt)',
-    )
-    parser.add_argument(
-        '--folds',
-        type=int,
-        default=3,
-        help=f'networks that {TRAINING} trains (default: 3)',
-    )
-    parser.add_argument(
-        '--out',
-        metavar='FILE.json',
-        help=f'the file to write (default: {FILE_NAME} beside the checkpoint)',
-    )
-    parser.add_argument(
-        '--figure',
-        metavar='FILE.png',
-        help='draw the reliability diagram by group',
-    )
-    parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
-    )
-    add_cfg_options(parser)
-    return parser
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/analysis/thresholds.py``."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        args.metric = parse_metric(args.metric)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.folds < 2:
-        parser.error(f'--folds must be at least 2, got {args.folds}')
-    known = args.on in (None, VALIDATION, TRAINING)
-    if not known and not str(args.on).endswith('.json'):
-        parser.error(
-            f'--on must be {VALIDATION}, {TRAINING} or a .json file, got '
-            f'{args.on}'
-        )
-    return args
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Chooses thresholds, writes and shows them."""
-    args = parse_args(argv)
+    args = parse('thresholds', argv)
     beside = Path(args.checkpoint).parent
     out = Path(args.out) if args.out else beside / FILE_NAME
     network = load_network(
@@ -145,28 +72,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out is None:
         _check_owner(out, network)
     found, chosen_on = _collect(network, args)
-    groups = [info['group'] for info in network.class_info]
-    chosen = choose_thresholds(
+    chosen = make_thresholds(
         found.scores,
         found.targets,
         network.class_info,
-        args.metric,
         {'name': network.path.name, 'sha256': network.digest},
         chosen_on,
+        args.metric,
+        args.calibration,
     )
-    shown = [threshold_table(chosen), _gain(chosen, found)]
-    if args.calibration != 'none':
+    shown = [
+        threshold_table(chosen),
+        gain_text(chosen, found.scores, found.targets),
+    ]
+    if chosen.calibration is not None:
+        groups = [info['group'] for info in network.class_info]
         given = found.scores, found.targets, groups
+        calibrated = held_out_calibrated(*given, args.calibration)
         report = calibration_report(
-            found.scores,
-            held_out_calibrated(*given, args.calibration),
-            found.targets,
-            groups,
-            found.branches,
+            found.scores, calibrated, *given[1:], found.branches
         )
-        fitted = fit_calibration(*given, args.calibration)
-        chosen = Thresholds(
-            **{**vars(chosen), 'calibration': {**fitted, 'report': report}}
+        chosen = replace(
+            chosen, calibration={**chosen.calibration, 'report': report}
         )
         shown.append(calibration_table(report))
         if args.figure:
@@ -174,6 +101,33 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_bytes(args.figure, picture)
     write_thresholds(out, chosen)
     print('\n\n'.join([*shown, f'{chosen_on["note"]}.\n{out} written']))
+
+
+def make_thresholds(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    class_info: Sequence[Mapping[str, Any]],
+    model: Mapping[str, str],
+    chosen_on: Mapping[str, Any],
+    metric: str = 'f1',
+    calibration: str = 'platt',
+) -> Thresholds:
+    """Chooses thresholds and fits a calibration, ``'none'`` for none.
+
+    The other arguments are those of
+    :func:`~ltml_mm.decisions.choice.choose_thresholds`.
+
+    Raises:
+        ValueError: No image has a label.
+    """
+    chosen = choose_thresholds(
+        scores, targets, class_info, parse_metric(metric), model, chosen_on
+    )
+    if calibration == 'none':
+        return chosen
+    groups = [info['group'] for info in class_info]
+    fitted = fit_calibration(scores, targets, groups, calibration)
+    return replace(chosen, calibration=fitted)
 
 
 def _check_owner(path: Path, network: Network) -> None:
@@ -211,16 +165,23 @@ def _collect(
             'or a val.json beside train.json'
         )
     built = build_loader(cfg, loader)
-    files = [_file_of(part) for part in innermost_datasets(built)]
-    chosen_on: dict[str, Any] = {'kind': 'validation'}
-    if len(files) == 1 and files[0]:
-        chosen_on.update(file=files[0], sha256=file_sha256(files[0]))
-    images = len(built.dataset)
-    chosen_on['note'] = (
-        f'Chosen on {images} images that the network has not seen; the '
-        'figures are cross-validated there'
-    )
-    return collect_scores(network.model, built), chosen_on
+    return collect_scores(network.model, built), describe_images(built)
+
+
+def describe_images(loader: Any) -> dict[str, Any]:
+    """Describes the validation images of a loader, for the file."""
+    files = [_file_of(part) for part in innermost_datasets(loader)]
+    known = len(files) == 1 and files[0]
+    return {
+        'kind': 'validation',
+        **(
+            {'file': files[0], 'sha256': file_sha256(files[0])}
+            if known
+            else {}
+        ),
+        'note': f'Chosen on {len(loader.dataset)} images that the network has '
+        'not seen; the figures are cross-validated there',
+    }
 
 
 def no_validation(cfg: Config, loader: Any = None) -> str | None:
@@ -243,7 +204,7 @@ def no_validation(cfg: Config, loader: Any = None) -> str | None:
         parts = list(_parts(cfg, other)) if other is not None else []
         files = {_file_of(part) for part in parts} - {''}
         for path in filter(None, map(_file_of, own)):
-            beside = Path(path).with_name(TEST_FILE)
+            beside = Path(path).with_name(TEST)
             if name == 'test' and beside.is_file():
                 files.add(str(beside))
             digest = file_sha256(path)
@@ -379,65 +340,6 @@ def _fold_indices(
         np.union1d(rest, stays).tolist(),
         np.setdiff1d(part, stays).tolist(),
     )
-
-
-def _gain(chosen: Thresholds, found: Scores) -> str:
-    """Says what the thresholds change beside the common one."""
-    lines = []
-    groups = [row['group'] for row in chosen.classes]
-    for words, decided in (
-        (f'At {DEFAULT_THRESHOLD}', found.scores >= DEFAULT_THRESHOLD),
-        ('At these thresholds', chosen.decide(found.scores)),
-    ):
-        summary = chosen.summary
-        if not lines:
-            summary = summary_figures(decided, found.targets, groups)
-        value, low, high = (100 * x for x in summary['macro']['f1'])
-        never = np.count_nonzero(~decided.any(0))
-        bare = np.count_nonzero(~decided.any(1))
-        lines.append(
-            f'{words}: macro F1 {value:.1f} [{low:.1f}, {high:.1f}], {never} '
-            f'of {len(groups)} classes never named, {bare} of {len(decided)} '
-            'images without a label'
-        )
-    return '\n'.join(lines)
-
-
-def threshold_table(chosen: Thresholds) -> str:
-    """Renders thresholds and figures in percent, with 95 % intervals."""
-    header = ['Class', 'Group', 'Train images', 'Positives', 'Threshold']
-    titles = ['Precision', 'Recall', 'F1']
-    return table(
-        [*header, *titles],
-        [
-            *(
-                [name, *[''] * 4, *_figures(row)]
-                for name, row in chosen.summary.items()
-            ),
-            *(
-                [
-                    row['name'],
-                    row.get('group') or '-',
-                    '-' if (n := row.get('train_images')) is None else n,
-                    row['positives'],
-                    f'{row["threshold"]:.3f}',
-                    *_figures(row),
-                ]
-                for row in chosen.classes
-            ),
-        ],
-    )
-
-
-def _figures(row: Mapping[str, Any]) -> list[str]:
-    shown = []
-    for name in ('precision', 'recall', 'f1'):
-        if row.get(name) is None:
-            shown.append('-')
-        else:
-            value, low, high = (100 * x for x in row[name])
-            shown.append(f'{value:.1f} [{low:.1f}, {high:.1f}]')
-    return shown
 
 
 def calibration_table(report: Mapping[str, Any]) -> str:

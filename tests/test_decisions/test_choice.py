@@ -66,7 +66,7 @@ def test_rare_classes_go_towards_their_group(images):
     scores, targets = (x.copy() for x in images)
     targets[:, 12] = False
     _, own = choose(scores, targets, GROUPS, F1)
-    mixed, _ = choose(scores, targets, GROUPS, F1, 2)
+    mixed, _ = choose(scores, targets, GROUPS, F1)
     shared, _ = choose(scores, targets, GROUPS, F1, 1e12)
     for group in ('head', 'medium', 'tail'):
         members = [k for k, name in enumerate(GROUPS) if name == group]
@@ -91,8 +91,8 @@ def test_rare_classes_go_towards_their_group(images):
     assert mixed[12] == pytest.approx(shared[12])
     counts = targets.sum(0)
     for k in np.flatnonzero(counts):
-        expected = counts[k] * logit(own[k]) + 2 * logit(shared[k])
-        assert logit(mixed[k]) == pytest.approx(expected / (counts[k] + 2))
+        expected = counts[k] * logit(own[k]) + 5 * logit(shared[k])
+        assert logit(mixed[k]) == pytest.approx(expected / (counts[k] + 5))
 
 
 def test_a_group_without_a_positive_takes_that_of_all(images):

@@ -1,7 +1,6 @@
 """Chooses one threshold a class: see --help and docs/decisions.md."""
 
-from ltml_mm.apis.cli import run_tool
-from ltml_mm.decisions.selection import main
+from ltml_cli import run_script
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_script('thresholds')
