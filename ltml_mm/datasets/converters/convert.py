@@ -80,9 +80,8 @@ def _run_converter(
 ) -> None:
     """Converts and prints the warnings and the summary."""
     args = parse(tool, argv)
-    output = OutputOptions(
-        args.out, args.force, args.check_images, args.allow_outside
-    )
+    given = {k: v for k, v in vars(args).items() if k in OutputOptions._fields}
+    output = OutputOptions(**given)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         summary = convert(args, output)
@@ -110,7 +109,12 @@ def _convert(args: argparse.Namespace, output: OutputOptions) -> str:
         args.test,
         recipe,
         args.seed,
-        args.separator,
+        TableOptions(
+            args.separator,
+            args.path_column,
+            tuple(args.label_column),
+            tuple(args.ignore_columns),
+        ),
         args.val,
     )
 

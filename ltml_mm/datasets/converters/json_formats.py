@@ -281,8 +281,12 @@ def read_datumaro(path: str) -> ImageSet:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             problems.add(ENTRIES, place, repr(error))
             continue
-        others = (f'{subset}/{image}', f'images/{subset}/{image}')
-        examples.append(Example(image, own, place, others))
+        examples.append(Example(image, own, place))
     problems.check()
     images = ImageSet([], tuple(names), '', path)
-    return _rooted(images, path, examples)
+    images = _rooted(images, path, examples)
+    folder = os.path.join(os.path.dirname(path), '..', 'images', subset)
+    if not os.path.isdir(folder):
+        return images
+    folder = os.path.normpath(folder)
+    return images._replace(root=folder, notes=(f'images in {folder}',))
