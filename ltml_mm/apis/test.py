@@ -109,8 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
     cfg = test_config(args)
-    thresholds, source = _find_thresholds(cfg, args)
     runner = RUNNERS.build(cfg)
+    thresholds, source = _find_thresholds(cfg, args)
     collector = PredictionCollector()
     if thresholds or args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)
