@@ -88,6 +88,12 @@ TOOLS = {
         None,
         'ltml_mm.experiments.log_curves:main',
     ),
+    'thresholds': Tool(
+        'analysis/thresholds.py',
+        result_parsers.thresholds_parser,
+        result_parsers.check_thresholds,
+        'ltml_mm.decisions.selection:main',
+    ),
     'compare': Tool(
         'benchmarks/compare.py',
         result_parsers.compare_parser,
