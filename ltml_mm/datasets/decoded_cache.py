@@ -92,7 +92,7 @@ class DecodedCache:
         self._compared = np.zeros(len(self._slots), np.uint64)
         self._full = False
         self._file: int | None = None
-        self._map: mmap.mmap | None = None
+        self._map: Any = None  # mmap.mmap once it is open
         self._header = (FORMAT, _boot(), len(self._slots), capacity)
         self._open()
 
@@ -118,7 +118,7 @@ class DecodedCache:
         count = int(np.prod(record.shape))
         pixels = np.frombuffer(self._map, np.uint8, count, record.offset)
         if self._compared[slot] != record.offset:
-            if zlib.crc32(pixels) != record.checksum:
+            if zlib.crc32(pixels.data) != record.checksum:
                 return None
             self._compared[slot] = record.offset
         # A copy: a transform may write into its image.
@@ -172,15 +172,14 @@ class DecodedCache:
         # The space first: whoever is killed after it leaves a gap, and
         # nobody writes into pixels that a record names.
         _write(file, HEADER.pack(*self._header, used + pixels.nbytes), 0)
-        _write(file, memoryview(pixels).cast('B'), offset)
+        _write(file, pixels.data.cast('B'), offset)
         height, width, *channels = pixels.shape
         shape = (height, width, channels[0] if channels else 0)
-        body = RECORD.pack(*state, offset, *shape, zlib.crc32(pixels), 0)
+        body = RECORD.pack(*state, offset, *shape, zlib.crc32(pixels.data), 0)
         record = body[:-4] + zlib.crc32(body[:-4]).to_bytes(4, 'little')
         _write(file, record, HEAD + SLOT * slot)
 
     def _record(self, slot: int) -> Record | None:
-        assert self._map is not None
         start = HEAD + SLOT * slot
         body = self._map[start : start + RECORD.size]
         *state, offset, height, width, channels, checksum, own = RECORD.unpack(
@@ -227,8 +226,9 @@ class DecodedCache:
 
     def __del__(self) -> None:
         """Closes the file; the mapping closes itself."""
-        if getattr(self, '_file', None) is not None:
-            os.close(self._file)
+        file = getattr(self, '_file', None)
+        if file is not None:
+            os.close(file)
 
 
 def _boot() -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -94,10 +95,11 @@ def distort(img: np.ndarray, drawn: Distortion) -> np.ndarray:
     if drawn.saturation != 1:
         np.multiply(saturation, drawn.saturation, out=saturation)
         np.clip(saturation, 0, 1, out=saturation)
-    if drawn.hue:
-        np.add(hue, drawn.hue, out=hue)
-        # As % 360 for one turn, in a fifth of the time.
-        if drawn.hue < 0:
+    turn = math.fmod(drawn.hue, 360)
+    if turn:
+        np.add(hue, turn, out=hue)
+        # As % 360, in a fifth of the time.
+        if turn < 0:
             np.add(hue, 360, out=hue, where=hue < 0)
         else:
             np.subtract(hue, 360, out=hue, where=hue >= 360)

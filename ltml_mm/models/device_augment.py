@@ -33,7 +33,9 @@ def augment(images: Tensor, samples: Sequence[DataSample]) -> Tensor:
     """
     drawn = [sample.get('distortion') for sample in samples]
     if any(drawn):
-        settings = [Distortion() if d is None else Distortion(*d) for d in drawn]
+        settings = [
+            Distortion() if d is None else Distortion(*d) for d in drawn
+        ]
         if images.device.type == 'cpu':
             images = _distort_each(images, settings)
         else:
@@ -59,9 +61,9 @@ def distort_batch(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
     """Distorts the colours of a batch.
 
     :func:`~ltml_mm.datasets.transforms.distort` with the conversions to HSV
-    and back written as one (Smith, SIGGRAPH 1978, and its inverse by
-    :math:`V - C \\max(0, \\min(k, 4 - k, 1))`), and rounded once, half to
-    even.
+    and back in one: a channel is V - C max(0, min(k, 4 - k, 1)), with the
+    value V, the chroma C and k sixths of a turn from the hue. Rounded once,
+    half to even.
 
     Args:
         images: BGR (N, 3, H, W), any device, values from 0 to 255.
@@ -92,5 +94,7 @@ def distort_batch(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
     chroma = torch.minimum(chroma * saturation[:, 0], value)
     turns = torch.tensor((1.0, 3.0, 5.0), device=x.device).view(3, 1, 1)
     k = (sixth[:, None] + turns) % 6
-    bgr = value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    bgr = value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(
+        0, 1
+    )
     return (bgr * after).round().clamp(0, 255)

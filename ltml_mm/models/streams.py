@@ -69,7 +69,6 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
             for key in ('inputs', 'data_samples')
         }
 
-
     def _prepare(self, data: dict, training: bool) -> dict:
         samples = data.get('data_samples') or ()
         if any(key in sample for sample in samples for key in DEVICE_KEYS):
