@@ -82,11 +82,19 @@ def trained(tmp_path_factory):
     return config, folder / 'work' / 'epoch_1.pth'
 
 
+def environment(**values):
+    """A new process's: this Python and this package come first."""
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    own = {**os.environ, 'PATH': path, 'PYTHONPATH': str(REPO), **values}
+    own.pop('CUBLAS_WORKSPACE_CONFIG', None)
+    return own
+
+
 def on_the_cpu(tool, *arguments):
     """Runs a tool where no GPU is seen."""
-    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
     command = [sys.executable, str(REPO / tool), *map(str, arguments)]
-    subprocess.run(command, check=True, env=environment)
+    hidden = environment(CUDA_VISIBLE_DEVICES='')
+    subprocess.run(command, check=True, env=hidden)
 
 
 def test_test_agrees_with_the_cpu(trained, tmp_path, exact_floats):
@@ -151,11 +159,9 @@ def deterministic(tmp_path_factory):
 
     def run(name, *arguments):
         work = folder / name
-        environment = {**os.environ}
-        environment.pop('CUBLAS_WORKSPACE_CONFIG', None)
         tool = [sys.executable, str(REPO / 'tools/train.py'), str(config)]
         command = [*tool, '--work-dir', str(work), *map(str, arguments)]
-        subprocess.run(command, check=True, env=environment)
+        subprocess.run(command, check=True, env=environment())
         return work
 
     return run, run('whole')
@@ -290,12 +296,10 @@ def test_the_launcher_with_one_gpu_trains_the_same(deterministic):
     work = whole.with_name('launched')
     config = str(whole.parent / 'changed.py')
     launch = ['bash', str(REPO / 'tools/dist_train.sh'), config, '1']
-    environment = {**os.environ, 'NCCL_DEBUG': 'VERSION'}
-    environment.pop('CUBLAS_WORKSPACE_CONFIG', None)
     done = subprocess.run(
         [*launch, '--work-dir', str(work)],
         check=True,
-        env=environment,
+        env=environment(NCCL_DEBUG='VERSION'),
         stdout=subprocess.PIPE,
         text=True,
     )
