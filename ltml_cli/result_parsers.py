@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from ltml_cli.options import Parser, add_cfg_options, positive
+from ltml_cli.options import (
+    Parser,
+    add_cfg_options,
+    add_config,
+    check_checkpoint,
+    find_config,
+    positive,
+)
 
 #: The paper's rows in the order of its tables: config, and name in tables.
 ROWS = {
@@ -120,3 +128,107 @@ def plot_log_parser() -> Parser:
     )
     parser.add_argument('--out', required=True, help='PNG file to write')
     return parser
+
+
+def model_report_parser() -> Parser:
+    """Builds the parser of ``model_report.py``."""
+    parser = Parser(
+        description='Write a page about a model. It shows figures by group '
+        'and class, errors as pictures, where the model looks, and which '
+        'errors other classes explain.'
+    )
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', required=True, metavar='DIR', help='where report.html goes'
+    )
+    parser.add_argument(
+        '--compare',
+        nargs=2,
+        metavar=('CONFIG2', 'CKPT2'),
+        help='a second model to set beside it, tested on the same pictures',
+    )
+    _add_thresholds(parser)
+    parser.add_argument(
+        '--train-images',
+        type=int,
+        default=20_000,
+        metavar='N',
+        help='training pictures to search for copies of test pictures, 0 '
+        'for none (default: 20000)',
+    )
+    parser.add_argument(
+        '--no-cam', action='store_true', help='leave out Grad-CAM'
+    )
+    _add_device(parser)
+    add_cfg_options(parser)
+    return parser
+
+
+def check_model_report(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks the arguments of ``model_report.py``."""
+    if args.train_images < 0:
+        parser.error(f'--train-images must be at least 0: {args.train_images}')
+    models = [[args.config, args.checkpoint]]
+    models += [args.compare] if args.compare else []
+    for model in models:
+        model[0] = find_config(model[0])
+        check_checkpoint(model[1])
+    args.config = models[0][0]
+    if Path(args.out).exists() and not Path(args.out).is_dir():
+        raise ValueError(f'--out {args.out} is not a folder')
+
+
+def demo_page_parser() -> Parser:
+    """Builds the parser of ``demo_page.py``."""
+    parser = Parser(
+        description='Serve a page to try a model on pictures. It shows '
+        'labels by group, both branches, where they look, and the nearest '
+        'training pictures. Nothing leaves this machine.'
+    )
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    _add_thresholds(parser)
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to serve on; 0.0.0.0 lets other machines in, without a '
+        'password (default: 127.0.0.1)',
+    )
+    parser.add_argument(
+        '--port', type=positive, default=7860, help='default: 7860'
+    )
+    parser.add_argument(
+        '--train-images',
+        type=int,
+        default=2000,
+        metavar='N',
+        help='training pictures among which the nearest are looked for, 0 '
+        'for none (default: 2000)',
+    )
+    _add_device(parser)
+    add_cfg_options(parser)
+    return parser
+
+
+def check_demo_page(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks the arguments of ``demo_page.py``."""
+    if args.train_images < 0:
+        parser.error(f'--train-images must be at least 0: {args.train_images}')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+
+
+def _add_thresholds(parser: Parser) -> None:
+    parser.add_argument(
+        '--thresholds',
+        metavar='JSON',
+        help='thresholds of the model (default: the file beside the '
+        'checkpoint, else 0.5)',
+    )
+
+
+def _add_device(parser: Parser) -> None:
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
+    )

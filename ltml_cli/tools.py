@@ -94,6 +94,18 @@ TOOLS = {
         None,
         'ltml_mm.experiments.compare:main',
     ),
+    'model-report': Tool(
+        'analysis/model_report.py',
+        result_parsers.model_report_parser,
+        result_parsers.check_model_report,
+        'ltml_mm.inspection.model_report:main',
+    ),
+    'demo-page': Tool(
+        'demo_page.py',
+        result_parsers.demo_page_parser,
+        result_parsers.check_demo_page,
+        'ltml_mm.inspection.demo_page:main',
+    ),
 }
 
 
