@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
+import re
+from argparse import Namespace
 from pathlib import Path
 
 from ltml_cli.options import (
@@ -10,6 +11,7 @@ from ltml_cli.options import (
     add_cfg_options,
     add_config,
     check_checkpoint,
+    check_data_root,
     find_config,
     positive,
 )
@@ -33,6 +35,9 @@ ROWS = {
     'consistency': ('ablations/{}_two_branches_consistency', '+ consistency'),
     'ltml': ('ltml_{}', 'LTML (+ compensation)'),
 }
+#: The images that thresholds may be chosen on, and maps of scores.
+VALIDATION, TRAINING = 'val', 'train-fraction'
+CALIBRATIONS = ('platt', 'temperature')
 #: The plain test; of one branch, too: the CSVs of all runs have this word.
 PLAIN = 'fused'
 #: The tests of a row, and what they are called in tables.
@@ -130,105 +135,104 @@ def plot_log_parser() -> Parser:
     return parser
 
 
-def model_report_parser() -> Parser:
-    """Builds the parser of ``model_report.py``."""
+def thresholds_parser() -> Parser:
+    """Builds the parser of ``thresholds.py``."""
     parser = Parser(
-        description='Write a page about a model. It shows figures by group '
-        'and class, errors as pictures, where the model looks, and which '
-        'errors other classes explain.'
+        description='Choose one threshold a class, and calibrate the scores',
+        epilog='The test set is refused: figures on it would no longer be '
+        'those of unseen images.',
     )
     add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--out', required=True, metavar='DIR', help='where report.html goes'
+        '--on',
+        metavar=f'{VALIDATION}|{TRAINING}|FILE.json',
+        help='the images to choose on: the validation set of the config; '
+        'training images, each scored by a network that is trained without '
+        'it; or those of another annotation file (default: the validation '
+        'set, training images where there is none)',
     )
     parser.add_argument(
-        '--compare',
-        nargs=2,
-        metavar=('CONFIG2', 'CKPT2'),
-        help='a second model to set beside it, tested on the same pictures',
+        '--metric',
+        default='f1',
+        help='f1, f2, precision=0.9, recall=0.8, or cost=FP:FN, the costs '
+        'of a false positive and of a miss (default: f1)',
     )
-    _add_thresholds(parser)
     parser.add_argument(
-        '--train-images',
+        '--calibration',
+        choices=(*CALIBRATIONS, 'none'),
+        default='platt',
+        help='how scores are mapped to frequencies (default: platt)',
+    )
+    parser.add_argument(
+        '--folds',
         type=int,
-        default=20_000,
-        metavar='N',
-        help='training pictures to search for copies of test pictures, 0 '
-        'for none (default: 20000)',
+        default=3,
+        help=f'networks that {TRAINING} trains (default: 3)',
     )
     parser.add_argument(
-        '--no-cam', action='store_true', help='leave out Grad-CAM'
-    )
-    _add_device(parser)
-    add_cfg_options(parser)
-    return parser
-
-
-def check_model_report(parser: Parser, args: argparse.Namespace) -> None:
-    """Checks the arguments of ``model_report.py``."""
-    if args.train_images < 0:
-        parser.error(f'--train-images must be at least 0: {args.train_images}')
-    models = [[args.config, args.checkpoint]]
-    models += [args.compare] if args.compare else []
-    for model in models:
-        model[0] = find_config(model[0])
-        check_checkpoint(model[1])
-    args.config = models[0][0]
-    if Path(args.out).exists() and not Path(args.out).is_dir():
-        raise ValueError(f'--out {args.out} is not a folder')
-
-
-def demo_page_parser() -> Parser:
-    """Builds the parser of ``demo_page.py``."""
-    parser = Parser(
-        description='Serve a page to try a model on pictures. It shows '
-        'labels by group, both branches, where they look, and the nearest '
-        'training pictures. Nothing leaves this machine.'
-    )
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
-    _add_thresholds(parser)
-    parser.add_argument(
-        '--host',
-        default='127.0.0.1',
-        help='address to serve on; 0.0.0.0 lets other machines in, without a '
-        'password (default: 127.0.0.1)',
+        '--out',
+        metavar='FILE.json',
+        help='the file to write (default: thresholds.json beside the '
+        'checkpoint, where predict.py finds it)',
     )
     parser.add_argument(
-        '--port', type=positive, default=7860, help='default: 7860'
+        '--figure',
+        metavar='FILE.png',
+        help='draw the reliability diagram by group',
     )
-    parser.add_argument(
-        '--train-images',
-        type=int,
-        default=2000,
-        metavar='N',
-        help='training pictures among which the nearest are looked for, 0 '
-        'for none (default: 2000)',
-    )
-    _add_device(parser)
-    add_cfg_options(parser)
-    return parser
-
-
-def check_demo_page(parser: Parser, args: argparse.Namespace) -> None:
-    """Checks the arguments of ``demo_page.py``."""
-    if args.train_images < 0:
-        parser.error(f'--train-images must be at least 0: {args.train_images}')
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
-
-
-def _add_thresholds(parser: Parser) -> None:
-    parser.add_argument(
-        '--thresholds',
-        metavar='JSON',
-        help='thresholds of the model (default: the file beside the '
-        'checkpoint, else 0.5)',
-    )
-
-
-def _add_device(parser: Parser) -> None:
     parser.add_argument(
         '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
     )
+    add_cfg_options(parser)
+    return parser
+
+
+def check_thresholds(parser: Parser, args: Namespace) -> None:
+    """Checks what is asked for, and the files that are read."""
+    try:
+        parse_metric_words(args.metric)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.folds < 2:
+        parser.error(f'--folds must be at least 2, got {args.folds}')
+    if args.figure is not None and args.calibration == 'none':
+        parser.error('--figure shows calibrated scores: name a --calibration')
+    if args.on not in (None, VALIDATION, TRAINING):
+        if not args.on.endswith('.json'):
+            parser.error(
+                f'--on must be {VALIDATION}, {TRAINING} or a .json file, got '
+                f'{args.on}'
+            )
+        if not Path(args.on).is_file():
+            raise FileNotFoundError(f'no such annotation file: {args.on}')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    check_data_root(args.cfg_options)
+
+
+def parse_metric_words(text: str) -> tuple[str, tuple[float, ...]]:
+    """Reads what a threshold is to reach.
+
+    Returns:
+        tuple: ``'f'`` and beta, ``'precision'`` or ``'recall'`` and the
+        least value, or ``'cost'`` and those of a false positive and a miss.
+
+    Raises:
+        ValueError: It is none of these, or out of range.
+    """
+    number = r'(\d+(?:\.\d+)?|\.\d+)'
+    found = re.fullmatch(
+        rf'(?:(f){number}|(precision|recall)={number}'
+        rf'|(cost)={number}:{number})',
+        text,
+    )
+    words = [word for word in found.groups() if word] if found else ['']
+    values = tuple(float(word) for word in words[1:])
+    below = 1 if words[0] in ('precision', 'recall') else float('inf')
+    if not values or min(values) <= 0 or max(values) > below:
+        raise ValueError(
+            'the metric must be f1, f2, precision=0.9, recall=0.8 or '
+            f'cost=FP:FN (two costs above 0), got {text!r}'
+        )
+    return words[0], values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from ltml_cli.options import (
     Parser,
@@ -87,6 +88,7 @@ def test_parser() -> Parser:
     parser.add_argument(
         '--show-dir', help='draw the predictions on the images, into here'
     )
+    add_thresholds(parser)
     return parser
 
 
@@ -99,6 +101,8 @@ def check_test(parser: Parser, args: argparse.Namespace) -> None:
     args.config = find_config(args.config)
     check_checkpoint(args.checkpoint)
     check_data_root(args.cfg_options)
+    if args.thresholds is not None:
+        check_source(args.thresholds, 'file of thresholds')
 
 
 def predict_parser() -> Parser:
@@ -117,11 +121,17 @@ def predict_parser() -> Parser:
     choice.add_argument(
         '--threshold',
         type=float,
-        help='predict the classes with at least this score (default: '
-        f'{DEFAULT_THRESHOLD})',
+        help='predict the classes with at least this score (default: their '
+        f'own thresholds, {DEFAULT_THRESHOLD} where there are none)',
     )
+    add_thresholds(choice)
     choice.add_argument(
         '--topk', type=int, help='predict this many, whatever their scores'
+    )
+    parser.add_argument(
+        '--calibrated',
+        action='store_true',
+        help='show calibrated scores, by the calibration of the thresholds',
     )
     parser.add_argument(
         '--out',
@@ -139,6 +149,16 @@ def predict_parser() -> Parser:
     return parser
 
 
+def add_thresholds(parser: Any) -> None:
+    """Adds ``--thresholds``, the file that ``thresholds.py`` writes."""
+    parser.add_argument(
+        '--thresholds',
+        metavar='FILE.json',
+        help='one threshold a class (default: thresholds.json beside the '
+        'checkpoint)',
+    )
+
+
 def check_predict(parser: Parser, args: argparse.Namespace) -> None:
     """Checks the numbers and the files of a prediction."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
@@ -151,6 +171,8 @@ def check_predict(parser: Parser, args: argparse.Namespace) -> None:
     args.config = find_config(args.config)
     check_checkpoint(args.checkpoint)
     check_source(args.input, 'image or folder')
+    if args.thresholds is not None:
+        check_source(args.thresholds, 'file of thresholds')
     if args.out is not None and os.path.isfile(args.out):
         raise NotADirectoryError(f'--out {args.out} is a file')
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ltml_cli import data_parsers, result_parsers, run_parsers
+from ltml_cli import data_parsers, page_parsers, result_parsers, run_parsers
 from ltml_cli.options import Parser, nearest
 
 Check = Callable[[Parser, argparse.Namespace], None]
@@ -88,6 +88,12 @@ TOOLS = {
         None,
         'ltml_mm.experiments.log_curves:main',
     ),
+    'thresholds': Tool(
+        'analysis/thresholds.py',
+        result_parsers.thresholds_parser,
+        result_parsers.check_thresholds,
+        'ltml_mm.decisions.selection:main',
+    ),
     'compare': Tool(
         'benchmarks/compare.py',
         result_parsers.compare_parser,
@@ -96,14 +102,14 @@ TOOLS = {
     ),
     'model-report': Tool(
         'analysis/model_report.py',
-        result_parsers.model_report_parser,
-        result_parsers.check_model_report,
+        page_parsers.model_report_parser,
+        page_parsers.check_model_report,
         'ltml_mm.inspection.model_report:main',
     ),
     'demo-page': Tool(
         'demo_page.py',
-        result_parsers.demo_page_parser,
-        result_parsers.check_demo_page,
+        page_parsers.demo_page_parser,
+        page_parsers.check_demo_page,
         'ltml_mm.inspection.demo_page:main',
     ),
 }

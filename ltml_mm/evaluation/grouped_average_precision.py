@@ -114,6 +114,8 @@ class GroupedAveragePrecision(BaseMetric):
         report: The figures of the last evaluation, as
             :func:`~ltml_mm.evaluation.class_report` returns them; None
             before the first, and on all processes but the first.
+        evaluated: The scores, float32 (N, K), and labels, bool (N, K), of
+            the last evaluation, where ``report`` is that.
 
     Examples:
         >>> import torch
@@ -151,6 +153,7 @@ class GroupedAveragePrecision(BaseMetric):
         self.classwise = classwise
         self.branches = branches
         self.report: dict[str, Any] | None = None
+        self.evaluated: tuple[np.ndarray, np.ndarray] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keeps scores and labels of one batch, one dict per image."""
@@ -179,6 +182,8 @@ class GroupedAveragePrecision(BaseMetric):
         ap = {}
         for name in results[0][0]:
             scores = np.stack([row[name] for row, _ in results])
+            if not name:
+                self.evaluated = scores, targets.astype(bool)
             ap[name] = 100 * average_precision(scores, targets)
         classes = meta.get('classes') or range(statistics.num_classes)
         names = [str(name) for name in classes]

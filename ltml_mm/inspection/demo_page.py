@@ -19,7 +19,6 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 from ltml_cli import parse
-from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.model import DEFAULT_THRESHOLD
 from ltml_mm.datasets.images import (
@@ -27,12 +26,7 @@ from ltml_mm.datasets.images import (
     UnreadableImageError,
     printable,
 )
-from ltml_mm.decisions.thresholds import (
-    find_thresholds,
-    logit,
-    sigmoid,
-    weights_digest,
-)
+from ltml_mm.decisions.thresholds import logit, sigmoid
 from ltml_mm.evaluation.grouped_average_precision import BRANCHES_KEY
 from ltml_mm.inspection.attention import Attention, has_grad_cam
 from ltml_mm.inspection.evidence import (
@@ -55,7 +49,7 @@ MAX_PICTURES, MAX_SESSIONS = 24, 20
 NEXT_BEST, NEAREST = 3, 5
 SIDE, QUALITY = 240, 80
 BEST = 'the first class of each picture'
-#: The groups without a class of which the counts are known.
+#: What to install for the page.
 EXTRA = 'pip install "ltml_mm[web]"'
 
 
@@ -88,21 +82,20 @@ class Trial:
 
     Args:
         inferencer: The model.
-        thresholds: Of each class, (K,).
         train_images: Training pictures to find the nearest among.
     """
 
     def __init__(
-        self,
-        inferencer: MultiLabelInferencer,
-        thresholds: np.ndarray,
-        train_images: int,
+        self, inferencer: MultiLabelInferencer, train_images: int
     ) -> None:
         self.inferencer = inferencer
         self.names = [info['name'] for info in inferencer.class_info]
         groups = class_groups(inferencer.class_info)
         everything = groups.pop('all')
         self.groups = groups or {'all': everything}
+        thresholds = np.full(len(self.names), DEFAULT_THRESHOLD)
+        if inferencer.thresholds is not None:
+            thresholds = inferencer.thresholds.values
         self.thresholds = thresholds
         #: Where the slider of each group starts.
         self.start = {
@@ -342,7 +335,9 @@ def build_page(trial: Trial, title: str) -> Any:
                 clear = gr.Button('Clear', size='sm')
             with gr.Column(scale=3, min_width=320):
                 start = [trial.start[name] for name in trial.groups]
-                shown = gr.HTML(trial.render([], BEST, start))
+                shown = gr.HTML(
+                    trial.render([], BEST, start), apply_default_css=False
+                )
 
         def on_upload(
             paths: Any, kept: Any, wanted: str, *values: float
@@ -356,7 +351,9 @@ def build_page(trial: Trial, title: str) -> Any:
 
         # One at a time: the network has hooks while it runs.
         once: dict[str, Any] = dict(
-            concurrency_limit=1, concurrency_id='model', api_visibility='private'
+            concurrency_limit=1,
+            concurrency_id='model',
+            api_visibility='private',
         )
         asked = [pictures, looked_for, *sliders]
         files.upload(
@@ -393,21 +390,17 @@ def load_trial(args: Any) -> Trial:
     if not has_gradio():
         raise ValueError(f'the page needs the package gradio: {EXTRA}')
     inferencer = MultiLabelInferencer(
-        args.config, args.checkpoint, args.device, args.cfg_options
+        args.config,
+        args.checkpoint,
+        args.device,
+        args.cfg_options,
+        thresholds=args.thresholds,
     )
-    names = [info['name'] for info in inferencer.class_info]
-    digest = weights_digest(read_checkpoint(args.checkpoint)['state_dict'])
-    chosen, note = find_thresholds(
-        args.checkpoint, digest, names, args.thresholds
-    )
-    values = np.full(len(names), DEFAULT_THRESHOLD)
-    if chosen is None:
-        print(note, file=sys.stderr)
-    else:
-        values = chosen.values
+    if inferencer.thresholds is None:
+        print(inferencer.thresholds_note, file=sys.stderr)
     if not has_grad_cam():
         print(f'Grad-CAM needs the package grad-cam: {EXTRA}', file=sys.stderr)
-    return Trial(inferencer, values, args.train_images)
+    return Trial(inferencer, args.train_images)
 
 
 def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
