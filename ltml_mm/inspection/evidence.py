@@ -142,7 +142,14 @@ def joined_features(seen: Iterable[Any]) -> np.ndarray | None:
 
 
 def build_training_set(cfg: Config) -> Any:
-    """Builds the training set, its images as the test shows them."""
+    """Builds the training set, its images as the test shows them.
+
+    Raises:
+        OSError: Its files are not there.
+        ValueError: The config has none, such as that of a merged network.
+    """
+    if not (cfg.get('train_dataloader') or {}).get('dataset'):
+        raise ValueError('the config has no train_dataloader with a dataset')
     pipeline = innermost_dataset(cfg.test_dataloader).pipeline
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         return training_dataset(cfg, pipeline)
