@@ -58,6 +58,12 @@ TOOLS = {
         run_parsers.check_merge,
         'ltml_mm.apis.merge:main',
     ),
+    'to-safetensors': Tool(
+        'model_converters/to_safetensors.py',
+        run_parsers.to_safetensors_parser,
+        run_parsers.check_to_safetensors,
+        'ltml_mm.decisions.model_card:main',
+    ),
     'convert': Tool(
         'dataset_converters/custom.py',
         data_parsers.convert_parser,
