@@ -15,14 +15,13 @@ from mmpretrain.structures import DataSample
 from mmpretrain.visualization import UniversalVisualizer
 from PIL import Image
 
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.apis.checkpoint import are_names
 from ltml_mm.apis.config import dataset_configs
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.images import first_line, printable
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
-#: The least score of a predicted class where none is given.
-DEFAULT_THRESHOLD = 0.5
 #: Bounds of a picture's shorter and longer side: words must fit in.
 MIN_SIDE, MAX_SIDE = 224, 2048
 #: The predicted classes that a picture has room for.

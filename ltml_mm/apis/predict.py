@@ -11,10 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltml_mm.apis.cli import add_cfg_options
+from ltml_cli import parse
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD, SOME_SKIPPED
 from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
 from ltml_mm.apis.model import (
-    DEFAULT_THRESHOLD,
     check_selection,
     encode_picture,
     picture_format,
@@ -24,54 +24,10 @@ from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
 
-#: The exit status where at least one file was skipped.
-SOME_SKIPPED = 3
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/predict.py``."""
-    parser = argparse.ArgumentParser(
-        description='Predict the classes of images',
-        epilog=f'Files that cannot be read are skipped and reported; the '
-        f'exit status is then {SOME_SKIPPED}.',
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        'input', metavar='IMAGE|FOLDER', help='an image, or a folder of them'
-    )
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument(
-        '--threshold',
-        type=float,
-        help='predict the classes with at least this score (default: '
-        f'{DEFAULT_THRESHOLD})',
-    )
-    choice.add_argument(
-        '--topk', type=int, help='predict this many, whatever their scores'
-    )
-    parser.add_argument(
-        '--out',
-        metavar='DIR',
-        help='write predictions.json and annotated pictures into here '
-        '(default: only show the table)',
-    )
-    parser.add_argument(
-        '--batch-size', type=int, default=8, help='images a step (default: 8)'
-    )
-    parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
-    )
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
-    for name in ('topk', 'batch_size'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            option = name.replace('_', '-')
-            parser.error(f'--{option} must be at least 1, got {value}')
-    return args
+    return parse('predict', argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,14 +69,8 @@ def _list_images(
     args: argparse.Namespace,
 ) -> tuple[list[Path], list[UnreadableImageError]]:
     source = Path(args.input)
-    if not source.exists():
-        raise FileNotFoundError(
-            f'no such image or folder: {printable(source)}'
-        )
     pictures = None if args.out is None else Path(args.out) / 'pictures'
     folder = source if source.is_dir() else source.parent
-    if args.out is not None and os.path.isfile(args.out):
-        raise NotADirectoryError(f'--out {args.out} is a file')
     if pictures and folder.resolve().is_relative_to(pictures.resolve()):
         raise ValueError(
             f'the pictures of --out {args.out} would replace the images in '

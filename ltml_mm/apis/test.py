@@ -13,8 +13,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
+from ltml_cli import parse
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.apis.cli import add_common_arguments, prepare_config
+from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import draw_prediction, encode_picture
 from ltml_mm.evaluation import PredictionCollector
@@ -23,29 +24,7 @@ from ltml_mm.files import write_bytes, write_json
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/test.py``."""
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--tta',
-        action='store_true',
-        help='average the predictions of the image and of its mirror image',
-    )
-    parser.add_argument(
-        '--out',
-        metavar='X.json',
-        help='write metrics and predictions to this JSON file',
-    )
-    parser.add_argument(
-        '--show-dir', help='draw the predictions on the images, into here'
-    )
-    args = parser.parse_args(argv)
-    if args.out is not None and not args.out.endswith('.json'):
-        parser.error(f'--out must end with .json, got {args.out}')
-    if args.tta and args.show_dir:
-        parser.error('--show-dir draws single views: leave out --tta')
-    return args
+    return parse('test', argv)
 
 
 def test_config(args: argparse.Namespace) -> Config:

@@ -11,8 +11,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
+from ltml_cli import parse
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
-from ltml_mm.apis.cli import add_common_arguments, prepare_config
+from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 
 #: What --amp may name. bfloat16 has float32's range: nothing overflows, and
@@ -30,37 +31,7 @@ MIXED_PRECISION = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/train.py``."""
-    parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument('config', help='config file')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CKPT',
-        help='resume from a checkpoint, or from the latest of the work '
-        'directory',
-    )
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='fp16',
-        choices=list(PRECISIONS),
-        help='train in mixed precision, fp16 by default',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the pairs of a step over '
-        'auto_scale_lr.base_batch_size',
-    )
-    parser.add_argument(
-        '--tensorboard', action='store_true', help='log for TensorBoard, too'
-    )
-    parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate'
-    )
-    return parser.parse_args(argv)
+    return parse('train', argv)
 
 
 def training_config(args: argparse.Namespace) -> Config:

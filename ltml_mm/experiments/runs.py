@@ -21,10 +21,10 @@ import torch
 from mmengine.config import Config
 from tqdm import tqdm
 
+from ltml_cli.result_parsers import PLAIN
 from ltml_mm._stack import find_stack
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import config_parts
-from ltml_mm.experiments.rows import PLAIN
 from ltml_mm.files import file_sha256, write_json, write_text
 from ltml_mm.version import __version__
 

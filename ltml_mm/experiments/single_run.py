@@ -21,6 +21,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
+from ltml_cli.result_parsers import PLAIN
 from ltml_mm.apis.checkpoint import (
     find_whole_checkpoint,
     load_weights,
@@ -36,7 +37,7 @@ from ltml_mm.apis.norm_statistics import (
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
 from ltml_mm.datasets.two_stream import innermost_dataset
-from ltml_mm.experiments.rows import PLAIN, chooses
+from ltml_mm.experiments.rows import chooses
 from ltml_mm.experiments.runs import (
     CONFIG,
     PROGRESS,

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ltml_cli import parse
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.converters.readers import (
     read_coco,
@@ -55,29 +56,28 @@ RECORD = 'split.json'
 FILES = (*(f'{part}.json' for part in PARTS), RECORD)
 
 
-def run_converter(
-    parser: argparse.ArgumentParser,
-    convert: Callable[[argparse.Namespace, OutputOptions], str],
-    out: str | None = None,
-) -> None:
-    """Adds the options that all converters share, converts and prints.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Converts one's own data: ``tools/dataset_converters/custom.py``."""
+    _run_converter('convert', argv, _convert)
 
-    ``convert`` returns a summary; ``out`` is the default of ``--out``.
-    """
-    parser.add_argument(
-        '--out',
-        default=out,
-        required=out is None,
-        help='folder to write train.json, test.json, split.json and, where '
-        'there is a validation set, val.json to',
-    )
-    for option, text in (
-        ('--force', 'overwrite existing output'),
-        ('--check-images', 'decode every image and list the broken ones'),
-        ('--allow-outside', "let paths and links leave the images' folder"),
-    ):
-        parser.add_argument(option, action='store_true', help=text)
-    args = parser.parse_args()
+
+def main_voc_lt(argv: Sequence[str] | None = None) -> None:
+    """Makes VOC-LT: ``tools/dataset_converters/voc_lt.py``."""
+    _run_converter('voc-lt', argv, partial(_convert_published, 'voc'))
+
+
+def main_coco_lt(argv: Sequence[str] | None = None) -> None:
+    """Makes COCO-LT: ``tools/dataset_converters/coco_lt.py``."""
+    _run_converter('coco-lt', argv, partial(_convert_published, 'coco'))
+
+
+def _run_converter(
+    tool: str,
+    argv: Sequence[str] | None,
+    convert: Callable[[argparse.Namespace, OutputOptions], str],
+) -> None:
+    """Converts and prints the warnings and the summary."""
+    args = parse(tool, argv)
     output = OutputOptions(
         args.out, args.force, args.check_images, args.allow_outside
     )
@@ -87,6 +87,37 @@ def run_converter(
     for warning in caught:
         print(f'WARNING: {warning.message}', file=sys.stderr)
     print(summary)
+
+
+def _convert(args: argparse.Namespace, output: OutputOptions) -> str:
+    """Converts one's own data by the arguments; returns a summary."""
+    recipe = None
+    if args.max_count is not None:
+        steepness = {
+            name: value
+            for name in ('min_count', 'shape')
+            if (value := getattr(args, name)) is not None
+        }
+        recipe = ParetoRecipe(args.max_count, **steepness, seed=args.seed)
+    return convert_custom(
+        args.format,
+        args.source,
+        output,
+        args.images,
+        args.classes,
+        args.test,
+        recipe,
+        args.seed,
+        args.separator,
+        args.val,
+    )
+
+
+def _convert_published(
+    name: str, args: argparse.Namespace, output: OutputOptions
+) -> str:
+    """Makes a published set by the arguments; returns a summary."""
+    return convert_published(name, args.source, output, args.split_file)
 
 
 def convert_custom(
