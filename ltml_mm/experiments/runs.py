@@ -113,6 +113,36 @@ def run_folder(out: Path, row: str, seed: int) -> Path:
     return out / row / f'seed_{seed}'
 
 
+def plan_runs(
+    args: argparse.Namespace,
+    configs: Mapping[str, Config],
+    seeds: Sequence[int],
+    variants: Mapping[str, Sequence[str]],
+) -> list[Run]:
+    """Lists the runs, seed by seed, so that every row has some early.
+
+    Args:
+        args: The command line of the comparison.
+        configs: The config of every row.
+        seeds: Those of the runs.
+        variants: The tests that are asked for by row; else the plain one.
+    """
+    hashes = {row: config_hash(cfg) for row, cfg in configs.items()}
+    return [
+        Run(
+            folder=run_folder(args.out, row, seed),
+            row=row,
+            seed=seed,
+            set=args.data,
+            keep_checkpoints=args.keep_checkpoints,
+            config_hash=found,
+            variants=tuple(variants.get(row, (PLAIN,))),
+        )
+        for seed in seeds
+        for row, found in hashes.items()
+    ]
+
+
 def config_hash(cfg: Config) -> str:
     """Hashes the config of a run, its annotations and its initial weights.
 
