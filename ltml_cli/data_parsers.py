@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from ltml_cli.options import (
     Parser,
@@ -14,20 +15,41 @@ from ltml_cli.options import (
 )
 
 #: The formats that are converted, as in ``converters.convert.READERS``.
-FORMATS = ('csv', 'coco', 'voc', 'folders', 'mmpretrain')
+FORMATS = (
+    'csv', 'coco', 'voc', 'folders', 'mmpretrain', 'huggingface',
+    'label_studio', 'fiftyone', 'cvat', 'datumaro',
+)  # fmt: skip
+
+
+class _ConvertParser(Parser):
+    """Takes a positional that may be left out between options, too."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """Parses the options first, then what is left."""
+        return self.parse_intermixed_args(args, namespace)
 
 
 def convert_parser() -> Parser:
     """Builds the parser of ``custom.py``."""
-    parser = Parser(
+    parser = _ConvertParser(
         description="""Convert one's own multi-label data to MMPretrain's JSON.
 
-The formats: csv (path,labels or one 0/1 column a class), coco (instances
-JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
-(multi-label JSON).""",
+The formats: csv (a table with a column of labels, or one of 0 and 1 for each
+class), coco (instances JSON), voc (folder of XML), folders (one per label
+set, cat+dog), mmpretrain (multi-label JSON), huggingface (folder with
+metadata.csv or .jsonl), label_studio (JSON, JSON-MIN), fiftyone
+(labels.json), cvat (XML for images), datumaro (JSON).""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('format', choices=FORMATS)
+    parser.add_argument(
+        'format',
+        nargs='?',
+        choices=FORMATS,
+        metavar='FORMAT',
+        help=f'{", ".join(FORMATS)} (default: found from the source)',
+    )
     parser.add_argument('source', help='file or folder of the annotations')
     parser.add_argument(
         '--images',
@@ -38,7 +60,25 @@ JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
     )
     parser.add_argument(
         '--separator',
-        help='what separates the labels in a CSV file (default: ;)',
+        help='what separates the labels in a cell of a table (default: ; | '
+        'or , where the cells tell it)',
+    )
+    parser.add_argument(
+        '--path-column', metavar='NAME', help='the column of the images'
+    )
+    parser.add_argument(
+        '--label-column',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='the column of the labels, or one of 0 and 1 for each class',
+    )
+    parser.add_argument(
+        '--ignore-columns',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='columns that are no classes',
     )
     test = parser.add_mutually_exclusive_group()
     test.add_argument('--test', help='source of the test set')
@@ -69,6 +109,11 @@ JSON), voc (folder of XML), folders (one per label set, cat+dog), mmpretrain
         '--shape', type=float, help='larger is steeper (default: 6)'
     )
     parser.add_argument('--seed', type=int, default=0)
+    for option, text in (
+        ('--skip-missing', 'leave out and list the images that are missing'),
+        ('--skip-bad', 'leave out and list the images that do not decode'),
+    ):
+        parser.add_argument(option, action='store_true', help=text)
     _add_output(parser)
     return parser
 
@@ -77,6 +122,12 @@ def check_convert(parser: Parser, args: argparse.Namespace) -> None:
     """Checks that the sources are there and the options fit together."""
     if args.max_count is None and (args.min_count, args.shape) != (None, None):
         raise ValueError('--min-count and --shape need --max-count')
+    missing = args.format is None and not os.path.exists(args.source)
+    if missing and args.source in FORMATS:
+        parser.error(f'{args.source} is a format; name the source, too')
+    for path in (args.source, args.images, args.classes, args.test, args.val):
+        if isinstance(path, str):
+            check_source(path, 'file or folder')
 
 
 def voc_lt_parser() -> Parser:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import re
+from argparse import Namespace
 from pathlib import Path
 
-from ltml_cli.options import Parser, add_cfg_options, positive
+from ltml_cli.options import (
+    Parser,
+    add_cfg_options,
+    add_config,
+    check_checkpoint,
+    check_data_root,
+    find_config,
+    positive,
+)
 
 #: The paper's rows in the order of its tables: config, and name in tables.
 ROWS = {
@@ -26,6 +35,9 @@ ROWS = {
     'consistency': ('ablations/{}_two_branches_consistency', '+ consistency'),
     'ltml': ('ltml_{}', 'LTML (+ compensation)'),
 }
+#: The images that thresholds may be chosen on, and maps of scores.
+VALIDATION, TRAINING = 'val', 'train-fraction'
+CALIBRATIONS = ('platt', 'temperature')
 #: The plain test; of one branch, too: the CSVs of all runs have this word.
 PLAIN = 'fused'
 #: The tests of a row, and what they are called in tables.
@@ -135,7 +147,7 @@ def compare_parser() -> Parser:
     return parser
 
 
-def check_compare(parser: Parser, args: argparse.Namespace) -> None:
+def check_compare(parser: Parser, args: Namespace) -> None:
     """Checks that the options of the tuning fit together."""
     if not args.tune and (args.tune_fraction or args.tune_on):
         raise ValueError('--tune-fraction and --tune-on need --tune KEY=...')
@@ -161,3 +173,106 @@ def plot_log_parser() -> Parser:
     )
     parser.add_argument('--out', required=True, help='PNG file to write')
     return parser
+
+
+def thresholds_parser() -> Parser:
+    """Builds the parser of ``thresholds.py``."""
+    parser = Parser(
+        description='Choose one threshold a class, and calibrate the scores',
+        epilog='The test set is refused: figures on it would no longer be '
+        'those of unseen images.',
+    )
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--on',
+        metavar=f'{VALIDATION}|{TRAINING}|FILE.json',
+        help='the images to choose on: the validation set of the config; '
+        'training images, each scored by a network that is trained without '
+        'it; or those of another annotation file (default: the validation '
+        'set, training images where there is none)',
+    )
+    parser.add_argument(
+        '--metric',
+        default='f1',
+        help='f1, f2, precision=0.9, recall=0.8, or cost=FP:FN, the costs '
+        'of a false positive and of a miss (default: f1)',
+    )
+    parser.add_argument(
+        '--calibration',
+        choices=(*CALIBRATIONS, 'none'),
+        default='platt',
+        help='how scores are mapped to frequencies (default: platt)',
+    )
+    parser.add_argument(
+        '--folds',
+        type=int,
+        default=3,
+        help=f'networks that {TRAINING} trains (default: 3)',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE.json',
+        help='the file to write (default: thresholds.json beside the '
+        'checkpoint, where predict.py finds it)',
+    )
+    parser.add_argument(
+        '--figure',
+        metavar='FILE.png',
+        help='draw the reliability diagram by group',
+    )
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
+    )
+    add_cfg_options(parser)
+    return parser
+
+
+def check_thresholds(parser: Parser, args: Namespace) -> None:
+    """Checks what is asked for, and the files that are read."""
+    try:
+        parse_metric_words(args.metric)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.folds < 2:
+        parser.error(f'--folds must be at least 2, got {args.folds}')
+    if args.figure is not None and args.calibration == 'none':
+        parser.error('--figure shows calibrated scores: name a --calibration')
+    if args.on not in (None, VALIDATION, TRAINING):
+        if not args.on.endswith('.json'):
+            parser.error(
+                f'--on must be {VALIDATION}, {TRAINING} or a .json file, got '
+                f'{args.on}'
+            )
+        if not Path(args.on).is_file():
+            raise FileNotFoundError(f'no such annotation file: {args.on}')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    check_data_root(args.cfg_options)
+
+
+def parse_metric_words(text: str) -> tuple[str, tuple[float, ...]]:
+    """Reads what a threshold is to reach.
+
+    Returns:
+        tuple: ``'f'`` and beta, ``'precision'`` or ``'recall'`` and the
+        least value, or ``'cost'`` and those of a false positive and a miss.
+
+    Raises:
+        ValueError: It is none of these, or out of range.
+    """
+    number = r'(\d+(?:\.\d+)?|\.\d+)'
+    found = re.fullmatch(
+        rf'(?:(f){number}|(precision|recall)={number}'
+        rf'|(cost)={number}:{number})',
+        text,
+    )
+    words = [word for word in found.groups() if word] if found else ['']
+    values = tuple(float(word) for word in words[1:])
+    below = 1 if words[0] in ('precision', 'recall') else float('inf')
+    if not values or min(values) <= 0 or max(values) > below:
+        raise ValueError(
+            'the metric must be f1, f2, precision=0.9, recall=0.8 or '
+            f'cost=FP:FN (two costs above 0), got {text!r}'
+        )
+    return words[0], values

@@ -14,12 +14,8 @@ from tqdm import tqdm
 from ltml_cli import parse
 from ltml_cli.run_parsers import DEFAULT_THRESHOLD, SOME_SKIPPED
 from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
-from ltml_mm.apis.model import (
-    check_selection,
-    encode_picture,
-    picture_format,
-    prediction_record,
-)
+from ltml_mm.apis.model import check_selection
+from ltml_mm.apis.pictures import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
@@ -35,10 +31,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     images, skipped = _list_images(args)
     inferencer = MultiLabelInferencer(
-        args.config, args.checkpoint, args.device, args.cfg_options
+        args.config,
+        args.checkpoint,
+        args.device,
+        args.cfg_options,
+        args.thresholds,
     )
     if args.threshold is None and args.topk is None:
-        args.threshold = DEFAULT_THRESHOLD
+        if inferencer.thresholds is None:
+            args.threshold = DEFAULT_THRESHOLD
+            print(inferencer.thresholds_note, file=sys.stderr)
+        else:
+            args.thresholds = inferencer.thresholds_note
     check_selection(args.threshold, args.topk, len(inferencer.class_info))
     for error in skipped:
         _report(error)
@@ -49,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoding = sys.stdout.encoding or 'utf-8'
     print(shown.encode(encoding, 'backslashreplace').decode(encoding))
     if args.out is not None:
-        told = ('config', 'checkpoint', 'threshold', 'topk')
+        told = (
+            'config',
+            'checkpoint',
+            'threshold',
+            'topk',
+            'thresholds',
+            'calibrated',
+        )
         content = {
             **{name: getattr(args, name) for name in told},
             'classes': inferencer.class_info,
@@ -101,8 +112,8 @@ def _predict_images(
             bar.update()
 
         for image, sample in inferencer.stream(images, args.batch_size, skip):
-            record = prediction_record(
-                sample, inferencer.class_info, args.threshold, args.topk
+            record = inferencer.record(
+                sample, args.threshold, args.topk, args.calibrated
             )
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
@@ -131,16 +142,23 @@ def _prediction_table(
 ) -> str:
     """Renders one row for each predicted class, names escaped."""
     rows = []
+    own = any(
+        'threshold' in label
+        for record in records
+        for label in record['labels']
+    )
     for record in records:
         image = printable(_relative(record['path'], source))
         if not record['labels']:
-            rows.append([image, '-', '-', '-', '-'])
+            rows.append([image, *'----', *'-' * own])
         for label in record['labels']:
             name, score = printable(label['name']), f'{label["score"]:.3f}'
             known = (label['group'], label['train_images'])
             shown = ('-' if value is None else value for value in known)
-            rows.append([image, name, score, *shown])
-    return table(['Image', 'Class', 'Score', 'Group', 'Train images'], rows)
+            least = [f'{label["threshold"]:.3f}'] if own else []
+            rows.append([image, name, score, *shown, *least])
+    header = ['Image', 'Class', 'Score', 'Group', 'Train images']
+    return table([*header, *['Threshold'] * own], rows)
 
 
 def _report(error: UnreadableImageError) -> None:

@@ -89,7 +89,7 @@ def test_holdout_and_long_tail(root, tmp_path):
 
 @pytest.mark.parametrize('fraction', [0.01, 0.99])
 def test_no_set_may_be_empty(root, out, fraction):
-    with pytest.raises(ValueError, match=r'would be \[(0, 4|4, 0)\]'):
+    with pytest.raises(ValueError, match=r"would be .*'(train|test)': 0"):
         convert(make_csv(root)[0], out, test=fraction)
 
 

@@ -18,20 +18,29 @@ import numpy as np
 
 from ltml_cli import parse
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.converters.readers import (
-    read_coco,
-    read_csv,
-    read_folders,
-    read_mmpretrain,
-    read_names,
-    read_voc,
+from ltml_mm.datasets.converters.formats import (
+    READERS,
+    TABLES,
+    find_format,
 )
+from ltml_mm.datasets.converters.image_files import settle_paths
+from ltml_mm.datasets.converters.json_formats import read_coco
 from ltml_mm.datasets.converters.records import (
     ImageSet,
     OutputOptions,
     settle_classes,
-    settle_paths,
 )
+from ltml_mm.datasets.converters.summary import (
+    describe,
+    describe_draw,
+    suspicions,
+)
+from ltml_mm.datasets.converters.tables import (
+    FIND_ALL,
+    TableOptions,
+    read_names,
+)
+from ltml_mm.datasets.converters.xml_formats import read_voc
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import (
     COCO_LT,
@@ -43,13 +52,6 @@ from ltml_mm.datasets.splits import (
 )
 from ltml_mm.files import write_json, write_text
 
-READERS: dict[str, Callable[[str], ImageSet]] = {
-    'csv': read_csv,
-    'coco': read_coco,
-    'voc': read_voc,
-    'folders': read_folders,
-    'mmpretrain': read_mmpretrain,
-}
 #: The parts of a set, each a file, and the record that completes it.
 PARTS = ('train', 'val', 'test')
 RECORD = 'split.json'
@@ -78,9 +80,8 @@ def _run_converter(
 ) -> None:
     """Converts and prints the warnings and the summary."""
     args = parse(tool, argv)
-    output = OutputOptions(
-        args.out, args.force, args.check_images, args.allow_outside
-    )
+    given = {k: v for k, v in vars(args).items() if k in OutputOptions._fields}
+    output = OutputOptions(**given)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         summary = convert(args, output)
@@ -108,7 +109,12 @@ def _convert(args: argparse.Namespace, output: OutputOptions) -> str:
         args.test,
         recipe,
         args.seed,
-        args.separator,
+        TableOptions(
+            args.separator,
+            args.path_column,
+            tuple(args.label_column),
+            tuple(args.ignore_columns),
+        ),
         args.val,
     )
 
@@ -121,7 +127,7 @@ def _convert_published(
 
 
 def convert_custom(
-    form: str,
+    form: str | None,
     source: str,
     output: OutputOptions,
     images: str | None = None,
@@ -129,7 +135,7 @@ def convert_custom(
     test: str | float | None = None,
     recipe: ParetoRecipe | None = None,
     seed: int = 0,
-    separator: str | None = None,
+    options: TableOptions = FIND_ALL,
     val: str | float | None = None,
 ) -> str:
     """Converts a source to ``train.json``, ``val.json`` and ``test.json``.
@@ -137,7 +143,7 @@ def convert_custom(
     The last two are made if asked for.
 
     Args:
-        form: The format, one of ``READERS``.
+        form: The format, one of ``READERS``; None to find it.
         source: The file or folder.
         output: Where to write and what to check.
         images: The folder of the images. Defaults to the source's own.
@@ -146,7 +152,7 @@ def convert_custom(
         test: A source of the same format, or the share to hold out.
         recipe: How to draw a long-tailed training set, None for all images.
         seed: Seed of the hold-out.
-        separator: Separates the labels in a CSV file.
+        options: What is known of a table.
         val: A source of the validation set, or the share of all images to
             hold out for it.
 
@@ -157,12 +163,9 @@ def convert_custom(
         ValueError: The source is broken, or an option does not fit; nothing
             is written.
     """
-    read = READERS[form]
-    if separator is not None:
-        if form != 'csv' or not separator:
-            told = f'got {separator!r} for {form}'
-            raise ValueError(f'--separator is for csv and not empty; {told}')
-        read = partial(read_csv, separator=separator)
+    if form is None:
+        form, source = find_format(source)
+    read = _reader(form, options)
     given = {'val': val, 'test': test}
     sources = {k: v for k, v in given.items() if isinstance(v, str)}
     shares = {k: v for k, v in given.items() if isinstance(v, float)}
@@ -176,19 +179,41 @@ def convert_custom(
         found[part] = other._replace(root=root)
     settled = settle_paths(found.values(), root, output)
     sets = dict(zip(found, settled, strict=True))
+    for told in suspicions(sets['train']):
+        warnings.warn(f'{source}: {told}', stacklevel=2)
     split: dict[str, Any] = {'source': form}
+    notes = [f'{source} read as {form}']
+    notes += [note for part in sets.values() for note in part.notes]
+    left_out = [entry for part in sets.values() for entry in part.left_out]
+    if left_out:
+        split['left_out'] = left_out
     sets |= _hold_out(sets['train'], shares, seed)
     for part, record in (('test', 'holdout'), ('val', 'val_holdout')):
         if part in shares:
             split[record] = {'fraction': shares[part], 'seed': seed}
     if recipe is not None:
-        drawn = recipe.split(sets['train'].matrix())
-        sets['train'] = sets['train'].subset(drawn)
+        whole = sets['train']
+        drawn = recipe.split(whole.matrix(), whole.classes)
+        sets['train'] = whole.subset(drawn)
         split['recipe'] = asdict(recipe)
+        notes += describe_draw(recipe, whole, sets['train'])
     split['train_paths_sha256'] = ids_checksum(
         example.path for example in sets['train'].examples
     )
-    return _write('custom', sets, split, output)
+    return _write('custom', sets, split, output, notes)
+
+
+def _reader(form: str, options: TableOptions) -> Callable[[str], ImageSet]:
+    """Returns a reader that knows the options, which are for tables."""
+    if options == FIND_ALL:
+        return READERS[form]
+    if form not in TABLES or options.separator == '':
+        told = ', '.join(f'{k}={v!r}' for k, v in options._asdict().items())
+        raise ValueError(
+            f'--separator and the options of columns are for {TABLES} and '
+            f'not empty; got {told} for {form}'
+        )
+    return partial(READERS[form], options=options)
 
 
 def _hold_out(
@@ -312,6 +337,7 @@ def _write(
     sets: Mapping[str, ImageSet],
     split: dict,
     output: OutputOptions,
+    notes: Sequence[str] = (),
 ) -> str:
     """Checks and writes the sets; returns a summary and what comes next."""
     sizes = {part: len(images.examples) for part, images in sets.items()}
@@ -369,9 +395,11 @@ def _write(
         f'data_prefix={prefix}',
         *['allow_outside=True'] * output.allow_outside,
     ]
+    about = [*notes, *describe(sets['train'], split.get('left_out', []))]
     return (
         f'{out}: {sizes["train"]} images to train, {validated}'
         f'{sizes.get("test", 0)} to test, {len(classes)} classes ({told})\n'
+        f'{"".join(f"  {line}{chr(10)}" for line in about)}'
         f'python tools/train.py configs/ltml_{config}.py --cfg-options '
         f'{shlex.join(overrides)}'
     )

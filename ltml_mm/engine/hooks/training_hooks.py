@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import (
     ConstantParamScheduler,
     LinearParamScheduler,
@@ -23,6 +23,12 @@ from torch import nn
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.decisions.choice import add_decisions, gain_text
+from ltml_mm.decisions.thresholds import (
+    FILE_NAME,
+    weights_digest,
+    write_thresholds,
+)
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
@@ -273,7 +279,42 @@ class ClassReportHook(Hook):
     ``test_class_report.json``, each written atomically. Without
     :class:`~ltml_mm.evaluation.GroupedAveragePrecision` in the evaluator it
     does nothing, so it fits every config.
+
+    Where the validation images are none of the test or the training set, the
+    training ends with one threshold a class, of the best F1, which are in
+    the table and in ``thresholds.json``: ``predict.py`` takes them.
     """
+
+    def __init__(self) -> None:
+        self._digest: str | None = None
+
+    @master_only
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """Notes which weights the last validation sees.
+
+        After it they may be others: of ``EMAHook`` the average is validated.
+        """
+        last = (
+            runner.epoch >= runner.max_epochs
+            or runner.iter >= runner.max_iters
+            or any(
+                isinstance(hook, EarlyStoppingHook) for hook in runner.hooks
+            )
+        )
+        if batch_idx == 0 and last:
+            model = unwrap_model(runner.model)
+            self._digest = weights_digest(model.state_dict())
+
+    @master_only
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """Notes which weights are tested."""
+        if batch_idx == 0:
+            model = unwrap_model(runner.model)
+            self._digest = weights_digest(model.state_dict())
 
     def after_train(self, runner: Runner) -> None:
         """Shows the last validation, if there was one."""
@@ -288,10 +329,54 @@ class ClassReportHook(Hook):
         evaluator = getattr(loop, 'evaluator', None)
         for metric in getattr(evaluator, 'metrics', ()):
             if isinstance(metric, GroupedAveragePrecision) and metric.report:
+                report, said = metric.report, ''
+                report['model'] = self._digest
+                if split == 'val' and self._digest is not None:
+                    said = self._choose(runner, metric, report)
                 path = Path(runner.work_dir, f'{split}_class_report.json')
                 runner.logger.info(
                     f'Average precision in percent ({path}):\n'
-                    f'{class_table(metric.report)}'
+                    f'{class_table(report)}{said}'
                 )
-                write_json(path, metric.report)
+                write_json(path, report)
                 return
+
+    def _choose(
+        self,
+        runner: Runner,
+        metric: GroupedAveragePrecision,
+        report: dict[str, Any],
+    ) -> str:
+        """Adds thresholds to the report, writes them, says what they bring."""
+        val, test = (
+            runner.cfg.get(f'{s}_dataloader') for s in ('val', 'test')
+        )
+        same = val is None or (test and val.dataset == test.dataset)
+        if same or metric.evaluated is None:
+            return ''
+        # Not at the top: the tools import the hooks.
+        from ltml_mm.decisions.selection import (
+            describe_images,
+            make_thresholds,
+            no_validation,
+        )
+
+        scores, targets = metric.evaluated
+        if no_validation(runner.cfg) is not None or not targets.any():
+            return ''
+        name = Path(
+            runner.message_hub.runtime_info.get('last_ckpt') or 'model'
+        )
+        keys = ('name', 'group', 'train_images')
+        chosen = make_thresholds(
+            scores,
+            targets,
+            [{key: row[key] for key in keys} for row in report['classes']],
+            {'name': name.name, 'sha256': str(self._digest)},
+            describe_images(runner.val_dataloader),
+        )
+        add_decisions(report, chosen)
+        path = Path(runner.work_dir, FILE_NAME)
+        write_thresholds(path, chosen)
+        gain = gain_text(chosen, scores, targets)
+        return f'\n{gain}\nThresholds for predict.py: {path}'
