@@ -403,6 +403,10 @@ def add_decisions(report: dict[str, Any], thresholds: Thresholds) -> None:
 
 def threshold_table(chosen: Thresholds) -> str:
     """Renders thresholds and figures in percent, with 95 % intervals."""
+    # As in the table of average precisions; sorting is stable.
+    ranked = sorted(
+        chosen.classes, key=lambda c: -(c.get('train_images') or 0)
+    )
     header = ['Class', 'Group', 'Train images', 'Positives', 'Threshold']
     titles = ['Precision', 'Recall', 'F1']
     return table(
@@ -421,7 +425,7 @@ def threshold_table(chosen: Thresholds) -> str:
                     f'{row["threshold"]:.3f}',
                     *_figures(row),
                 ]
-                for row in chosen.classes
+                for row in ranked
             ),
         ],
     )
