@@ -17,7 +17,7 @@ from ltml_mm.evaluation.report import table
 
 #: A class with so many positives stands half-way between its own threshold
 #: and its group's.
-PRIOR_POSITIVES = 5.0
+PRIOR_POSITIVES = 8.0
 #: Parts of the images in cross-validation, and resamplings of a bootstrap.
 FOLDS, RESAMPLINGS = 5, 500
 #: The quantile of the normal distribution of a 95 % interval.

@@ -266,7 +266,7 @@ def cross_fit(
         raise ValueError(
             f'{args.config} names no training images; give --on FILE.json'
         )
-    folder = network.path.parent / 'cross_fit'
+    folder = network.path.parent / f'cross_fit_{args.folds}'
     found = []
     for number in range(args.folds):
         print(f'cross-fit: network {number + 1} of {args.folds}', flush=True)

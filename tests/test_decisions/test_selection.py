@@ -286,7 +286,7 @@ def test_training_images_are_scored_by_networks_without_them(
     assert found.chosen_on['kind'] == 'cross-fit'
     seen = []
     for fold in (0, 1):
-        folder = tmp_path / 'cross_fit' / f'fold_{fold}'
+        folder = tmp_path / 'cross_fit_2' / f'fold_{fold}'
         meta = read_checkpoint(folder / 'epoch_1.pth')['meta']
         seen.append(meta['dataset_meta']['num_train_images'])
         assert meta['dataset_meta']['class_counts'][2] == 1
