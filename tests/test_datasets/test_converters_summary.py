@@ -45,8 +45,12 @@ def test_ordinary_labels_are_not_suspicious(tmp_path):
 
 SUSPICIOUS = [
     (
-        ['a b', 'b c', 'c d', 'd e', 'e f', 'x', 'x'],
-        '6 classes, of which 5 appear once .*: a b, b c, c d, d e, e f$',
+        ['clear primary', 'haze primary', 'haze', 'clear', 'haze'],
+        r"separator .*: 'clear primary' \(.*:2\), 'haze primary' \(.*:3\)$",
+    ),
+    (
+        ['a b', 'c d', 'e f', 'g h', 'i j', 'x', 'x'],
+        '6 classes, of which 5 appear once .*: a b, c d, e f, g h, i j$',
     ),
     (
         ['cat', 'Cat', 'dog', 'c at'],
