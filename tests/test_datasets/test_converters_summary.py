@@ -107,3 +107,14 @@ def test_a_long_tail_tells_what_it_drew_by_name(tmp_path):
     unreached = re.search(r'out of reach: (.*)', summary)[1]
     assert f'emu (has {counts["emu"]}, target 60)' in unreached
     assert 'cat' not in unreached
+
+
+def test_the_printed_command_fits_the_parts(tmp_path):
+    source = write(tmp_path, ['cat', 'dog', 'cat', 'dog', 'cat', 'dog'])
+    without = convert(source, tmp_path / 'out')
+    assert 'no test set: --test-fraction' in without
+    assert 'ltml_custom.py --no-validate --cfg-options ' in without
+    for number, part in enumerate(({'test': 0.4}, {'val': 0.4})):
+        summary = convert(source, tmp_path / f'out{number}', **part)
+        assert 'no test set' not in summary
+        assert 'ltml_custom.py --cfg-options ' in summary
