@@ -314,7 +314,8 @@ def build_page(trial: Trial, title: str) -> Any:
         )
         took = [files, pictures, shown]
         files.upload(on_upload, [files, pictures, *asked], took, **once)
-        for control in (looked_for, *sliders):
+        controls: list[Any] = [looked_for, *sliders]
+        for control in controls:
             control.change(
                 on_change,
                 [pictures, *asked],
