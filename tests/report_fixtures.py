@@ -1,13 +1,16 @@
+"""Fixtures of tests that look at pages; MMEngine is imported late."""
+
 import os
 import shutil
 
 import pytest
-from report_case import save_network, write_networks
 
 
 @pytest.fixture(scope='session')
 def networks(tmp_path_factory):
     """Config and checkpoint of a two-branch and of a stock network."""
+    from report_case import save_network, write_networks
+
     folder = tmp_path_factory.mktemp('networks')
     configs = write_networks(folder)
     return [(str(config), str(save_network(config))) for config in configs]
