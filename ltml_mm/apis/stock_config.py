@@ -19,7 +19,13 @@ from ltml_mm.models.parts import build_neck, head_config, neck_config
 
 PLUGIN = 'ltml_mm'
 #: What MMPretrain's ``MultiLabelDataset`` does not take, or takes elsewhere.
-OWN_SETTINGS = ('allow_outside', 'classes', 'metainfo', 'type')
+OWN_SETTINGS = (
+    'allow_outside',
+    'classes',
+    'image_cache',
+    'metainfo',
+    'type',
+)
 TWO_STREAM = 'TwoStreamDataPreprocessor'
 
 
