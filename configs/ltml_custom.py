@@ -29,6 +29,8 @@ train_dataloader = dict(
         epoch_length='rebalanced',
     ),
 )
+# None: filled in from the number of classes and the images of a step.
+optim_wrapper = dict(optimizer=dict(lr=None))
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(
