@@ -50,7 +50,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    packages=find_packages(include=['ltml_mm', 'ltml_mm.*']),
+    packages=find_packages(include=['ltml_mm', 'ltml_mm.*', 'ltml_cli']),
+    entry_points={'console_scripts': ['ltml = ltml_cli:main']},
     package_data={'ltml_mm': ['py.typed']},
     install_requires=[
         'filelock',

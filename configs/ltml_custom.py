@@ -1,7 +1,8 @@
 # LTML on any multi-label set: --cfg-options data_root=data/my_data
 #
 # The folder holds train.json and test.json in MMPretrain's format, image
-# paths relative to data_root, or to data_root/data_prefix. The number of
+# paths relative to data_root, or to data_root/data_prefix. Where it holds
+# val.json, too, training validates on that. The number of
 # classes, their names and their training counts come from the data: what is
 # None here is filled in by runner_type.
 _base_ = [

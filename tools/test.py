@@ -1,7 +1,6 @@
 """Evaluates a checkpoint: see --help and the README."""
 
-from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.test import main
+from ltml_cli import run_script
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_script('test')

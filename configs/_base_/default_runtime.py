@@ -13,6 +13,7 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    device=dict(type='DeviceHook'),
     class_statistics=dict(type='ClassStatisticsHook'),
     resume_check=dict(type='ResumeCheckHook'),
     schedule_check=dict(type='ScheduleCheckHook'),
@@ -23,7 +24,8 @@ default_hooks = dict(
 )
 
 env_cfg = dict(
-    cudnn_benchmark=False,
+    # All images of a config have one size. deterministic=True turns it off.
+    cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )

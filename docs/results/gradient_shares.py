@@ -22,8 +22,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ltml_cli.options import add_cfg_options
 from ltml_mm.apis import train
-from ltml_mm.apis.cli import add_cfg_options, run_tool
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.engine.hooks.resume_state import (
     capture_random_states,
     restore_random_states,

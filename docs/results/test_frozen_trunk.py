@@ -29,10 +29,10 @@ from tiny_comparison import (
 )
 from trunk_features import read_index
 
-from ltml_mm.apis.cli import parse_cfg_options
+from ltml_cli.options import config_folder, parse_cfg_options
+from ltml_cli.result_parsers import VARIANTS
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.test import add_flip_tta
-from ltml_mm.experiments.rows import CONFIGS, VARIANTS
 from ltml_mm.experiments.runs import config_hash
 from ltml_mm.files import write_json
 
@@ -65,7 +65,7 @@ def weights(data, tmp_path_factory):
 
 def read(data, weights=None):
     cfg = load_config(
-        CONFIGS / 'ltml_custom.py', parse_cfg_options(options(data))
+        config_folder() / 'ltml_custom.py', parse_cfg_options(options(data))
     )
     if weights is not None:
         cfg.model.backbone.init_cfg = dict(

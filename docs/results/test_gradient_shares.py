@@ -9,8 +9,8 @@ import pytest
 import torch
 from gradient_shares import GradientSharesHook, main, measure
 from mmengine.runner import Runner
-from test_models.two_branch_case import batch, build
 from tiny_training import make_config, write_data
+from two_branch_case import batch, build
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 

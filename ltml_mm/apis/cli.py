@@ -1,4 +1,4 @@
-"""Command lines of the tools: arguments, overrides, errors in one line."""
+"""What every tool does: errors in one line, the config of a run."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import argparse
 import multiprocessing
 import os
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
+from ltml_cli.tools import fail
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.distributed import (
-    RANK_VARIABLES,
     destroy_distributed,
     explain_lost_process,
     init_distributed,
@@ -34,89 +33,6 @@ STOCK_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
-#: Options that name files and folders: their values stay texts.
-PATH_OPTIONS = (
-    'ann_file',
-    'data_prefix',
-    'data_root',
-    'load_from',
-    'work_dir',
-)
-
-
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--cfg-options``, read by :func:`parse_cfg_options`."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_CfgOptions,
-        metavar='KEY=VALUE',
-        help='overrides of the config: key.subkey=value, lists as '
-        '"[a,b]" or a,b',
-    )
-
-
-def parse_cfg_options(options: Iterable[str]) -> dict[str, Any]:
-    """Reads overrides of a config.
-
-    Values are read as MMEngine's ``DictAction`` does, with two differences:
-    a value that is no list keeps its blanks, and one of :data:`PATH_OPTIONS`
-    is a text, since folders have names such as ``2024``; ``None`` is one
-    only where there is a folder of that name.
-
-    Raises:
-        ValueError: An option is not of the form ``KEY=VALUE``, or its
-            brackets do not match.
-
-    Examples:
-        >>> parse_cfg_options(['data_root=2024', 'optim_wrapper.clip=1,2'])
-        {'data_root': '2024', 'optim_wrapper.clip': [1, 2]}
-    """
-    values: dict[str, Any] = {}
-    for option in options:
-        key, separator, value = option.partition('=')
-        if not separator or not key:
-            raise ValueError(f'{option!r} is not of the form KEY=VALUE')
-        if key.rpartition('.')[2] in PATH_OPTIONS:
-            is_none = value == 'None' and not os.path.exists(value)
-            values[key] = None if is_none else value
-            continue
-        try:
-            parsed = DictAction._parse_iterable(value)
-        except AssertionError as error:
-            raise ValueError(
-                f'{option!r} has brackets that do not match'
-            ) from error
-        is_text = isinstance(parsed, str)
-        values[key] = value.strip('\'"') if is_text else parsed
-    return values
-
-
-class _CfgOptions(argparse.Action):
-    """Reads overrides; a second ``--cfg-options`` adds to the first."""
-
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option: Any = None
-    ) -> None:
-        try:
-            options = parse_cfg_options(values)
-        except ValueError as error:
-            raise argparse.ArgumentError(self, str(error)) from error
-        earlier = getattr(namespace, self.dest) or {}
-        setattr(namespace, self.dest, {**earlier, **options})
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that training and testing share."""
-    parser.add_argument('--work-dir', help='where logs and models go')
-    add_cfg_options(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=('none', *RANK_VARIABLES),
-        default='none',
-        help='job launcher',
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -199,14 +115,13 @@ def _built_in(frame: FrameType) -> Any:
 
 
 def _fail(message: str, error: Exception) -> NoReturn:
-    if os.environ.get('LTML_TRACEBACK'):
-        raise error
-    print(f'error: {message}', file=sys.stderr)
-    # At Python's end torch waits 5 seconds for each, if memory is pinned.
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.terminate()
-    sys.exit(1)
+    """Ends as :func:`ltml_cli.tools.fail` does, and the data workers, too."""
+    if not os.environ.get('LTML_TRACEBACK'):
+        # At Python's end torch waits 5 seconds for each, if memory is pinned.
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.terminate()
+    fail(message, error)
 
 
 def prepare_config(cfg: Config, args: argparse.Namespace) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import JsonHandler, register_handler
+from mmengine.fileio.handlers.json_handler import set_default
+from mmengine.fileio.handlers.yaml_handler import Dumper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
@@ -23,11 +26,14 @@ from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
 from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.evaluation.grouped_average_precision import separate_metrics
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
 #: The datasets of which the folders stand at the top of a config.
 FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
+#: Those for validation, where the set has one, and for tests.
+VALIDATION, TEST = 'val.json', 'test.json'
 
 #: What a config may lack and an override may add all the same.
 FURTHER_SECTIONS = (
@@ -53,10 +59,12 @@ def load_config(
     """Reads a config file and completes it from the data.
 
     The top-level ``data_root``, ``data_prefix`` and ``allow_outside`` go to
-    the datasets that read annotation files. Where the config trains on
+    the datasets that read annotation files. An ``ann_file`` of None becomes
+    ``val.json`` for validation, where the set has one, and else
+    ``test.json``. Where the config trains on
     :class:`LongTailMultiLabelDataset`, a ``num_classes`` of None becomes the
     number of classes, and the test sets receive names and training counts of
-    the classes.
+    the classes. :func:`separate_metrics` says what metrics receive.
 
     Args:
         path: The config file.
@@ -114,6 +122,7 @@ def complete_config(
     cfg: Config, dataset_meta: Mapping[str, Any] | None = None
 ) -> None:
     """Fills in, in place, what :func:`load_config` describes."""
+    separate_metrics(cfg)
     training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:
@@ -123,6 +132,12 @@ def complete_config(
             for key in ('data_root', 'data_prefix', 'allow_outside'):
                 if cfg.get(key) is not None:
                     dataset.setdefault(key, cfg[key])
+    for name in ('val_dataloader', 'test_dataloader'):
+        for dataset in innermost_datasets(cfg.get(name) or {}):
+            if dataset.get('ann_file', '') is None:
+                path = Path(dataset.get('data_root') or '', VALIDATION)
+                validates = name == 'val_dataloader' and path.is_file()
+                dataset['ann_file'] = VALIDATION if validates else TEST
     generic = [
         dataset
         for dataset in dataset_configs(cfg)
@@ -164,6 +179,27 @@ class LearnedMetainfo(ChainMap):
 
     def __repr__(self) -> str:
         return repr(self.maps[0])
+
+
+@register_handler('json')
+class _ConfigJson(JsonHandler):
+    """Lets MMEngine dump a complete config as JSON: as it is printed."""
+
+    def dump_to_fileobj(self, obj: Any, file: Any, **options: Any) -> None:
+        super().dump_to_fileobj(obj, file, **{'default': _plain, **options})
+
+    def dump_to_str(self, obj: Any, **options: Any) -> str:
+        return super().dump_to_str(obj, **{'default': _plain, **options})
+
+
+def _plain(value: Any) -> Any:
+    learned = isinstance(value, LearnedMetainfo)
+    return dict(value.maps[0]) if learned else set_default(value)
+
+
+Dumper.add_representer(
+    LearnedMetainfo, lambda dumper, value: dumper.represent_dict(_plain(value))
+)
 
 
 @RUNNERS.register_module()

@@ -39,6 +39,8 @@ from ltml_mm.datasets.images import (
     first_line,
     load_image,
 )
+from ltml_mm.decisions.thresholds import find_thresholds, weights_digest
+from ltml_mm.engine.hooks.device_hook import arrange
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -57,8 +59,14 @@ class MultiLabelInferencer(BaseInferencer):
             from it, or from the config where it has none.
         device (str, optional): By default a GPU where there is one.
         cfg_options (dict, optional): Overrides of the config.
+        thresholds (str | Path, optional): The file of the classes'
+            thresholds. By default ``thresholds.json`` beside the checkpoint,
+            where it is there and of this model.
 
     Attributes:
+        thresholds (Thresholds | None): One threshold a class.
+        thresholds_note (str): Their file; or, where there are none, a line
+            that says why and what to do.
         class_info (list[dict]): ``name``, ``group`` and ``train_images`` of
             each class, in the order of the scores; the latter two are None
             where no counts are known.
@@ -76,6 +84,7 @@ class MultiLabelInferencer(BaseInferencer):
         pretrained: str | Path,
         device: str | None = None,
         cfg_options: Mapping[str, Any] | None = None,
+        thresholds: str | Path | None = None,
     ) -> None:
         target = pick_device(device)
         checkpoint = read_checkpoint(pretrained)
@@ -85,7 +94,14 @@ class MultiLabelInferencer(BaseInferencer):
         load_weights(network, checkpoint['state_dict'], pretrained)
         network._config = config
         super().__init__(network, pretrained=False, device=target)
+        arrange(self.model)
         self.class_info = class_info(config, meta)
+        self.thresholds, self.thresholds_note = find_thresholds(
+            pretrained,
+            weights_digest(checkpoint['state_dict']),
+            [info['name'] for info in self.class_info],
+            thresholds,
+        )
 
     def __call__(
         self,
@@ -95,6 +111,7 @@ class MultiLabelInferencer(BaseInferencer):
         threshold: float | None = None,
         topk: int | None = None,
         draw: bool = False,
+        calibrated: bool = False,
     ) -> list:
         """Predicts the classes of images.
 
@@ -107,11 +124,15 @@ class MultiLabelInferencer(BaseInferencer):
                 returns, by branch too, instead of dicts.
             batch_size (int): Images a step.
             threshold (float, optional): The least score of a predicted
-                class, 0.5 by default.
+                class. By default that of its class; 0.5 where the model has
+                no thresholds.
             topk (int, optional): The number of predicted classes, whatever
                 their scores.
             draw (bool): Whether to add ``picture``, the annotated image, RGB
                 of shape (H, W, 3).
+            calibrated (bool): Whether to give calibrated scores, for which
+                the thresholds need a calibration. The default choice of
+                classes stays.
 
         Returns:
             list[dict] | list[DataSample]: For each image its ``path`` (None
@@ -120,7 +141,8 @@ class MultiLabelInferencer(BaseInferencer):
 
         Raises:
             UnreadableImageError: An image cannot be read.
-            ValueError: An argument is out of range, a score not finite.
+            ValueError: An argument is out of range, a score not finite, or
+                there is no calibration.
         """
         check_selection(threshold, topk, len(self.class_info))
         results: list[Any] = []
@@ -129,14 +151,29 @@ class MultiLabelInferencer(BaseInferencer):
             if return_datasamples:
                 results.append(sample)
                 continue
-            record = prediction_record(
-                sample, self.class_info, threshold, topk
-            )
+            record = self.record(sample, threshold, topk, calibrated)
             if draw:
                 picture = self.draw(image, record['labels'])
                 record['picture'] = np.asarray(picture)
             results.append(record)
         return results
+
+    def record(
+        self,
+        sample: DataSample,
+        threshold: float | None = None,
+        topk: int | None = None,
+        calibrated: bool = False,
+    ) -> dict[str, Any]:
+        """Turns a prediction into a dict, see :meth:`__call__`."""
+        return prediction_record(
+            sample,
+            self.class_info,
+            threshold,
+            topk,
+            self.thresholds,
+            calibrated,
+        )
 
     def stream(
         self,

@@ -18,13 +18,13 @@ from mmengine.dataset import default_collate
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
+from ltml_cli import parse
 from ltml_mm.apis.checkpoint import (
     CheckpointError,
     checkpoint_meta,
     load_weights,
     read_checkpoint,
 )
-from ltml_mm.apis.cli import add_cfg_options
 from ltml_mm.apis.config import load_config, training_dataset
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
@@ -142,48 +142,12 @@ def write_merged(
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``merge_branches.py``."""
-    parser = argparse.ArgumentParser(
-        description='Merge the two branches of a checkpoint into a stock '
-        'ImageClassifier of MMPretrain'
-    )
-    parser.add_argument('config', help='config file of the training')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        'out',
-        metavar='OUT.pth',
-        help='checkpoint to write; its config OUT.py goes beside it',
-    )
-    parser.add_argument(
-        '--bn-images',
-        type=int,
-        default=0,
-        metavar='N',
-        help='measure the statistics of the merged BatchNorms on N training '
-        'images (default: average those of the branches)',
-    )
-    add_cfg_options(parser)
-    parser.add_argument(
-        '--force', action='store_true', help='overwrite existing output'
-    )
-    args = parser.parse_args(argv)
-    if not args.out.endswith('.pth'):
-        parser.error(f'OUT must end with .pth, got {args.out}')
-    if args.bn_images < 0:
-        parser.error(f'--bn-images must not be negative: {args.bn_images}')
-    return args
+    return parse('merge', argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Merges the branches, and warns where that may lose accuracy."""
     args = parse_args(argv)
-    # Before any work is done.
-    sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
-    for target in (Path(args.out), Path(args.out).with_suffix('.py')):
-        if os.path.realpath(target) in sources or target.is_dir():
-            kind = 'a folder' if target.is_dir() else 'read'
-            raise ValueError(f'{target} is {kind}; give another OUT.pth')
-        if os.path.lexists(target) and not args.force:
-            raise ValueError(f'{target} exists; pass --force to overwrite it')
     config, checkpoint = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )

@@ -11,67 +11,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltml_mm.apis.cli import add_cfg_options
+from ltml_cli import parse
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD, SOME_SKIPPED
 from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
 from ltml_mm.apis.model import (
-    DEFAULT_THRESHOLD,
     check_selection,
     encode_picture,
     picture_format,
-    prediction_record,
 )
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
 
-#: The exit status where at least one file was skipped.
-SOME_SKIPPED = 3
-
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/predict.py``."""
-    parser = argparse.ArgumentParser(
-        description='Predict the classes of images',
-        epilog=f'Files that cannot be read are skipped and reported; the '
-        f'exit status is then {SOME_SKIPPED}.',
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        'input', metavar='IMAGE|FOLDER', help='an image, or a folder of them'
-    )
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument(
-        '--threshold',
-        type=float,
-        help='predict the classes with at least this score (default: '
-        f'{DEFAULT_THRESHOLD})',
-    )
-    choice.add_argument(
-        '--topk', type=int, help='predict this many, whatever their scores'
-    )
-    parser.add_argument(
-        '--out',
-        metavar='DIR',
-        help='write predictions.json and annotated pictures into here '
-        '(default: only show the table)',
-    )
-    parser.add_argument(
-        '--batch-size', type=int, default=8, help='images a step (default: 8)'
-    )
-    parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
-    )
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
-    for name in ('topk', 'batch_size'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            option = name.replace('_', '-')
-            parser.error(f'--{option} must be at least 1, got {value}')
-    return args
+    return parse('predict', argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,10 +34,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     images, skipped = _list_images(args)
     inferencer = MultiLabelInferencer(
-        args.config, args.checkpoint, args.device, args.cfg_options
+        args.config,
+        args.checkpoint,
+        args.device,
+        args.cfg_options,
+        args.thresholds,
     )
     if args.threshold is None and args.topk is None:
-        args.threshold = DEFAULT_THRESHOLD
+        if inferencer.thresholds is None:
+            args.threshold = DEFAULT_THRESHOLD
+            print(inferencer.thresholds_note, file=sys.stderr)
+        else:
+            args.thresholds = inferencer.thresholds_note
     check_selection(args.threshold, args.topk, len(inferencer.class_info))
     for error in skipped:
         _report(error)
@@ -93,7 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoding = sys.stdout.encoding or 'utf-8'
     print(shown.encode(encoding, 'backslashreplace').decode(encoding))
     if args.out is not None:
-        told = ('config', 'checkpoint', 'threshold', 'topk')
+        told = (
+            'config',
+            'checkpoint',
+            'threshold',
+            'topk',
+            'thresholds',
+            'calibrated',
+        )
         content = {
             **{name: getattr(args, name) for name in told},
             'classes': inferencer.class_info,
@@ -113,14 +83,8 @@ def _list_images(
     args: argparse.Namespace,
 ) -> tuple[list[Path], list[UnreadableImageError]]:
     source = Path(args.input)
-    if not source.exists():
-        raise FileNotFoundError(
-            f'no such image or folder: {printable(source)}'
-        )
     pictures = None if args.out is None else Path(args.out) / 'pictures'
     folder = source if source.is_dir() else source.parent
-    if args.out is not None and os.path.isfile(args.out):
-        raise NotADirectoryError(f'--out {args.out} is a file')
     if pictures and folder.resolve().is_relative_to(pictures.resolve()):
         raise ValueError(
             f'the pictures of --out {args.out} would replace the images in '
@@ -151,8 +115,8 @@ def _predict_images(
             bar.update()
 
         for image, sample in inferencer.stream(images, args.batch_size, skip):
-            record = prediction_record(
-                sample, inferencer.class_info, args.threshold, args.topk
+            record = inferencer.record(
+                sample, args.threshold, args.topk, args.calibrated
             )
             if args.out is not None:
                 picture = inferencer.draw(image, record['labels'])
@@ -181,16 +145,23 @@ def _prediction_table(
 ) -> str:
     """Renders one row for each predicted class, names escaped."""
     rows = []
+    own = any(
+        'threshold' in label
+        for record in records
+        for label in record['labels']
+    )
     for record in records:
         image = printable(_relative(record['path'], source))
         if not record['labels']:
-            rows.append([image, '-', '-', '-', '-'])
+            rows.append([image, *'----', *'-' * own])
         for label in record['labels']:
             name, score = printable(label['name']), f'{label["score"]:.3f}'
             known = (label['group'], label['train_images'])
             shown = ('-' if value is None else value for value in known)
-            rows.append([image, name, score, *shown])
-    return table(['Image', 'Class', 'Score', 'Group', 'Train images'], rows)
+            least = [f'{label["threshold"]:.3f}'] if own else []
+            rows.append([image, name, score, *shown, *least])
+    header = ['Image', 'Class', 'Score', 'Group', 'Train images']
+    return table([*header, *['Threshold'] * own], rows)
 
 
 def _report(error: UnreadableImageError) -> None:

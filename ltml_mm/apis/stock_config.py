@@ -59,15 +59,22 @@ def stock_config(
         'data_preprocessor': _preprocessor(cfg, model),
         'tta_model': dict(type='AverageClsScoreTTA'),
     }
-    loader = cfg.get('test_dataloader')
-    if loader is not None:
-        content['test_dataloader'] = loader.to_dict()
-        dataset = innermost_dataset(content['test_dataloader'])
+    for split in ('test', 'val'):
+        loader = cfg.get(f'{split}_dataloader')
+        # Validation stays where it has images of its own.
+        tested = cfg.get('test_dataloader') or {}
+        if loader is None or (
+            split == 'val' and loader.dataset == tested.get('dataset')
+        ):
+            continue
+        loader = loader.to_dict()
+        dataset = innermost_dataset(loader)
         stock = _dataset(dict(dataset), dataset_meta or {})
         dataset.clear()
         dataset.update(stock)
-        content['test_cfg'] = {}
-        content['test_evaluator'] = dict(type='AveragePrecision')
+        content[f'{split}_dataloader'] = loader
+        content[f'{split}_cfg'] = {}
+        content[f'{split}_evaluator'] = dict(type='AveragePrecision')
     content['default_hooks'] = dict(
         visualization=dict(type='VisualizationHook', enable=False)
     )

@@ -12,40 +12,26 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
-from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.apis.cli import add_common_arguments, prepare_config
+from ltml_cli import parse
+from ltml_mm.apis.checkpoint import checkpoint_meta, read_checkpoint
+from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import draw_prediction, encode_picture
+from ltml_mm.apis.model import class_info, draw_prediction, encode_picture
+from ltml_mm.decisions.choice import gain_text, measure, threshold_table
+from ltml_mm.decisions.thresholds import (
+    Thresholds,
+    find_thresholds,
+    weights_digest,
+)
 from ltml_mm.evaluation import PredictionCollector
 from ltml_mm.files import write_bytes, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/test.py``."""
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--tta',
-        action='store_true',
-        help='average the predictions of the image and of its mirror image',
-    )
-    parser.add_argument(
-        '--out',
-        metavar='X.json',
-        help='write metrics and predictions to this JSON file',
-    )
-    parser.add_argument(
-        '--show-dir', help='draw the predictions on the images, into here'
-    )
-    args = parser.parse_args(argv)
-    if args.out is not None and not args.out.endswith('.json'):
-        parser.error(f'--out must end with .json, got {args.out}')
-    if args.tta and args.show_dir:
-        parser.error('--show-dir draws single views: leave out --tta')
-    return args
+    return parse('test', argv)
 
 
 def test_config(args: argparse.Namespace) -> Config:
@@ -122,16 +108,72 @@ def add_flip_tta(cfg: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
-    runner = RUNNERS.build(test_config(args))
+    cfg = test_config(args)
+    runner = RUNNERS.build(cfg)
+    thresholds, source = _find_thresholds(cfg, args)
     collector = PredictionCollector()
-    if args.out is not None or args.show_dir is not None:
+    if thresholds or args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)
     metrics: dict[str, Any] = runner.test()
     if not is_main_process():
         return
+    content = {'metrics': metrics, 'predictions': collector.predictions}
+    if thresholds:
+        content['decisions'] = decide(thresholds, source, collector, runner)
     if args.out is not None:
-        content = {'metrics': metrics, 'predictions': collector.predictions}
         write_json(args.out, content)
     if args.show_dir is not None:
         dataset = runner.test_dataloader.dataset
         draw_predictions(dataset, collector.predictions, args.show_dir)
+
+
+def _find_thresholds(
+    cfg: Config, args: argparse.Namespace
+) -> tuple[Thresholds | None, str]:
+    checkpoint = read_checkpoint(args.checkpoint)
+    infos = class_info(cfg, checkpoint_meta(checkpoint, args.checkpoint))
+    return find_thresholds(
+        args.checkpoint,
+        weights_digest(checkpoint['state_dict']),
+        [info['name'] for info in infos],
+        args.thresholds,
+    )
+
+
+def decide(
+    thresholds: Thresholds,
+    source: str,
+    collector: PredictionCollector,
+    runner: Runner,
+) -> dict[str, Any]:
+    """Takes the decisions of every image, and shows how right they are.
+
+    Args:
+        thresholds: One a class, chosen on other images.
+        source: Their file.
+        collector: The predictions, whose ``pred_label`` are replaced.
+        runner: Its logger takes the table.
+
+    Returns:
+        dict: ``thresholds``, the file; ``summary`` and ``classes``, see
+        :class:`~ltml_mm.decisions.thresholds.Thresholds`, measured here.
+    """
+    predictions = collector.predictions
+    scores = np.array([record['scores'] for record in predictions])
+    targets = np.zeros(scores.shape, bool)
+    decided = thresholds.decide(scores)
+    for index, record in enumerate(predictions):
+        targets[index, record.get('gt_label', [])] = True
+        record['pred_label'] = np.flatnonzero(decided[index]).tolist()
+    if not targets.any():
+        return {'thresholds': source}
+    found = measure(thresholds, scores, targets)
+    runner.logger.info(
+        f'Decisions in percent, at the thresholds of {source}:\n'
+        f'{threshold_table(found)}\n{gain_text(found, scores, targets)}'
+    )
+    return {
+        'thresholds': source,
+        'summary': dict(found.summary),
+        'classes': list(found.classes),
+    }

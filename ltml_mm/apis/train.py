@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
+from ltml_cli import parse
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
-from ltml_mm.apis.cli import add_common_arguments, prepare_config
+from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 
+#: What --amp may name. bfloat16 has float32's range: nothing overflows, and
+#: no scale is needed.
+PRECISIONS: dict[str, dict[str, Any]] = {
+    'fp16': dict(loss_scale='dynamic', dtype='float16'),
+    'bf16': dict(loss_scale=dict(enabled=False), dtype='bfloat16'),
+}
 #: What --amp takes in place of a plain optimizer wrapper.
 MIXED_PRECISION = {
     'OptimWrapper': 'AmpOptimWrapper',
@@ -23,33 +31,7 @@ MIXED_PRECISION = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/train.py``."""
-    parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument('config', help='config file')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CKPT',
-        help='resume from a checkpoint, or from the latest of the work '
-        'directory',
-    )
-    parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision'
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the pairs of a step over '
-        'auto_scale_lr.base_batch_size',
-    )
-    parser.add_argument(
-        '--tensorboard', action='store_true', help='log for TensorBoard, too'
-    )
-    parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate'
-    )
-    return parser.parse_args(argv)
+    return parse('train', argv)
 
 
 def training_config(args: argparse.Namespace) -> Config:
@@ -59,7 +41,7 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
-        _use_mixed_precision(cfg)
+        _use_mixed_precision(cfg, args.amp)
     if args.tensorboard:
         _log_for_tensorboard(cfg)
     if args.auto_scale_lr:
@@ -86,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     RUNNERS.build(training_config(parse_args(argv))).train()
 
 
-def _use_mixed_precision(cfg: Config) -> None:
+def _use_mixed_precision(cfg: Config, precision: str) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in (*MIXED_PRECISION, *MIXED_PRECISION.values()):
         raise ValueError(
@@ -98,7 +80,8 @@ def _use_mixed_precision(cfg: Config) -> None:
             '--amp needs a GPU, and there is none; leave out --amp'
         )
     cfg.optim_wrapper.type = MIXED_PRECISION.get(kind, kind)
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    for key, value in PRECISIONS[precision].items():
+        cfg.optim_wrapper.setdefault(key, value)
 
 
 def _log_for_tensorboard(cfg: Config) -> None:

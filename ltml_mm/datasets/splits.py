@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,11 +81,14 @@ class ParetoRecipe:
             for t in points
         ]
 
-    def split(self, labels: np.ndarray) -> np.ndarray:
+    def split(
+        self, labels: np.ndarray, names: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Draws the subset.
 
         Args:
             labels: 0/1 array of shape (N, K), any numeric or bool dtype.
+            names: The K class names for the warning. Defaults to indices.
 
         Returns:
             np.ndarray: The chosen indices, ascending, int64 of shape (M,).
@@ -109,7 +112,8 @@ class ParetoRecipe:
                 members = np.flatnonzero(positives[:, label]).tolist()
                 pool = set(members) - inside
                 if new > len(pool):
-                    short.append(f'{label} ({len(members)}/{target})')
+                    name = label if names is None else names[label]
+                    short.append(f'{name} ({len(members)}/{target})')
                 picked = rng.sample(tuple(pool), min(new, len(pool)))
                 change = set.add
             else:
@@ -256,5 +260,6 @@ def check_fraction(fraction: float) -> None:
     """Raises a ValueError if a share does not lie between 0 and 1."""
     if not 0 < fraction < 1:
         raise ValueError(
-            f'the test fraction must lie between 0 and 1, got {fraction!r}'
+            'a fraction to hold out must lie between 0 and 1, got '
+            f'{fraction!r}'
         )

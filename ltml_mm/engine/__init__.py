@@ -4,6 +4,7 @@ from ltml_mm.engine.hooks.checkpoint_hooks import (
     ResumeCheckHook,
     SafeCheckpointHook,
 )
+from ltml_mm.engine.hooks.device_hook import DeviceHook
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
@@ -24,6 +25,7 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
 __all__ = [
     'ClassReportHook',
     'ClassStatisticsHook',
+    'DeviceHook',
     'ExactResumeHook',
     'GuardedAmpOptimWrapper',
     'GuardedOptimWrapper',

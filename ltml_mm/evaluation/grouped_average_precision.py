@@ -114,6 +114,8 @@ class GroupedAveragePrecision(BaseMetric):
         report: The figures of the last evaluation, as
             :func:`~ltml_mm.evaluation.class_report` returns them; None
             before the first, and on all processes but the first.
+        evaluated: The scores, float32 (N, K), and labels, bool (N, K), of
+            the last evaluation, where ``report`` is that.
 
     Examples:
         >>> import torch
@@ -151,6 +153,7 @@ class GroupedAveragePrecision(BaseMetric):
         self.classwise = classwise
         self.branches = branches
         self.report: dict[str, Any] | None = None
+        self.evaluated: tuple[np.ndarray, np.ndarray] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keeps scores and labels of one batch, one dict per image."""
@@ -158,8 +161,10 @@ class GroupedAveragePrecision(BaseMetric):
             given = {'': sample['pred_score']}
             if self.branches:
                 given.update(sample.get(BRANCHES_KEY) or {})
-            scores = {name: _as_scores(s, sample) for name, s in given.items()}
-            targets = _as_targets(sample, scores[''].size)
+            scores = {
+                name: sample_scores(s, sample) for name, s in given.items()
+            }
+            targets = sample_targets(sample, scores[''].size)
             self.results.append((scores, targets))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -177,6 +182,8 @@ class GroupedAveragePrecision(BaseMetric):
         ap = {}
         for name in results[0][0]:
             scores = np.stack([row[name] for row, _ in results])
+            if not name:
+                self.evaluated = scores, targets.astype(bool)
             ap[name] = 100 * average_precision(scores, targets)
         classes = meta.get('classes') or range(statistics.num_classes)
         names = [str(name) for name in classes]
@@ -219,17 +226,35 @@ def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
     # Final figures come from the test evaluator, so its bounds win.
     for name in ('test_evaluator', 'val_evaluator'):
         for metric in _metrics(cfg.get(name)):
-            kind = metric.get('type')
-            kind = METRICS.get(kind) if isinstance(kind, str) else kind
-            if isinstance(kind, type) and issubclass(
-                kind, GroupedAveragePrecision
-            ):
+            if _is_grouped(metric):
                 return {k: metric[k] for k in ('head', 'tail') if k in metric}
     return {}
 
 
-def _metrics(evaluator: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(evaluator, Mapping):
+def separate_metrics(cfg: Mapping[str, Any]) -> None:
+    """Gives MMPretrain's AveragePrecision a prefix of its own, in place.
+
+    Beside :class:`GroupedAveragePrecision` it reports ``mmpretrain/mAP``:
+    under one prefix MMEngine refuses their ``mAP``, at the end of the test.
+    """
+    for name in ('test_evaluator', 'val_evaluator'):
+        metrics = list(_metrics(cfg.get(name)))
+        if any(map(_is_grouped, metrics)):
+            for metric in metrics:
+                kind = metric.get('type')
+                kind = getattr(kind, '__name__', kind) or ''
+                if kind.split('.')[-1] == 'AveragePrecision':
+                    metric.setdefault('prefix', 'mmpretrain')
+
+
+def _is_grouped(metric: Mapping[str, Any]) -> bool:
+    kind = metric.get('type')
+    kind = METRICS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, GroupedAveragePrecision)
+
+
+def _metrics(evaluator: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(evaluator, dict):
         yield evaluator
         yield from _metrics(evaluator.get('metrics'))
     elif isinstance(evaluator, (list, tuple)):
@@ -241,7 +266,7 @@ def _place(sample: Mapping[str, Any]) -> str:
     return f'image {sample.get("img_path") or sample.get("sample_idx")}'
 
 
-def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
+def sample_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
     """Copies scores, float32 (K,): a view would keep the whole batch."""
     array = torch.as_tensor(scores).detach().float().cpu().numpy().copy()
     if array.ndim != 1:
@@ -258,7 +283,7 @@ def _as_scores(scores: Any, sample: Mapping[str, Any]) -> np.ndarray:
     return array
 
 
-def _as_targets(sample: Mapping[str, Any], num_classes: int) -> np.ndarray:
+def sample_targets(sample: Mapping[str, Any], num_classes: int) -> np.ndarray:
     """Returns the labels as 0 and 1, uint8 (K,)."""
     if 'gt_score' in sample:
         hard = torch.as_tensor(sample['gt_score']).cpu().numpy() > 0.5

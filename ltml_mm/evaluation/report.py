@@ -100,10 +100,12 @@ def class_table(report: Mapping[str, Any]) -> str:
 
     Returns:
         str: One row each for total, head, medium and tail, then one per
-        class from the most to the least frequent.
+        class from the most to the least frequent. Where the report has
+        thresholds, they and their F1 are the last columns.
     """
     classes = report['classes']
     keys = [k for k in classes[0] if k == 'AP' or k.endswith('/AP')]
+    decided = 'threshold' in classes[0]
     header = ['Class', 'Group', 'Train images', 'Test images']
     rows: list[list[Any]] = []
     for group in ('', *GROUPS):
@@ -117,12 +119,17 @@ def class_table(report: Mapping[str, Any]) -> str:
         # An image has several labels: image counts of classes do not add up.
         name = f'{group or "total"} ({len(members)} classes)'
         rows.append([name, '', '', '', *map(_percent, means)])
+        if decided:
+            rows[-1] += ['', _percent(report['summary'].get(f'F1{suffix}'))]
     # Sorting is stable: equal counts stay in the order of the labels.
     for row in sorted(classes, key=lambda c: -c['train_images']):
         facts = ('name', 'group', 'train_images', 'test_images')
         cells = [row[key] for key in facts]
         rows.append([*cells, *(_percent(row[key]) for key in keys)])
+        if decided:
+            rows[-1] += [f'{row["threshold"]:.3f}', _percent(row['F1'])]
     titles = [key if key == 'AP' else f'AP {key[:-3]}' for key in keys]
+    titles += ['Threshold', 'F1'] if decided else []
     return table([*header, *titles], rows)
 
 

@@ -6,18 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from mmengine.config import Config
 
-from ltml_mm.apis.cli import add_cfg_options
+from ltml_cli import parse
+from ltml_cli.result_parsers import PUBLISHED
 from ltml_mm.experiments import runs
 from ltml_mm.experiments.comparison_report import write_report
 from ltml_mm.experiments.rows import (
-    DATA_SETS,
-    PUBLISHED,
-    ROWS,
-    VARIANTS,
     build_config,
     parse_line,
     parse_rows,
@@ -26,71 +22,7 @@ from ltml_mm.experiments.rows import (
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description='Train and test rows of the tables with several seeds. '
-        'Runs what is missing under --out, then writes runs.csv, table.md '
-        'and groups.png there. Start it again after it was killed.'
-    )
-    parser.add_argument(
-        '--data',
-        choices=DATA_SETS,
-        required=True,
-        help='which set of configs; custom is any JSON set, with '
-        '--cfg-options data_root=FOLDER',
-    )
-    parser.add_argument(
-        '--rows',
-        nargs='+',
-        default=list(ROWS),
-        metavar='ROW',
-        help=f'{", ".join(ROWS)}; ROW+VARIANT '
-        f'({", ".join([*VARIANTS][1:])}) adds another test of the row; '
-        'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
-    )
-    parser.add_argument(
-        '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4]
-    )
-    parser.add_argument(
-        '--jobs', type=_positive, default=1, help='runs at a time (default: 1)'
-    )
-    parser.add_argument('--out', type=Path, required=True)
-    parser.add_argument(
-        '--reference',
-        help='row that the others are compared with (default: the first)',
-    )
-    parser.add_argument(
-        '--title', default='Comparison', help='of the table and picture'
-    )
-    parser.add_argument(
-        '--images-per-step',
-        type=_positive,
-        help="images of a step, over all streams (default: the configs', 64)",
-    )
-    parser.add_argument(
-        '--epoch-images',
-        type=_positive,
-        help='images of an epoch, over all streams (default: as configured; '
-        'a row that overrides its epoch length keeps it)',
-    )
-    parser.add_argument(
-        '--keep-checkpoints',
-        action='store_true',
-        help='keep the last checkpoint of every run',
-    )
-    add_cfg_options(parser)
-    parser.add_argument(
-        '--dry-run',
-        action='store_true',
-        help='only list the runs; for demo and custom also write the config '
-        'of each',
-    )
-    return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be positive, got {text}')
-    return int(text)
+    return parse('compare', argv)
 
 
 def main(

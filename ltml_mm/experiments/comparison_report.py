@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ltml_cli.result_parsers import VARIANTS
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.comparison_figures import draw_groups
 from ltml_mm.experiments.drawing import png
@@ -20,7 +21,7 @@ from ltml_mm.experiments.results import (
     paired_difference,
     read_results,
 )
-from ltml_mm.experiments.rows import VARIANTS, Line
+from ltml_mm.experiments.rows import Line
 from ltml_mm.files import write_bytes, write_text
 
 FACTS = ('steps', 'images_per_step', 'seconds', 'device', 'drift')

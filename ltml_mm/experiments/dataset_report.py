@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
 
-from ltml_mm.apis.cli import add_cfg_options
+from ltml_cli import parse
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, GROUPS, ClassStatistics
@@ -41,33 +41,13 @@ EXPLANATION = (
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/analysis/dataset_report.py``."""
-    parser = argparse.ArgumentParser(
-        description='Report on the training set of a config, or on an '
-        'annotation file: class counts, co-occurrence, and how often its '
-        'samplers draw every class. No image is read.'
-    )
-    parser.add_argument(
-        'source',
-        metavar='CONFIG|JSON',
-        help="config, or annotation file in MMPretrain's multi-label format",
-    )
-    parser.add_argument(
-        '--out',
-        required=True,
-        metavar='DIR',
-        help='where report.md, report.json and the picture go; those of an '
-        'earlier report are replaced',
-    )
-    add_cfg_options(parser)
-    return parser.parse_args(argv)
+    return parse('dataset-report', argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report."""
     args = parse_args(argv)
     out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f'--out {out} is not a folder')
     report = build_report(args.source, args.cfg_options)
     write_bytes(out / PICTURE, png(draw_classes, report))
     write_json(out / 'report.json', report)

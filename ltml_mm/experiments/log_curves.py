@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from ltml_cli import parse
 from ltml_mm.experiments.drawing import GROUP_COLOURS, log_ticks, png
 from ltml_mm.experiments.run_log import RunLog, read_log
 from ltml_mm.files import write_bytes
@@ -28,19 +29,7 @@ Panels = dict[str, dict[str, tuple[str, str]]]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line of ``tools/analysis/plot_log.py``."""
-    parser = argparse.ArgumentParser(
-        description='Draw the terms of the loss, the agreement of the '
-        'branches and the mAP of the groups over a training'
-    )
-    parser.add_argument(
-        'runs',
-        nargs='+',
-        metavar='[NAME=]DIR',
-        help='work directory of a training; several are told apart by the '
-        'style of their lines',
-    )
-    parser.add_argument('--out', required=True, help='PNG file to write')
-    return parser.parse_args(argv)
+    return parse('plot-log', argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ltml_mm.apis.cli import parse_cfg_options
+from ltml_cli.options import config_folder, parse_cfg_options
+from ltml_cli.result_parsers import PLAIN, PUBLISHED, ROWS, VARIANTS
 from ltml_mm.apis.config import (
     complete_config,
     config_parts,
@@ -19,44 +20,10 @@ from ltml_mm.apis.config import (
     read_config,
 )
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-#: The paper's rows in the order of its tables: config, and name in tables.
-ROWS = {
-    'erm': ('baselines/{}_uniform_bce', 'ERM (BCE, uniform)'),
-    'rs': ('baselines/{}_class_aware_bce', 'RS (BCE, class-aware)'),
-    'rw': ('baselines/{}_reweighted_bce', 'RW (re-weighted BCE)'),
-    'focal': ('baselines/{}_focal', 'Focal'),
-    'cb_focal': ('baselines/{}_class_balanced_focal', 'CB-Focal'),
-    'ldam': ('baselines/{}_ldam', 'LDAM'),
-    'db_focal': ('baselines/{}_distribution_balanced_focal', 'DB-Focal'),
-    'asl': ('baselines/{}_asymmetric', 'ASL'),
-    'uniform_branch': ('ablations/{}_uniform_branch', 'uniform branch alone'),
-    'rebalanced_branch': (
-        'ablations/{}_rebalanced_branch',
-        're-balanced branch alone',
-    ),
-    'two_branches': ('ablations/{}_two_branches', 'both branches'),
-    'consistency': ('ablations/{}_two_branches_consistency', '+ consistency'),
-    'ltml': ('ltml_{}', 'LTML (+ compensation)'),
-}
+#: The rows of the two-branch network.
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
-#: The plain test; of one branch, too: the CSVs of all runs have this word.
-PLAIN = 'fused'
-#: The tests of a row, and what they are called in tables.
-VARIANTS = {
-    PLAIN: '',
-    'flip': 'flip test',
-    'probs': 'probabilities fused',
-    'uniform': 'its uniform branch',
-    'rebalanced': 'its re-balanced branch',
-    'merged': 'merged',
-    'merged_bn': 'merged, BatchNorm anew',
-}
 #: The tests that a row of one branch has, too.
 ONE_BRANCH_VARIANTS = (PLAIN, 'flip')
-#: The data sets that have a config of every row; the others have LTML's alone.
-PUBLISHED = ('voc', 'coco')
-DATA_SETS = (*PUBLISHED, 'demo', 'custom')
 #: Arguments that count the images of all streams, and their entries.
 IMAGE_OPTIONS = {
     'images_per_step': 'train_dataloader.batch_size',
@@ -204,7 +171,7 @@ def row_config(base: str, data: str) -> Config:
 
 def config_file(base: str, data: str) -> Path:
     """Returns the config file of a row; most sets have that of LTML alone."""
-    return CONFIGS / f'{ROWS[base][0].format(data)}.py'
+    return config_folder() / f'{ROWS[base][0].format(data)}.py'
 
 
 def build_config(row: Row, args: argparse.Namespace) -> Config:

@@ -20,13 +20,14 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ltml_cli.result_parsers import PLAIN
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.merge import training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
-from ltml_mm.experiments.rows import ONE_BRANCH_VARIANTS, PLAIN
+from ltml_mm.experiments.rows import ONE_BRANCH_VARIANTS
 from ltml_mm.experiments.runs import CONFIG, RESULT, RUN, Run, config_hash
 from ltml_mm.files import write_json
 from ltml_mm.models import weight_averaging

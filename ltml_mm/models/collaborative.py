@@ -29,6 +29,7 @@ from ltml_mm.models.parts import (
     build_neck,
     check_keywords,
     fork_options,
+    free_batch,
     head_config,
 )
 from ltml_mm.models.streams import (
@@ -135,7 +136,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self.num_classes = _check_num_classes(num_classes)
         self.fuse = fork['fuse']
         self.bn_streams = fork['bn_streams']
-        self.backbone = MODELS.build(backbone)
+        self.backbone = free_batch(MODELS.build(backbone))
         # Neck and heads are fitted to the features of the plain backbone,
         # so they are configured before it is forked.
         plain_neck = build_neck(neck, self.backbone)

@@ -222,6 +222,29 @@ def head_config(
     return config
 
 
+def free_batch(network: Any) -> Any:
+    """Lets a network be traced or exported for any number of images.
+
+    MMPretrain's window attention (Swin, SwinV2, MixMIM) computes the number
+    of images as a Python int, which tracing and exporting freeze without a
+    word. The layers are changed in place and compute the same.
+
+    Args:
+        network: Any module; one without such layers stays as it is.
+    """
+    for module in network.modules():
+        reverse = getattr(module, 'window_reverse', None)
+        if getattr(reverse, '__module__', '').startswith('mmpretrain.'):
+            module.window_reverse = _window_reverse
+    return network
+
+
+def _window_reverse(windows: Tensor, H: int, W: int, size: int) -> Tensor:
+    """Puts windows (N * H * W / size^2, size, size, C) into (N, H, W, C)."""
+    rows = windows.view(-1, H // size, W // size, size, size, windows.shape[3])
+    return rows.transpose(2, 3).reshape(-1, H, W, windows.shape[3])
+
+
 def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
     """Builds a classification loss for each branch, with its defaults."""
     config = {**DEFAULT_LOSS, **(config or {})}

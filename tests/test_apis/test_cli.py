@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ltml_mm.apis.cli import PATH_OPTIONS, parse_cfg_options
+from ltml_cli.options import PATH_OPTIONS, parse_cfg_options
 
 
 @settings(deadline=None)

@@ -146,3 +146,15 @@ def test_names_and_counts_are_not_in_the_text_of_a_config(data, tmp_path):
     again = load_config(tmp_path / 'dumped.py')
     assert build(again.test_dataloader.dataset).metainfo == metainfo
     assert metainfo['classes'] == CLASSES
+
+
+@pytest.mark.parametrize('ending', ['py', 'json', 'yaml'])
+def test_a_complete_config_is_dumped_in_every_format(data, tmp_path, ending):
+    cfg = load(data)
+    path = tmp_path / f'config.{ending}'
+    cfg.dump(path)
+    again = load_config(path)
+    assert again.model.num_classes == cfg.model.num_classes
+    metainfo = dict(again.test_dataloader.dataset.metainfo)
+    assert metainfo == dict(cfg.test_dataloader.dataset.metainfo)
+    assert metainfo['class_counts']

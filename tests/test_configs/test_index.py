@@ -9,7 +9,8 @@ import pytest
 import yaml
 from mmpretrain.apis.model import ModelHub, get_model
 
-from ltml_mm.experiments.rows import ROWS, config_file
+from ltml_cli.result_parsers import ROWS
+from ltml_mm.experiments.rows import config_file
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / 'configs/README.md').read_text(encoding='utf-8')

@@ -13,8 +13,9 @@ import torch
 from mmpretrain.registry import MODELS
 
 import ltml_mm  # noqa: F401
+from ltml_cli.result_parsers import DATA_SETS, ROWS
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.experiments.rows import DATA_SETS, ROWS, config_file, row_config
+from ltml_mm.experiments.rows import config_file, row_config
 
 ROOT = Path(__file__).parents[2] / 'configs'
 # A row, its neighbour, and the only entry in which they differ.

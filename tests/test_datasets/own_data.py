@@ -9,6 +9,7 @@ from PIL import Image
 
 from ltml_mm.datasets.converters.convert import convert_custom
 from ltml_mm.datasets.converters.records import OutputOptions
+from ltml_mm.datasets.converters.tables import TableOptions
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
@@ -130,9 +131,11 @@ CASES = [
 ]
 
 
-def convert(source, out, form='csv', output=(), **options):
+def convert(source, out, form='csv', output=(), table=None, **options):
+    """Converts in this process; ``table`` holds options of tables."""
     output = OutputOptions(str(out), **dict.fromkeys(output, True))
-    return convert_custom(form, str(source), output, **options)
+    table = TableOptions(**table or {})
+    return convert_custom(form, str(source), output, options=table, **options)
 
 
 def load(path):

@@ -89,8 +89,45 @@ def test_holdout_and_long_tail(root, tmp_path):
 
 @pytest.mark.parametrize('fraction', [0.01, 0.99])
 def test_no_set_may_be_empty(root, out, fraction):
-    with pytest.raises(ValueError, match=r'would be \[(0, 4|4, 0)\]'):
+    with pytest.raises(ValueError, match=r"would be .*'(train|test)': 0"):
         convert(make_csv(root)[0], out, test=fraction)
+
+
+def test_a_validation_part_leaves_the_test_part_as_it_is(root, tmp_path):
+    source, out = many(root), tmp_path / 'out'
+    convert(source, tmp_path / 'two', test=0.25)
+    summary = convert(source, out, test=0.25, val=0.15)
+    assert '240 images to train, 60 to validate on, 100 to test' in summary
+    expected = load(tmp_path / 'two/test.json')['data_list']
+    train, val, test = (
+        load(out / f'{part}.json') for part in ('train', 'val', 'test')
+    )
+    assert test['data_list'] == expected
+    assert val['metainfo'] == train['metainfo']
+    whole = counts_of(train) + counts_of(val) + counts_of(test)
+    assert counts_of(val) == pytest.approx(0.15 * whole, abs=2)
+    paths = [e['img_path'] for s in (train, val, test) for e in s['data_list']]
+    assert len({*paths}) == len(paths) == 400
+    assert load(out / 'split.json')['num_val_images'] == 60
+    # One of an earlier conversion does not stay.
+    convert(source, out, test=0.25, output=['force'])
+    assert not (out / 'val.json').exists()
+
+
+def test_own_validation_set_and_no_test_set(root, out):
+    source, _ = make_csv(root)
+    draw(root / 'v.jpg')
+    (root / 'val.csv').write_text('path,labels\nv.jpg,emu\n')
+    convert(source, out, val=str(root / 'val.csv'))
+    assert load(out / 'val.json')['data_list'] == [
+        {'img_path': 'v.jpg', 'gt_label': [2]}
+    ]
+    assert not (out / 'test.json').exists()
+
+
+def test_fractions_that_leave_nothing_to_train_on(root, out):
+    with pytest.raises(ValueError, match='leave no image to train on'):
+        convert(make_csv(root)[0], out, test=0.5, val=0.5)
 
 
 def test_own_test_set(root, tmp_path):

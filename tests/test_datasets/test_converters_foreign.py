@@ -32,33 +32,86 @@ def write_csv(root, rows, header='path,labels'):
     return path
 
 
-@pytest.mark.parametrize('mark', [',', '|', '/', '+', '&', ' ', ' | '])
-def test_labels_separated_otherwise_need_the_separator(root, out, mark):
+SINGLE = ('cat', 'dog', 'emu')
+
+
+def write_joined(root, mark):
+    """Writes labels joined by a mark, and each label by itself."""
     rows = [f'{p},"{mark.join(v)}"' for p, v in EXPECTED.items()]
-    single = [f'{name}.jpg,{name}' for name in ('cat', 'dog', 'emu')]
-    for row in single:
-        draw(root / row.split(',')[0])
-    source = write_csv(root, rows + single)
-    with pytest.raises(ValueError, match=r"x\.csv:3: 'cat.*dog'") as caught:
-        convert(source, out)
-    assert '--separator' in str(caught.value)
-    assert not out.exists()
-    convert(source, out, separator=mark.strip() or mark)
+    for name in SINGLE:
+        draw(root / f'{name}.jpg')
+    return write_csv(root, [*rows, *(f'{n}.jpg,{n}' for n in SINGLE)])
+
+
+@pytest.mark.parametrize('mark', [';', '|', ',', ', ', ' | ', '\n'])
+def test_a_separator_is_found_and_said(root, out, mark):
+    summary = convert(write_joined(root, mark), out)
+    shown = 'line break' if mark == '\n' else repr(mark.strip())
+    assert f"labels in 'labels', separated by {shown}\n" in summary
     assert {p: v for p, v in converted(out).items() if p in EXPECTED} == (
         EXPECTED
     )
-    convert(source, out, output=['force'], separator=';')
-    assert mark.join(['cat', 'dog']) in converted(out)['b.jpg']
+    source = write_joined(root, mark.replace('\n', ','))
+    convert(source, out, output=['force'], table={'separator': '#'})
+    joined = mark.replace('\n', ',').join(['cat', 'dog'])
+    assert joined in converted(out)['b.jpg']
+
+
+@pytest.mark.parametrize('mark', ['/', '+', '&', ' ', ' & '])
+def test_other_separators_are_asked_for(root, out, mark):
+    source = write_joined(root, mark)
+    with pytest.warns(UserWarning, match=r"--separator.*: 'cat.*dog' \(.*:3"):
+        convert(source, out)
+    asked = {'separator': mark.strip() or mark}
+    convert(source, out, output=['force'], table=asked)
+    assert {p: v for p, v in converted(out).items() if p in EXPECTED} == (
+        EXPECTED
+    )
+
+
+@pytest.mark.parametrize('cell', ['cat;dog;', ';cat;dog', ' cat ; dog ;; '])
+def test_a_separator_at_the_end_is_no_error(root, out, cell):
+    convert(write_csv(root, [f'a.jpg,{cell}', 'b.jpg,;']), out)
+    assert converted(out) == {'a.jpg': ['cat', 'dog'], 'b.jpg': []}
 
 
 @pytest.mark.parametrize(
-    'label', ["['cat', 'dog']", '[]', '{"choices": ["cat"]}', 'nan', 'None']
+    'cell',
+    [
+        "['cat', 'dog']",
+        '["cat", "dog"]',
+        "['cat' 'dog']",  # of NumPy; Python would read catdog
+        '{"choices": ["cat", "dog"]}',
+        "{'dog', 'cat'}",
+        "('cat', 'dog')",
+        '[cat, dog]',
+        '[{"rectanglelabels": ["cat"], "x": 1.5}, {"rectanglelabels": '
+        '["dog", "cat"], "x": 2}]',
+    ],
 )
-def test_lists_and_words_for_nothing_are_no_labels(root, out, label):
-    cell = label.replace('"', '""')
-    source = write_csv(root, ['a.jpg,cat', f'b.jpg,"{cell}"'])
-    with pytest.raises(ValueError, match=r'several, or none .*: 1\n.*csv:3'):
+def test_lists_are_read(root, out, cell):
+    quoted = cell.replace('"', '""')
+    source = write_csv(root, [f'a.jpg,"{quoted}"', 'b.jpg,[]', 'c.jpg,dog'])
+    assert 'one a cell and as lists' in convert(source, out)
+    expected = {'a.jpg': ['cat', 'dog'], 'b.jpg': [], 'c.jpg': ['dog']}
+    assert converted(out) == expected
+
+
+@pytest.mark.parametrize('cell', ['[0.5, 1]', '["cat", "cat"]', '[true]'])
+def test_bad_lists_are_named(root, out, cell):
+    quoted = cell.replace('"', '""')
+    source = write_csv(root, ['a.jpg,cat', f'b.jpg,"{quoted}"'])
+    with pytest.raises(ValueError, match=r': 1\n.*csv:3: '):
         convert(source, out)
+
+
+@pytest.mark.parametrize('label', ['nan', 'None', 'NULL'])
+def test_words_for_nothing_are_no_labels(root, out, label):
+    source = write_csv(root, ['a.jpg,cat', f'b.jpg,{label}'])
+    with pytest.raises(ValueError, match=r'seem to be none .*: 1\n.*csv:3'):
+        convert(source, out)
+    convert(source, out, table={'separator': ';'})
+    assert converted(out)['b.jpg'] == [label]
 
 
 def test_names_with_marks_are_kept(root, out):
@@ -69,10 +122,10 @@ def test_names_with_marks_are_kept(root, out):
 
 def test_a_separator_is_for_csv_and_not_empty(root, out):
     source, _ = make_coco(root)
-    with pytest.raises(ValueError, match=r"is for csv .* ',' for coco"):
-        convert(source, out, 'coco', separator=',')
-    with pytest.raises(ValueError, match="not empty; got ''"):
-        convert(make_csv(root)[0], out, separator='')
+    with pytest.raises(ValueError, match=r"are for .*','.* for coco"):
+        convert(source, out, 'coco', table={'separator': ','})
+    with pytest.raises(ValueError, match="not empty; got separator=''"):
+        convert(make_csv(root)[0], out, table={'separator': ''})
 
 
 def test_rows_of_one_image_are_united(root, out):
@@ -80,7 +133,7 @@ def test_rows_of_one_image_are_united(root, out):
     source = write_csv(root, [*sorted(rows, key=lambda r: r[::-1]), rows[0]])
     with pytest.warns(UserWarning, match='9 rows list 4 images') as caught:
         convert(source, out)
-    assert len(caught) == 1
+    assert len([w for w in caught if 'united' in str(w.message)]) == 1
     assert converted(out) == EXPECTED
 
 
@@ -94,7 +147,8 @@ def test_rows_with_and_without_a_label_contradict(root, out):
 
 
 @pytest.mark.parametrize(
-    ('yes', 'no'), [('1.0', '0.0'), ('True', 'False'), ('TRUE', 'FALSE')]
+    ('yes', 'no'),
+    [('1.0', '0.0'), ('True', 'False'), ('TRUE', 'FALSE'), ('yes', 'no')],
 )
 def test_columns_of_pandas_and_spreadsheets(root, out, yes, no):
     rows = [
@@ -105,7 +159,7 @@ def test_columns_of_pandas_and_spreadsheets(root, out, yes, no):
     assert converted(out) == EXPECTED
 
 
-@pytest.mark.parametrize('cell', ['', '-1', '0.3', '2', 'yes'])
+@pytest.mark.parametrize('cell', ['', '-1', '0.3', '2', 'maybe'])
 def test_unknown_and_soft_labels_are_refused(root, out, cell):
     source = write_csv(root, ['a.jpg,1,0', f'b.jpg,{cell},1'], 'path,cat,dog')
     words = rf"soft labels are not .*csv:3: '{cell}' in the column 'cat'"
@@ -113,10 +167,113 @@ def test_unknown_and_soft_labels_are_refused(root, out, cell):
         convert(source, out)
 
 
-def test_a_further_column_is_named(root, out):
-    source = write_csv(root, ['a.jpg,cat,train'], 'path,labels,split')
-    with pytest.raises(ValueError, match=r'csv:1: the header .*,labels,split'):
+@pytest.mark.parametrize('delimiter', [',', ';', '\t', '|'])
+@pytest.mark.parametrize(
+    ('image', 'label'),
+    [('path', 'labels'), ('Image Name', 'Tags'), ('file_name', 'Category')],
+)
+def test_delimiter_and_columns_are_found_and_said(
+    root, out, delimiter, image, label
+):
+    mark = ',' if delimiter == ';' else ';'
+    rows = [
+        delimiter.join(['7', p, mark.join(v), 'train'])
+        for p, v in EXPECTED.items()
+    ]
+    header = delimiter.join(['', image, label, 'split'])
+    summary = convert(write_csv(root, rows, header), out)
+    shown = 'tab' if delimiter == '\t' else repr(delimiter)
+    told = f'delimiter {shown}, images in the column {image!r}, labels in '
+    told += f'{label!r}, separated by {mark!r}; columns left out: split\n'
+    assert told in summary
+    assert converted(out) == EXPECTED
+
+
+def test_columns_are_told_by_their_cells_or_by_name(root, out):
+    rows = [f'x,{p},{";".join(v)},1' for p, v in EXPECTED.items()]
+    source = write_csv(root, rows, 'a,b,c,d')
+    with pytest.raises(ValueError, match=r'csv:1: .*among: a, c, d; name it'):
         convert(source, out)
+    convert(source, out, table={'label_columns': ('c',)})
+    assert converted(out) == EXPECTED
+    told = r"csv:1: no column 'e'; there are: a, b, c, d"
+    for option in ('path_column', 'label_columns', 'ignore_columns'):
+        value = 'e' if option == 'path_column' else ('e',)
+        with pytest.raises(ValueError, match=told):
+            convert(source, out, output=['force'], table={option: value})
+    left = {'ignore_columns': ('a', 'd')}
+    convert(source, out, output=['force'], table=left)
+    assert converted(out) == EXPECTED
+
+
+def test_columns_of_classes_by_name(root, out):
+    rows = [
+        f'{p},{",".join(str(int(k in v)) for k in range(3))},1,3'
+        for p, v in LABELS.items()
+    ]
+    source = write_csv(root, rows, 'path,cat,dog,emu,flipped,fold')
+    asked = {'label_columns': ('cat', 'dog', 'emu')}
+    summary = convert(source, out, table=asked)
+    assert '3 columns of 0 and 1; columns left out: flipped, fold' in summary
+    assert converted(out) == EXPECTED
+    # Unasked, a column of 0 and 1 is a class, and one of others is not.
+    asked = {'ignore_columns': ('flipped',)}
+    summary = convert(source, out, output=['force'], table=asked)
+    assert 'columns left out: fold' in summary
+    assert converted(out) == EXPECTED
+
+
+def test_columns_of_texts_are_united(root, out):
+    rows = ['a.jpg,cat,dog', 'b.jpg,emu,', 'c.jpg,,']
+    source = write_csv(root, rows, 'path,first,second')
+    convert(source, out, table={'label_columns': ('first', 'second')})
+    expected = {'a.jpg': ['cat', 'dog'], 'b.jpg': ['emu'], 'c.jpg': []}
+    assert converted(out) == expected
+
+
+def test_rows_of_absent_labels_are_no_labels(root, out):
+    header = 'ImageID,Source,LabelName,Confidence'
+    rows = ['a,human,cat,1', 'a,human,dog,0', 'b,human,dog,1', 'c,human,dog,0']
+    source = write_csv(root, rows, header)
+    with pytest.warns(UserWarning, match=r'3 images .* a\.jpg in place of a'):
+        convert(source, out)
+    expected = {'a.jpg': ['cat'], 'b.jpg': ['dog'], 'c.jpg': []}
+    assert converted(out) == expected
+    write_csv(root, [*rows, 'd,machine,cat,0.7'], header)
+    with pytest.raises(ValueError, match='confidences that are not 0 or 1'):
+        convert(source, out, output=['force'])
+
+
+@pytest.mark.parametrize(
+    'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be']
+)
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+@pytest.mark.parametrize('first', ['', 'sep=;', '"sep=;"'])
+def test_encodings_line_ends_and_the_line_of_excel(
+    root, out, encoding, end, first
+):
+    lines = [first, 'path;labels', *(f'{p};Bär' for p in EXPECTED)]
+    text = end.join(filter(None, lines))
+    (root / 'x.csv').write_bytes(text.encode(encoding))
+    convert(root / 'x.csv', out)
+    assert converted(out) == {path: ['Bär'] for path in EXPECTED}
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'name'), [('cp1252', 'Bär–'), ('latin-1', 'Bär')]
+)
+def test_windows_text_is_read_and_said(root, out, encoding, name):
+    text = f'path,labels\na.jpg,cat\nb.jpg,{name}'
+    (root / 'x.csv').write_bytes(text.encode(encoding))
+    with pytest.warns(UserWarning, match=r'x\.csv:3: not UTF-8, .*Bär'):
+        convert(root / 'x.csv', out)
+    assert converted(out)['b.jpg'] == [name]
+
+
+def test_a_workbook_is_refused(root, out):
+    (root / 'x.csv').write_bytes(b'PK\3\4rest')
+    with pytest.raises(ValueError, match=r'x\.csv: .*workbook; save it as'):
+        convert(root / 'x.csv', out)
 
 
 def change_coco(root, change):
@@ -177,7 +334,7 @@ def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):
         write_xml(tmp_path / 'voc', stem, named, ['cat'])
     with pytest.warns(UserWarning, match='2 images are not where') as caught:
         convert(tmp_path / 'voc', out, 'voc')
-    assert len(caught) == 1
+    assert len([w for w in caught if 'not where' in str(w.message)]) == 1
     paths = [found, found.replace('img', 'other')]
     assert list(converted(out)) == paths
 

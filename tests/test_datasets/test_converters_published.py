@@ -101,7 +101,7 @@ def test_a_pickle_as_split_file_is_refused(devkit, out, protocol):
 @pytest.mark.parametrize(
     ('path', 'words'),
     [
-        ('JPEGImages/000009.jpg', r'missing images: 1\n.*9\.xml: .*000009'),
+        ('JPEGImages/000009.jpg', r'missing images .*: 1\n.*9\.xml: .*000009'),
         ('Annotations/000009.xml', r'missing or .*: 1\n.*9\.xml: not an anno'),
     ],
 )

@@ -15,6 +15,7 @@ from own_data import (
 )
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
+from ltml_mm.datasets.converters.image_files import BROKEN, MISSING
 
 
 @pytest.mark.parametrize(
@@ -28,15 +29,14 @@ from ltml_mm.datasets import LongTailMultiLabelDataset
         ('path,labels\n\na.jpg,cat;;dog', r'empty or repeat: 1\n.*csv:3'),
         ('path,labels\na.jpg,cat;cat', r'empty or repeat: 1\n.*csv:2'),
         ('path,cat,cat\na.jpg,1,0', r"repeat: 1\n  .*x\.csv: 'cat'"),
-        ('path,cat\na.jpg,dog', r'"path,labels".*: 1\n.*csv:2: \'dog\''),
+        ('path,cat,dog\na.jpg,1,emu\nb.jpg,0,1', r"csv:2: 'emu' in the .*dog"),
         ('path,labels\na.jpg,\x07', r"written: 1\n  .*x\.csv:2: '\\x07'"),
         ('path,labels\n"a.jpg,cat\nb.jpg,dog', r'x\.csv:2: not valid CSV'),
-        ('path,labels\n,cat', r"missing images: 1\n.*csv:2: '\.' in .*src"),
+        ('path,labels\n,cat', r"missing images .*: 1\n.*csv:2: '\.' in .*src"),
         ('path,labels\na.jpg,cat\n./a.jpg,dog', r'csv:3: a.jpg stands at .*2'),
         ('path,labels\na.jpg,', r'x\.csv: names no class'),
         ('path,labels\n', r'x\.csv: holds no image'),
         ('path,labels\na\0.jpg,cat', 'csv:'),
-        ('path,labels\na.jpg,caf\udce9', r'x\.csv: not UTF-8 .*0xe9 .* 21'),
         ('path,labels\na\x1b.jpg,cat', r"bad .*: 1\n.*csv:2: 'a.x1b\.jpg'"),
     ],
 )
@@ -169,10 +169,10 @@ def test_paths_and_links_may_leave_only_if_allowed(root, tmp_path):
 def test_first_ten_of_a_kind_and_the_total(root, out):
     rows = [f'{i}.jpg,cat' for i in range(25)] + ['/etc/passwd,cat']
     (root / 'x.csv').write_text('\n'.join(['path,labels', *rows]))
-    with pytest.raises(ValueError, match='missing images: 25') as caught:
+    with pytest.raises(ValueError, match=r'missing images .*: 25') as caught:
         convert(root / 'x.csv', out)
     lines = str(caught.value).splitlines()
-    assert lines[0] == 'missing images: 25, the first 10'
+    assert lines[0] == f'{MISSING}: 25, the first 10'
     assert lines[11].startswith('images outside (--allow-outside')
     assert len(lines) == 13
 
@@ -182,10 +182,10 @@ def test_check_images_lists_what_does_not_decode(root, out):
     whole = (root / 'b.jpg').read_bytes()
     (root / 'b.jpg').write_bytes(whole[: len(whole) // 2])
     (root / 'd.jpg').write_text('no image')
-    with pytest.raises(ValueError, match='do not decode: 2') as caught:
+    with pytest.raises(ValueError, match=r'do not decode .*: 2') as caught:
         convert(source, out, output=['check_images'])
     lines = str(caught.value).splitlines()
-    assert lines[0] == 'images that do not decode: 2'
+    assert lines[0] == f'{BROKEN}: 2'
     assert 'l.csv:3' in lines[1]
     assert 'l.csv:5' in lines[2]
     (root / 'b.jpg').write_bytes(whole)

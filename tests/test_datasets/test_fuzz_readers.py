@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from own_data import CASES, convert
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
-from ltml_mm.datasets.converters.readers import read_names
+from ltml_mm.datasets.converters.tables import read_names
 
 scalars = (
     st.none()

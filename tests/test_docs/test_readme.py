@@ -10,20 +10,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from tiny_training import write_data
 
-from ltml_mm.apis import predict, train
-from ltml_mm.apis import test as testing
-from ltml_mm.experiments import compare, dataset_report, log_curves
+from ltml_cli import TOOLS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-PARSERS = {
-    'train.py': train.parse_args,
-    'test.py': testing.parse_args,
-    'predict.py': predict.parse_args,
-    'compare.py': compare.parse_args,
-    'dataset_report.py': dataset_report.parse_args,
-    'plot_log.py': log_curves.parse_args,
-}
+PARSERS = {f'tools/{tool.script}': tool.build for tool in TOOLS.values()}
 SURFACE = json.loads((ROOT / 'tests' / 'public_surface.json').read_text())
 BACKBONE = (
     "backbone=dict(type='ResNet', depth=18, stem_channels=4, "
@@ -49,8 +40,8 @@ def commands():
 def test_commands_are_taken(command):
     start = next(i for i, word in enumerate(command) if 'tools/' in word)
     tool, words = command[start], command[start + 1 :]
-    if parse := PARSERS.get(Path(tool).name):
-        parse(words)
+    if build := PARSERS.get(tool):
+        build().parse_args(words)
     elif tool in SURFACE['flags']:
         flags = {word for word in words if word.startswith('--')}
         assert flags <= {*SURFACE['flags'][tool].split()}

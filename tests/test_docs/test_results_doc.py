@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ltml_cli.result_parsers import ROWS, VARIANTS
 from ltml_mm.experiments.results import GROUPS
-from ltml_mm.experiments.rows import ROWS, VARIANTS, Line
+from ltml_mm.experiments.rows import Line
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / 'docs/results.md').read_text(encoding='utf-8')

@@ -20,6 +20,7 @@ from two_branch_case import (
     build,
 )
 
+from ltml_mm.models.parts import free_batch
 from ltml_mm.models.streams import fuse_logits
 
 
@@ -383,13 +384,30 @@ def test_blank_image_has_the_side_that_the_backbone_was_built_for():
     assert model.heads['uniform'].fc.in_features == 64
 
 
-def test_exported_network_takes_any_number_of_images():
-    model = build().eval()
-    batch_axis = torch.export.Dim('batch', min=2, max=16)
+@pytest.mark.parametrize('row', ['resnet', 'swin', 'vit', 'timm-convnext'])
+def test_exported_network_takes_any_number_of_images(row):
+    if row.startswith('timm'):
+        pytest.importorskip('timm')
+    model = build(backbone=copy.deepcopy(ROWS[row][0])).eval()
+    side = ROWS[row][0].get('img_size', 64)
     exported = torch.export.export(
         model,
-        (torch.rand(3, 3, 32, 32),),
-        dynamic_shapes=({0: batch_axis},),
+        (torch.rand(3, 3, side, side),),
+        dynamic_shapes=({0: torch.export.Dim('batch')},),
     ).module()
-    images = torch.rand(5, 3, 32, 32)
-    torch.testing.assert_close(exported(images), model(images))
+    traced = torch.jit.trace(model, torch.rand(2, 3, side, side))
+    for size in (5, 1):
+        images = torch.rand(size, 3, side, side)
+        expected = model(images)
+        torch.testing.assert_close(exported(images), expected)
+        torch.testing.assert_close(traced(images), expected)
+
+
+def test_traced_stock_network_with_windows_takes_any_number_of_images():
+    plain = MODELS.build(copy.deepcopy(ROWS['swin'][0]))
+    plain.train(False)
+    images = torch.rand(3, 3, 64, 64)
+    (expected,) = plain(images)
+    traced = torch.jit.trace(free_batch(plain), images[:1])
+    torch.testing.assert_close(plain(images), (expected,), rtol=0, atol=0)
+    torch.testing.assert_close(traced(images), (expected,))

@@ -74,6 +74,10 @@ def test_amp(folder, monkeypatch):
     for kind in (guarded, guarded.replace('Optim', 'AmpOptim')):
         cfg = config_of('--amp', '--cfg-options', kind)
         assert cfg.optim_wrapper.type == 'GuardedAmpOptimWrapper'
+    assert cfg.optim_wrapper.dtype == 'float16'
+    cfg = config_of('--amp', 'bf16')
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
+    assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
 
 
 def test_amp_where_it_cannot_be(folder, monkeypatch):
@@ -124,8 +128,9 @@ def test_resume_from_the_latest_or_a_checkpoint(folder):
 
 def test_overrides(folder):
     first = ('--cfg-options', 'x.y=[1, 2]', 'optim_wrapper.optimizer.lr=1e-3')
-    cfg = config_of(*first, '--cfg-options', 'data_root=/my data/a=b')
-    assert cfg.data_root == '/my data/a=b'
+    (folder / 'my data' / 'a=b').mkdir(parents=True)
+    cfg = config_of(*first, '--cfg-options', 'data_root=my data/a=b')
+    assert cfg.data_root == 'my data/a=b'
     assert cfg.x == dict(y=[1, 2])
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.001)
 

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from tiny_run import REPO, TOOLS, environment, finish, start
 
-from ltml_mm.experiments.rows import ROWS
+from ltml_cli.result_parsers import ROWS
 
 # Records its arguments and a few variables, one JSON line a call.
 RECORDER = """#!{python}

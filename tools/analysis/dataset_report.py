@@ -1,7 +1,6 @@
 """Reports on a training set: see --help and docs/data.md."""
 
-from ltml_mm.apis.cli import run_tool
-from ltml_mm.experiments.dataset_report import main
+from ltml_cli import run_script
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_script('dataset-report')

@@ -24,7 +24,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
-from ltml_mm.apis.cli import parse_cfg_options
+from ltml_cli.options import parse_cfg_options
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.models.fork.branches import BRANCHES
 from ltml_mm.models.parts import last_shape, probe_features

@@ -1,7 +1,6 @@
 """Merges two branches into a stock classifier: see docs/deployment.md."""
 
-from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.merge import main
+from ltml_cli import run_script
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_script('merge')

@@ -51,11 +51,14 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='LongTailMultiLabelDataset',
-        ann_file='test.json',
+        ann_file=None,  # val.json where the set has one, else test.json
         test_mode=True,
         pipeline=test_pipeline,
     ),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    val_dataloader,
+    dataset=dict(val_dataloader['dataset'], ann_file='test.json'),
+)
 val_evaluator = dict(type='GroupedAveragePrecision')
 test_evaluator = val_evaluator

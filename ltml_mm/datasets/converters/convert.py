@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,67 +16,72 @@ from typing import Any
 
 import numpy as np
 
+from ltml_cli import parse
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.converters.readers import (
-    read_coco,
-    read_csv,
-    read_folders,
-    read_mmpretrain,
-    read_names,
-    read_voc,
+from ltml_mm.datasets.converters.formats import (
+    READERS,
+    TABLES,
+    find_format,
 )
+from ltml_mm.datasets.converters.image_files import settle_paths
+from ltml_mm.datasets.converters.json_formats import read_coco
 from ltml_mm.datasets.converters.records import (
     ImageSet,
     OutputOptions,
     settle_classes,
-    settle_paths,
 )
+from ltml_mm.datasets.converters.summary import (
+    describe,
+    describe_draw,
+    suspicions,
+)
+from ltml_mm.datasets.converters.tables import (
+    FIND_ALL,
+    TableOptions,
+    read_names,
+)
+from ltml_mm.datasets.converters.xml_formats import read_voc
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import (
     COCO_LT,
     VOC_LT,
     ParetoRecipe,
+    check_fraction,
     ids_checksum,
     stratified_holdout,
 )
 from ltml_mm.files import write_json, write_text
 
-READERS: dict[str, Callable[[str], ImageSet]] = {
-    'csv': read_csv,
-    'coco': read_coco,
-    'voc': read_voc,
-    'folders': read_folders,
-    'mmpretrain': read_mmpretrain,
-}
-# The last one completes the set.
-FILES = ('train.json', 'test.json', 'split.json')
+#: The parts of a set, each a file, and the record that completes it.
+PARTS = ('train', 'val', 'test')
+RECORD = 'split.json'
+FILES = (*(f'{part}.json' for part in PARTS), RECORD)
 
 
-def run_converter(
-    parser: argparse.ArgumentParser,
+def main(argv: Sequence[str] | None = None) -> None:
+    """Converts one's own data: ``tools/dataset_converters/custom.py``."""
+    _run_converter('convert', argv, _convert)
+
+
+def main_voc_lt(argv: Sequence[str] | None = None) -> None:
+    """Makes VOC-LT: ``tools/dataset_converters/voc_lt.py``."""
+    _run_converter('voc-lt', argv, partial(_convert_published, 'voc'))
+
+
+def main_coco_lt(argv: Sequence[str] | None = None) -> None:
+    """Makes COCO-LT: ``tools/dataset_converters/coco_lt.py``."""
+    _run_converter('coco-lt', argv, partial(_convert_published, 'coco'))
+
+
+def _run_converter(
+    tool: str,
+    argv: Sequence[str] | None,
     convert: Callable[[argparse.Namespace, OutputOptions], str],
-    out: str | None = None,
 ) -> None:
-    """Adds the options that all converters share, converts and prints.
-
-    ``convert`` returns a summary; ``out`` is the default of ``--out``.
-    """
-    parser.add_argument(
-        '--out',
-        default=out,
-        required=out is None,
-        help='folder to write train.json, test.json and split.json to',
-    )
-    for option, text in (
-        ('--force', 'overwrite existing output'),
-        ('--check-images', 'decode every image and list the broken ones'),
-        ('--allow-outside', "let paths and links leave the images' folder"),
-    ):
-        parser.add_argument(option, action='store_true', help=text)
-    args = parser.parse_args()
-    output = OutputOptions(
-        args.out, args.force, args.check_images, args.allow_outside
-    )
+    """Converts and prints the warnings and the summary."""
+    args = parse(tool, argv)
+    given = {k: v for k, v in vars(args).items() if k in OutputOptions._fields}
+    output = OutputOptions(**given)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always', UserWarning)
         summary = convert(args, output)
@@ -85,8 +90,44 @@ def run_converter(
     print(summary)
 
 
+def _convert(args: argparse.Namespace, output: OutputOptions) -> str:
+    """Converts one's own data by the arguments; returns a summary."""
+    recipe = None
+    if args.max_count is not None:
+        steepness = {
+            name: value
+            for name in ('min_count', 'shape')
+            if (value := getattr(args, name)) is not None
+        }
+        recipe = ParetoRecipe(args.max_count, **steepness, seed=args.seed)
+    return convert_custom(
+        args.format,
+        args.source,
+        output,
+        args.images,
+        args.classes,
+        args.test,
+        recipe,
+        args.seed,
+        TableOptions(
+            args.separator,
+            args.path_column,
+            tuple(args.label_column),
+            tuple(args.ignore_columns),
+        ),
+        args.val,
+    )
+
+
+def _convert_published(
+    name: str, args: argparse.Namespace, output: OutputOptions
+) -> str:
+    """Makes a published set by the arguments; returns a summary."""
+    return convert_published(name, args.source, output, args.split_file)
+
+
 def convert_custom(
-    form: str,
+    form: str | None,
     source: str,
     output: OutputOptions,
     images: str | None = None,
@@ -94,12 +135,15 @@ def convert_custom(
     test: str | float | None = None,
     recipe: ParetoRecipe | None = None,
     seed: int = 0,
-    separator: str | None = None,
+    options: TableOptions = FIND_ALL,
+    val: str | float | None = None,
 ) -> str:
-    """Converts a source to ``train.json`` and, if asked to, ``test.json``.
+    """Converts a source to ``train.json``, ``val.json`` and ``test.json``.
+
+    The last two are made if asked for.
 
     Args:
-        form: The format, one of ``READERS``.
+        form: The format, one of ``READERS``; None to find it.
         source: The file or folder.
         output: Where to write and what to check.
         images: The folder of the images. Defaults to the source's own.
@@ -108,7 +152,9 @@ def convert_custom(
         test: A source of the same format, or the share to hold out.
         recipe: How to draw a long-tailed training set, None for all images.
         seed: Seed of the hold-out.
-        separator: Separates the labels in a CSV file.
+        options: What is known of a table.
+        val: A source of the validation set, or the share of all images to
+            hold out for it.
 
     Returns:
         str: A summary for the user.
@@ -117,34 +163,87 @@ def convert_custom(
         ValueError: The source is broken, or an option does not fit; nothing
             is written.
     """
-    read = READERS[form]
-    if separator is not None:
-        if form != 'csv' or not separator:
-            told = f'got {separator!r} for {form}'
-            raise ValueError(f'--separator is for csv and not empty; {told}')
-        read = partial(read_csv, separator=separator)
-    other = test if isinstance(test, str) else None
-    _check_output(output, source, other, classes)
+    if form is None:
+        form, source = find_format(source)
+    read = _reader(form, options)
+    given = {'val': val, 'test': test}
+    sources = {k: v for k, v in given.items() if isinstance(v, str)}
+    shares = {k: v for k, v in given.items() if isinstance(v, float)}
+    _check_output(output, source, *sources.values(), classes)
     names = read_names(classes) if classes else ()
     train = settle_classes(read(source), names)
-    sets = [train._replace(root=images or train.root)]
-    if other is not None:
-        sets.append(settle_classes(read(other), train.classes))
-        sets[1] = sets[1]._replace(root=sets[0].root)
-    sets = settle_paths(sets, sets[0].root, output)
+    root = images or train.root
+    found = {'train': train._replace(root=root)}
+    for part, path in sources.items():
+        other = settle_classes(read(path), train.classes)
+        found[part] = other._replace(root=root)
+    settled = settle_paths(found.values(), root, output)
+    sets = dict(zip(found, settled, strict=True))
+    for told in suspicions(sets['train']):
+        warnings.warn(f'{source}: {told}', stacklevel=2)
     split: dict[str, Any] = {'source': form}
-    if isinstance(test, float):
-        held = stratified_holdout(sets[0].matrix(), test, seed)
-        kept = np.setdiff1d(np.arange(len(sets[0].examples)), held)
-        sets = [sets[0].subset(kept), sets[0].subset(held)]
-        split['holdout'] = {'fraction': test, 'seed': seed}
+    notes = [f'{source} read as {form}']
+    notes += [note for part in sets.values() for note in part.notes]
+    left_out = [entry for part in sets.values() for entry in part.left_out]
+    if left_out:
+        split['left_out'] = left_out
+    sets |= _hold_out(sets['train'], shares, seed)
+    for part, record in (('test', 'holdout'), ('val', 'val_holdout')):
+        if part in shares:
+            split[record] = {'fraction': shares[part], 'seed': seed}
     if recipe is not None:
-        sets[0] = sets[0].subset(recipe.split(sets[0].matrix()))
+        whole = sets['train']
+        drawn = recipe.split(whole.matrix(), whole.classes)
+        sets['train'] = whole.subset(drawn)
         split['recipe'] = asdict(recipe)
+        notes += describe_draw(recipe, whole, sets['train'])
     split['train_paths_sha256'] = ids_checksum(
-        example.path for example in sets[0].examples
+        example.path for example in sets['train'].examples
     )
-    return _write('custom', sets, split, output)
+    return _write('custom', sets, split, output, notes)
+
+
+def _reader(form: str, options: TableOptions) -> Callable[[str], ImageSet]:
+    """Returns a reader that knows the options, which are for tables."""
+    if options == FIND_ALL:
+        return READERS[form]
+    if form not in TABLES or options.separator == '':
+        told = ', '.join(f'{k}={v!r}' for k, v in options._asdict().items())
+        raise ValueError(
+            f'--separator and the options of columns are for {TABLES} and '
+            f'not empty; got {told} for {form}'
+        )
+    return partial(READERS[form], options=options)
+
+
+def _hold_out(
+    images: ImageSet, shares: Mapping[str, float], seed: int
+) -> dict[str, ImageSet]:
+    """Splits images into ``train`` and the parts that are held out.
+
+    The test part comes first: a validation part does not change it.
+
+    Args:
+        images: The N images.
+        shares: The shares of ``test`` and ``val``, as far as asked for.
+        seed: Seed of the hold-outs.
+    """
+    if sum(shares.values()) >= 1 > max(shares.values(), default=0):
+        raise ValueError(
+            f'the fractions leave no image to train on: {dict(shares)}'
+        )
+    parts, left = {}, 1.0
+    for part in ('test', 'val'):
+        if part in shares:
+            check_fraction(shares[part])
+            held = stratified_holdout(
+                images.matrix(), shares[part] / left, seed
+            )
+            parts[part] = images.subset(held)
+            kept = np.setdiff1d(np.arange(len(images.examples)), held)
+            images = images.subset(kept)
+            left -= shares[part]
+    return {'train': images, **parts}
 
 
 def convert_published(
@@ -194,7 +293,8 @@ def convert_published(
         'equals_published': equal,
     }
     sets = settle_paths([images.subset(indices), test], root, output)
-    summary = _write(name, sets, split, output)
+    parts = dict(zip(('train', 'test'), sets, strict=True))
+    summary = _write(name, parts, split, output)
     verdict = (
         'the training ids equal the published list'
         if equal
@@ -233,16 +333,21 @@ def _check_output(output: OutputOptions, *sources: str | None) -> None:
 
 
 def _write(
-    config: str, sets: list[ImageSet], split: dict, output: OutputOptions
+    config: str,
+    sets: Mapping[str, ImageSet],
+    split: dict,
+    output: OutputOptions,
+    notes: Sequence[str] = (),
 ) -> str:
     """Checks and writes the sets; returns a summary and what comes next."""
-    sizes = [len(images.examples) for images in sets]
-    if 0 in sizes:
-        raise ValueError(f'images to train, and to test, would be {sizes}')
+    sizes = {part: len(images.examples) for part, images in sets.items()}
+    if 0 in sizes.values():
+        raise ValueError(f'images of the parts would be {sizes}')
     out = Path(output.out)
-    classes = sets[0].classes
-    labels = [images.matrix() for images in sets]
-    statistics = ClassStatistics(tuple(labels[0].sum(0).tolist()), sizes[0])
+    classes = sets['train'].classes
+    labels = {part: images.matrix() for part, images in sets.items()}
+    counts = tuple(labels['train'].sum(0).tolist())
+    statistics = ClassStatistics(counts, sizes['train'])
     name = out.resolve().name if config == 'custom' else f'{config}_lt'
     metainfo = {
         'dataset_type': 'multi-label',
@@ -254,7 +359,8 @@ def _write(
     # Without the record, the other files may be of two conversions.
     for file in reversed(FILES[1:]):
         (out / file).unlink(missing_ok=True)
-    for file, images, matrix in zip(FILES, sets, labels, strict=False):
+    for part in filter(sets.__contains__, PARTS):
+        file, images, matrix = f'{part}.json', sets[part], labels[part]
         empty = ', '.join(classes[k] for k in np.flatnonzero(~matrix.any(0)))
         if empty:
             told = f'classes without an image in {file}: {empty}'
@@ -268,7 +374,6 @@ def _write(
         )
         text = f'{{"metainfo": {head},\n"data_list": [\n{lines}\n]}}\n'
         write_text(out / file, text)
-    num_train, num_test = (*sizes, 0)[:2]
     groups = {
         group: [classes[k] for k in members]
         for group, members in statistics.groups().items()
@@ -276,21 +381,25 @@ def _write(
     record = {
         'task_name': name,
         **split,
-        'num_train_images': num_train,
-        'num_test_images': num_test,
+        **{f'num_{part}_images': size for part, size in sizes.items()},
+        'num_test_images': sizes.get('test', 0),
         'class_counts': dict(zip(classes, statistics.counts, strict=True)),
         'groups': groups,
     }
-    write_json(out / FILES[-1], record)
+    write_json(out / RECORD, record)
     told = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
+    validated = f'{sizes["val"]} to validate on, ' if 'val' in sizes else ''
+    prefix = os.path.relpath(sets['train'].root, out)
     overrides = [
         f'data_root={out}',
-        f'data_prefix={os.path.relpath(sets[0].root, out)}',
+        f'data_prefix={prefix}',
         *['allow_outside=True'] * output.allow_outside,
     ]
+    about = [*notes, *describe(sets['train'], split.get('left_out', []))]
     return (
-        f'{out}: {num_train} images to train, {num_test} to test, '
-        f'{len(classes)} classes ({told})\n'
+        f'{out}: {sizes["train"]} images to train, {validated}'
+        f'{sizes.get("test", 0)} to test, {len(classes)} classes ({told})\n'
+        f'{"".join(f"  {line}{chr(10)}" for line in about)}'
         f'python tools/train.py configs/ltml_{config}.py --cfg-options '
         f'{shlex.join(overrides)}'
     )

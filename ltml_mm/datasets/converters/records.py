@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import warnings
 from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.contrib.concurrent import thread_map
-
-from ltml_mm.datasets.images import UnreadableImageError, check_image
 
 MAX_SHOWN = 10
-OUTSIDE = 'images outside (--allow-outside, if you trust the source)'
 # Control characters, and surrogates, which cannot be encoded.
 UNWRITABLE = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff]')
 
@@ -27,12 +21,16 @@ class OutputOptions(NamedTuple):
         force: Whether existing output is overwritten.
         check_images: Whether to decode every image, in parallel.
         allow_outside: Whether paths and links may leave the images' folder.
+        skip_missing: Whether missing images are left out.
+        skip_bad: Whether images that do not decode are left out.
     """
 
     out: str
     force: bool = False
     check_images: bool = False
     allow_outside: bool = False
+    skip_missing: bool = False
+    skip_bad: bool = False
 
 
 class Problems(dict[str, list[str]]):
@@ -42,7 +40,7 @@ class Problems(dict[str, list[str]]):
         """Adds a message about a place, such as a file and its line."""
         self.setdefault(kind, []).append(f'{place}: {message}')
 
-    def check(self) -> None:
+    def check(self, hint: str = '') -> None:
         """Raises a ValueError with the first ten of each kind, if any."""
         lines = []
         for kind, messages in self.items():
@@ -50,7 +48,7 @@ class Problems(dict[str, list[str]]):
             lines.append(f'{kind}: {len(messages)}{cut}')
             lines.extend(f'  {message}' for message in messages[:MAX_SHOWN])
         if lines:
-            raise ValueError('\n'.join(lines))
+            raise ValueError('\n'.join(lines + [hint] * bool(hint)))
 
 
 class Example(NamedTuple):
@@ -78,12 +76,16 @@ class ImageSet(NamedTuple):
             source gives none, until :func:`settle_classes`.
         root: The folder to which relative image paths refer.
         source: The file or folder that was read, for messages.
+        notes: What was found or guessed, for the user.
+        left_out: The images that were left out, each with the reason.
     """
 
     examples: list[Example]
     classes: tuple[str, ...]
     root: str
     source: str
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def matrix(self) -> np.ndarray:
         """Returns the labels as an array, bool (N, K)."""
@@ -146,81 +148,3 @@ def check_names(
             problems.add('names that repeat', place, repr(name))
         seen.add(name)
     problems.check()
-
-
-def settle_paths(
-    sets: Iterable[ImageSet], root: str, options: OutputOptions
-) -> list[ImageSet]:
-    """Finds and checks the image files.
-
-    Returns:
-        list[ImageSet]: The sets with paths relative to ``root``; an absolute
-        path outside stays.
-
-    Warns:
-        UserWarning: Images were found under another name.
-
-    Raises:
-        ValueError: Images stand twice, in both sets too, are missing, leave
-            the root by their path or through a link, or do not decode.
-    """
-    real_root = os.path.join(os.path.realpath(root), '')
-    problems = Problems()
-    renamed: list[str] = []
-    places: dict[str, str] = {}
-    settled = []
-    for images in sets:
-        examples = []
-        for listed, names, place, others in images.examples:
-            path = _relative(images.root, listed, root)
-            if others and not os.path.isfile(os.path.join(root, path)):
-                for other in (_relative(images.root, p, root) for p in others):
-                    if os.path.isfile(os.path.join(root, other)):
-                        renamed.append(f'{place}: {other} in place of {path}')
-                        path = other
-                        break
-            file = os.path.join(root, path)
-            outside = path.split(os.sep)[0] in ('', os.pardir)
-            if UNWRITABLE.search(path):
-                problems.add('bad image paths', place, repr(listed))
-            elif places.setdefault(path, place) != place:
-                fault = f'{path} stands at {places[path]}, too'
-                problems.add('images that repeat', place, fault)
-            elif not os.path.isfile(file):
-                problems.add('missing images', place, f'{path!r} in {root}')
-            elif not options.allow_outside and (
-                outside or not os.path.realpath(file).startswith(real_root)
-            ):
-                problems.add(OUTSIDE, place, f'{path} lies outside {root}')
-            examples.append(Example(path, names, place))
-        settled.append(images._replace(examples=examples, root=root))
-    problems.check()
-    if renamed:
-        told = 'are not where the source says; found under another name'
-        told = f'{len(renamed)} images {told}: {renamed[0]}'
-        warnings.warn(told, stacklevel=2)
-    if options.check_images:
-        files = [os.path.join(root, path) for path in places]
-        # Threads that silence warnings leave the filters in any state.
-        with warnings.catch_warnings():
-            faults = thread_map(_decode_fault, files, desc='decode images')
-        for place, fault in zip(places.values(), faults, strict=True):
-            if fault:
-                problems.add('images that do not decode', place, fault)
-    problems.check()
-    return settled
-
-
-def _decode_fault(file: str) -> str | None:
-    try:
-        check_image(file)
-    except UnreadableImageError as error:
-        return str(error)
-    return None
-
-
-def _relative(folder: str, path: str, root: str) -> str:
-    """Returns a path in a folder as one from the root, or absolute outside."""
-    relative = os.path.relpath(os.path.join(folder, path), root)
-    absolute = os.path.isabs(path) and relative.split(os.sep)[0] == os.pardir
-    return os.path.normpath(path) if absolute else relative

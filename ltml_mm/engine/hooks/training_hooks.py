@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import (
     ConstantParamScheduler,
     LinearParamScheduler,
@@ -21,6 +22,13 @@ from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.decisions.choice import add_decisions, gain_text
+from ltml_mm.decisions.thresholds import (
+    FILE_NAME,
+    weights_digest,
+    write_thresholds,
+)
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
@@ -32,6 +40,8 @@ SCALES = ('pos_scale', 'neg_scale')
 LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 #: The schedulers that serve as warm-ups.
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
+#: What in a dataset's config says how its images are shown, not which.
+SHOWING = ('pipeline', 'metainfo', 'lazy_init', 'serialize_data')
 #: MMEngine's "end" of a scheduler that has none.
 NO_END = int(1e9)
 
@@ -114,7 +124,8 @@ class ScheduleCheckHook(Hook):
     """Refuses a run without a step, or whose warm-up reaches the first drop.
 
     A warm-up in steps does not shrink with the number of processes, as one in
-    epochs does.
+    epochs does. A run that stops, keeps a best checkpoint or lowers its rate
+    by the validation is refused where that reads the test set.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -122,8 +133,10 @@ class ScheduleCheckHook(Hook):
 
         Raises:
             ValueError: The run has no step, which MMEngine ends at once as if
-                it had trained, or the rate drops before the warm-up ends.
+                it had trained, the rate drops before the warm-up ends, or
+                what is chosen would be chosen on the test set.
         """
+        _check_choices(runner)
         loader = runner.train_dataloader
         if len(loader) == 0:
             raise ValueError(
@@ -165,6 +178,46 @@ class ScheduleCheckHook(Hook):
                     "dict(type='LinearLR', start_factor=1 / 3, end=1, "
                     'convert_to_iter_based=True)'
                 )
+
+
+def _check_choices(runner: Runner) -> None:
+    """Refuses choices by a validation that reads the test set."""
+    choosing = [
+        getattr(part, 'save_best', None) and 'save_best'
+        for part in runner.hooks
+    ]
+    choosing += [
+        type(part).__name__
+        for part in [*runner.hooks, *flat_schedulers(runner)]
+        if hasattr(part, 'monitor')
+    ]
+    found = [name for name in choosing if name]
+    validated = _images_of(runner.cfg.get('val_dataloader'))
+    tested = _images_of(runner.cfg.get('test_dataloader'))
+    if found and validated and validated == tested:
+        raise ValueError(
+            f'{found[0]} would choose on the test set, since the validation '
+            'reads the same images: put a val.json beside train.json '
+            '(custom.py --val-fraction makes one), name another '
+            'val_dataloader.dataset.ann_file, or leave it out: the last '
+            'epoch is the result'
+        )
+
+
+def _images_of(loader: Any) -> list[dict[str, Any]]:
+    """Describes which images a loader's config reads."""
+    if not isinstance(loader, Mapping):
+        return []
+    described = []
+    for dataset in innermost_datasets(loader):
+        facts = {k: v for k, v in dataset.items() if k not in SHOWING}
+        if isinstance(facts.get('ann_file'), str):
+            root = facts.pop('data_root', None) or ''
+            facts['ann_file'] = os.path.realpath(
+                os.path.join(root, facts['ann_file'])
+            )
+        described.append(facts)
+    return described
 
 
 @HOOKS.register_module()
@@ -226,7 +279,33 @@ class ClassReportHook(Hook):
     ``test_class_report.json``, each written atomically. Without
     :class:`~ltml_mm.evaluation.GroupedAveragePrecision` in the evaluator it
     does nothing, so it fits every config.
+
+    Where the validation images are none of the test or the training set, the
+    training ends with one threshold a class, of the best F1, which are in
+    the table and in ``thresholds.json``: ``predict.py`` takes them.
     """
+
+    def __init__(self) -> None:
+        self._digest: str | None = None
+
+    @master_only
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """Notes which weights the last validation sees.
+
+        After it they may be others: of ``EMAHook`` the average is validated.
+        """
+        last = (
+            runner.epoch >= runner.max_epochs
+            or runner.iter >= runner.max_iters
+            or any(
+                isinstance(hook, EarlyStoppingHook) for hook in runner.hooks
+            )
+        )
+        if batch_idx == 0 and last:
+            model = unwrap_model(runner.model)
+            self._digest = weights_digest(model.state_dict())
 
     def after_train(self, runner: Runner) -> None:
         """Shows the last validation, if there was one."""
@@ -241,10 +320,53 @@ class ClassReportHook(Hook):
         evaluator = getattr(loop, 'evaluator', None)
         for metric in getattr(evaluator, 'metrics', ()):
             if isinstance(metric, GroupedAveragePrecision) and metric.report:
+                report, said = metric.report, ''
+                if split == 'val' and self._digest is not None:
+                    said = self._choose(runner, metric, report)
                 path = Path(runner.work_dir, f'{split}_class_report.json')
                 runner.logger.info(
                     f'Average precision in percent ({path}):\n'
-                    f'{class_table(metric.report)}'
+                    f'{class_table(report)}{said}'
                 )
-                write_json(path, metric.report)
+                write_json(path, report)
                 return
+
+    def _choose(
+        self,
+        runner: Runner,
+        metric: GroupedAveragePrecision,
+        report: dict[str, Any],
+    ) -> str:
+        """Adds thresholds to the report, writes them, says what they bring."""
+        val, test = (
+            runner.cfg.get(f'{s}_dataloader') for s in ('val', 'test')
+        )
+        same = val is None or (test and val.dataset == test.dataset)
+        if same or metric.evaluated is None:
+            return ''
+        # Not at the top: the tools import the hooks.
+        from ltml_mm.decisions.selection import (
+            describe_images,
+            make_thresholds,
+            no_validation,
+        )
+
+        scores, targets = metric.evaluated
+        if no_validation(runner.cfg) is not None or not targets.any():
+            return ''
+        name = Path(
+            runner.message_hub.runtime_info.get('last_ckpt') or 'model'
+        )
+        keys = ('name', 'group', 'train_images')
+        chosen = make_thresholds(
+            scores,
+            targets,
+            [{key: row[key] for key in keys} for row in report['classes']],
+            {'name': name.name, 'sha256': str(self._digest)},
+            describe_images(runner.val_dataloader),
+        )
+        add_decisions(report, chosen)
+        path = Path(runner.work_dir, FILE_NAME)
+        write_thresholds(path, chosen)
+        gain = gain_text(chosen, scores, targets)
+        return f'\n{gain}\nThresholds for predict.py: {path}'

@@ -15,7 +15,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ltml_mm.engine.hooks.resume_state import unwrap_model
 
@@ -69,6 +69,7 @@ class GuardedOptimWrapper(OptimWrapper):
         # Inputs and outputs of forward passes, then the loss made of them.
         self._passes: list[tuple[Any, Any]] = []
         self._batches: list[tuple[Tensor, list[tuple[Any, Any]]]] = []
+        self._norm: Any = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -109,6 +110,7 @@ class GuardedOptimWrapper(OptimWrapper):
             norm = get_total_norm(
                 [p.grad for p in parameters if p.grad is not None]
             )
+            self._norm = norm
             bad_loss, bad_norm = self._agree(norm)
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
             # A gradient scaler leaves out steps that overflow, and says so.
@@ -124,6 +126,21 @@ class GuardedOptimWrapper(OptimWrapper):
                 self._skip(norm)
         finally:
             self._clear()
+
+    def _clip_grad(self) -> None:
+        """Clips as the parent, by the norm that the check has computed."""
+        options: dict[str, Any] = {'norm_type': 2, **self.clip_grad_kwargs}
+        limit: Any = options.get('max_norm')
+        # A gradient scaler has divided the gradients since.
+        scaled = hasattr(self, 'loss_scaler')
+        if scaled or options != {'norm_type': 2, 'max_norm': limit}:
+            super()._clip_grad()
+            return
+        groups = self.optimizer.param_groups
+        parameters = [p for group in groups for p in group['params']]
+        clip_grads_with_norm_(parameters, limit, self._norm)
+        name = f'train/{self.grad_name}'
+        self.message_hub.update_scalar(name, float(self._norm))
 
     def _agree(self, norm: Tensor) -> tuple[bool, bool]:
         """Whether loss or norm are bad on any process; all must call it."""

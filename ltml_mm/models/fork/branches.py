@@ -252,6 +252,8 @@ def join(first: Any, second: Any) -> Any:
 
 def _join(first: Any, second: Any) -> Any:
     if isinstance(first, Tensor):
+        if torch.jit.is_tracing() and not first.dim():
+            return first  # a plain number, which tracing makes a tensor
         return torch.cat([first, second])
     if first is not None and not isinstance(first, bool | int | float | str):
         raise TypeError(

@@ -1,0 +1,238 @@
+"""Command lines of the tools that make and read results."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from pathlib import Path
+
+from ltml_cli.options import (
+    Parser,
+    add_cfg_options,
+    add_config,
+    check_checkpoint,
+    check_data_root,
+    find_config,
+    positive,
+)
+
+#: The paper's rows in the order of its tables: config, and name in tables.
+ROWS = {
+    'erm': ('baselines/{}_uniform_bce', 'ERM (BCE, uniform)'),
+    'rs': ('baselines/{}_class_aware_bce', 'RS (BCE, class-aware)'),
+    'rw': ('baselines/{}_reweighted_bce', 'RW (re-weighted BCE)'),
+    'focal': ('baselines/{}_focal', 'Focal'),
+    'cb_focal': ('baselines/{}_class_balanced_focal', 'CB-Focal'),
+    'ldam': ('baselines/{}_ldam', 'LDAM'),
+    'db_focal': ('baselines/{}_distribution_balanced_focal', 'DB-Focal'),
+    'asl': ('baselines/{}_asymmetric', 'ASL'),
+    'uniform_branch': ('ablations/{}_uniform_branch', 'uniform branch alone'),
+    'rebalanced_branch': (
+        'ablations/{}_rebalanced_branch',
+        're-balanced branch alone',
+    ),
+    'two_branches': ('ablations/{}_two_branches', 'both branches'),
+    'consistency': ('ablations/{}_two_branches_consistency', '+ consistency'),
+    'ltml': ('ltml_{}', 'LTML (+ compensation)'),
+}
+#: The images that thresholds may be chosen on, and maps of scores.
+VALIDATION, TRAINING = 'val', 'train-fraction'
+CALIBRATIONS = ('platt', 'temperature')
+#: The plain test; of one branch, too: the CSVs of all runs have this word.
+PLAIN = 'fused'
+#: The tests of a row, and what they are called in tables.
+VARIANTS = {
+    PLAIN: '',
+    'flip': 'flip test',
+    'probs': 'probabilities fused',
+    'uniform': 'its uniform branch',
+    'rebalanced': 'its re-balanced branch',
+    'merged': 'merged',
+    'merged_bn': 'merged, BatchNorm anew',
+}
+#: The data sets that have a config of every row; the others have LTML's alone.
+PUBLISHED = ('voc', 'coco')
+DATA_SETS = (*PUBLISHED, 'demo', 'custom')
+
+
+def compare_parser() -> Parser:
+    """Builds the parser of ``compare.py``."""
+    parser = Parser(
+        description='Train and test rows of the tables with several seeds. '
+        'Runs what is missing under --out, then writes runs.csv, table.md '
+        'and groups.png there. Start it again after it was killed.'
+    )
+    parser.add_argument(
+        '--data',
+        choices=DATA_SETS,
+        required=True,
+        help='which set of configs; custom is any JSON set, with '
+        '--cfg-options data_root=FOLDER',
+    )
+    parser.add_argument(
+        '--rows',
+        nargs='+',
+        default=list(ROWS),
+        metavar='ROW',
+        help=f'{", ".join(ROWS)}; ROW+VARIANT '
+        f'({", ".join([*VARIANTS][1:])}) adds another test of the row; '
+        'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
+    )
+    parser.add_argument(
+        '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4]
+    )
+    parser.add_argument(
+        '--jobs', type=positive, default=1, help='runs at a time (default: 1)'
+    )
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument(
+        '--reference',
+        help='row that the others are compared with (default: the first)',
+    )
+    parser.add_argument(
+        '--title', default='Comparison', help='of the table and picture'
+    )
+    parser.add_argument(
+        '--images-per-step',
+        type=positive,
+        help="images of a step, over all streams (default: the configs', 64)",
+    )
+    parser.add_argument(
+        '--epoch-images',
+        type=positive,
+        help='images of an epoch, over all streams (default: as configured; '
+        'a row that overrides its epoch length keeps it)',
+    )
+    parser.add_argument(
+        '--keep-checkpoints',
+        action='store_true',
+        help='keep the last checkpoint of every run',
+    )
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='only list the runs; for demo and custom also write the config '
+        'of each',
+    )
+    return parser
+
+
+def plot_log_parser() -> Parser:
+    """Builds the parser of ``plot_log.py``."""
+    parser = Parser(
+        description='Draw the terms of the loss, the agreement of the '
+        'branches and the mAP of the groups over a training'
+    )
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='[NAME=]DIR',
+        help='work directory of a training; several are told apart by the '
+        'style of their lines',
+    )
+    parser.add_argument('--out', required=True, help='PNG file to write')
+    return parser
+
+
+def thresholds_parser() -> Parser:
+    """Builds the parser of ``thresholds.py``."""
+    parser = Parser(
+        description='Choose one threshold a class, and calibrate the scores',
+        epilog='The test set is refused: figures on it would no longer be '
+        'those of unseen images.',
+    )
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--on',
+        metavar=f'{VALIDATION}|{TRAINING}|FILE.json',
+        help='the images to choose on: the validation set of the config; '
+        'training images, each scored by a network that is trained without '
+        'it; or those of another annotation file (default: the validation '
+        'set, training images where there is none)',
+    )
+    parser.add_argument(
+        '--metric',
+        default='f1',
+        help='f1, f2, precision=0.9, recall=0.8, or cost=FP:FN, the costs '
+        'of a false positive and of a miss (default: f1)',
+    )
+    parser.add_argument(
+        '--calibration',
+        choices=(*CALIBRATIONS, 'none'),
+        default='platt',
+        help='how scores are mapped to frequencies (default: platt)',
+    )
+    parser.add_argument(
+        '--folds',
+        type=int,
+        default=3,
+        help=f'networks that {TRAINING} trains (default: 3)',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE.json',
+        help='the file to write (default: thresholds.json beside the '
+        'checkpoint, where predict.py finds it)',
+    )
+    parser.add_argument(
+        '--figure',
+        metavar='FILE.png',
+        help='draw the reliability diagram by group',
+    )
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
+    )
+    add_cfg_options(parser)
+    return parser
+
+
+def check_thresholds(parser: Parser, args: Namespace) -> None:
+    """Checks what is asked for, and the files that are read."""
+    try:
+        parse_metric_words(args.metric)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.folds < 2:
+        parser.error(f'--folds must be at least 2, got {args.folds}')
+    if args.figure is not None and args.calibration == 'none':
+        parser.error('--figure shows calibrated scores: name a --calibration')
+    if args.on not in (None, VALIDATION, TRAINING):
+        if not args.on.endswith('.json'):
+            parser.error(
+                f'--on must be {VALIDATION}, {TRAINING} or a .json file, got '
+                f'{args.on}'
+            )
+        if not Path(args.on).is_file():
+            raise FileNotFoundError(f'no such annotation file: {args.on}')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    check_data_root(args.cfg_options)
+
+
+def parse_metric_words(text: str) -> tuple[str, tuple[float, ...]]:
+    """Reads what a threshold is to reach.
+
+    Returns:
+        tuple: ``'f'`` and beta, ``'precision'`` or ``'recall'`` and the
+        least value, or ``'cost'`` and those of a false positive and a miss.
+
+    Raises:
+        ValueError: It is none of these, or out of range.
+    """
+    number = r'(\d+(?:\.\d+)?|\.\d+)'
+    found = re.fullmatch(
+        rf'(?:(f){number}|(precision|recall)={number}'
+        rf'|(cost)={number}:{number})',
+        text,
+    )
+    words = [word for word in found.groups() if word] if found else ['']
+    values = tuple(float(word) for word in words[1:])
+    below = 1 if words[0] in ('precision', 'recall') else float('inf')
+    if not values or min(values) <= 0 or max(values) > below:
+        raise ValueError(
+            'the metric must be f1, f2, precision=0.9, recall=0.8 or '
+            f'cost=FP:FN (two costs above 0), got {text!r}'
+        )
+    return words[0], values

@@ -1,0 +1,222 @@
+"""Command lines of training, testing, predicting and merging."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ltml_cli.options import (
+    Parser,
+    add_cfg_options,
+    add_common_arguments,
+    add_config,
+    check_checkpoint,
+    check_data_root,
+    check_source,
+    find_config,
+)
+
+#: What --amp may name, as in ``apis.train.PRECISIONS``.
+PRECISIONS = ('fp16', 'bf16')
+#: The least score of a predicted class where none is given.
+DEFAULT_THRESHOLD = 0.5
+#: Its exit status where at least one file was skipped.
+SOME_SKIPPED = 3
+
+
+def train_parser() -> Parser:
+    """Builds the parser of ``train.py``."""
+    parser = Parser(description='Train a model')
+    add_config(parser)
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='resume from a checkpoint, or from the latest of the work '
+        'directory',
+    )
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='fp16',
+        choices=PRECISIONS,
+        help='train in mixed precision, fp16 by default',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the pairs of a step over '
+        'auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--tensorboard', action='store_true', help='log for TensorBoard, too'
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate'
+    )
+    return parser
+
+
+def check_train(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks the files that a training reads."""
+    args.config = find_config(args.config)
+    check_data_root(args.cfg_options)
+    if args.resume not in (None, 'auto') and '://' not in args.resume:
+        check_checkpoint(args.resume)
+
+
+def test_parser() -> Parser:
+    """Builds the parser of ``test.py``."""
+    parser = Parser(description='Evaluate a checkpoint')
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average the predictions of the image and of its mirror image',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='X.json',
+        help='write metrics and predictions to this JSON file',
+    )
+    parser.add_argument(
+        '--show-dir', help='draw the predictions on the images, into here'
+    )
+    add_thresholds(parser)
+    return parser
+
+
+def check_test(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks the files of a test, and options that exclude each other."""
+    if args.out is not None and not args.out.endswith('.json'):
+        parser.error(f'--out must end with .json, got {args.out}')
+    if args.tta and args.show_dir:
+        parser.error('--show-dir draws single views: leave out --tta')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    check_data_root(args.cfg_options)
+    if args.thresholds is not None:
+        check_source(args.thresholds, 'file of thresholds')
+
+
+def predict_parser() -> Parser:
+    """Builds the parser of ``predict.py``."""
+    parser = Parser(
+        description='Predict the classes of images',
+        epilog=f'Files that cannot be read are skipped and reported; the '
+        f'exit status is then {SOME_SKIPPED}.',
+    )
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'input', metavar='IMAGE|FOLDER', help='an image, or a folder of them'
+    )
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        '--threshold',
+        type=float,
+        help='predict the classes with at least this score (default: their '
+        f'own thresholds, {DEFAULT_THRESHOLD} where there are none)',
+    )
+    add_thresholds(choice)
+    choice.add_argument(
+        '--topk', type=int, help='predict this many, whatever their scores'
+    )
+    parser.add_argument(
+        '--calibrated',
+        action='store_true',
+        help='show calibrated scores, by the calibration of the thresholds',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='DIR',
+        help='write predictions.json and annotated pictures into here '
+        '(default: only show the table)',
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=8, help='images a step (default: 8)'
+    )
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
+    )
+    add_cfg_options(parser)
+    return parser
+
+
+def add_thresholds(parser: Any) -> None:
+    """Adds ``--thresholds``, the file that ``thresholds.py`` writes."""
+    parser.add_argument(
+        '--thresholds',
+        metavar='FILE.json',
+        help='one threshold a class (default: thresholds.json beside the '
+        'checkpoint)',
+    )
+
+
+def check_predict(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks the numbers and the files of a prediction."""
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
+    for name in ('topk', 'batch_size'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            option = name.replace('_', '-')
+            parser.error(f'--{option} must be at least 1, got {value}')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    check_source(args.input, 'image or folder')
+    if args.thresholds is not None:
+        check_source(args.thresholds, 'file of thresholds')
+    if args.out is not None and os.path.isfile(args.out):
+        raise NotADirectoryError(f'--out {args.out} is a file')
+
+
+def merge_parser() -> Parser:
+    """Builds the parser of ``merge_branches.py``."""
+    parser = Parser(
+        description='Merge the two branches of a checkpoint into a stock '
+        'ImageClassifier of MMPretrain'
+    )
+    add_config(parser, ' of the training')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'out',
+        metavar='OUT.pth',
+        help='checkpoint to write; its config OUT.py goes beside it',
+    )
+    parser.add_argument(
+        '--bn-images',
+        type=int,
+        default=0,
+        metavar='N',
+        help='measure the statistics of the merged BatchNorms on N training '
+        'images (default: average those of the branches)',
+    )
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--force', action='store_true', help='overwrite existing output'
+    )
+    return parser
+
+
+def check_merge(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks that both files can be read, and the output be written."""
+    if not args.out.endswith('.pth'):
+        parser.error(f'OUT must end with .pth, got {args.out}')
+    if args.bn_images < 0:
+        parser.error(f'--bn-images must not be negative: {args.bn_images}')
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
+    for target in (Path(args.out), Path(args.out).with_suffix('.py')):
+        if os.path.realpath(target) in sources or target.is_dir():
+            kind = 'a folder' if target.is_dir() else 'read'
+            raise ValueError(f'{target} is {kind}; give another OUT.pth')
+        if os.path.lexists(target) and not args.force:
+            raise ValueError(f'{target} exists; pass --force to overwrite it')

@@ -1,0 +1,283 @@
+"""Finds and checks the image files that a source names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PureWindowsPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tqdm.contrib.concurrent import thread_map
+
+from ltml_mm.datasets.converters.records import (
+    UNWRITABLE,
+    Example,
+    ImageSet,
+    OutputOptions,
+    Problems,
+)
+from ltml_mm.datasets.images import (
+    EXTENSIONS,
+    UnreadableImageError,
+    check_image,
+)
+
+SYSTEM_FILES = ('.', 'thumbs.db', 'desktop.ini')
+OUTSIDE = 'images outside (--allow-outside, if you trust the source)'
+MISSING = 'missing images (--skip-missing leaves them out)'
+BROKEN = 'images that do not decode (--skip-bad leaves them out)'
+# Where exports keep images, seen from the annotation file.
+IMAGE_FOLDERS = ('data', 'images', 'JPEGImages', '../images', '../data')
+
+
+def list_folder(path: str | Path) -> list[Path]:
+    """Lists a folder, sorted, without hidden files and those of systems."""
+    paths = sorted(Path(path).iterdir())
+    return [p for p in paths if not p.name.lower().startswith(SYSTEM_FILES)]
+
+
+def guess_root(path: str, names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Finds the folder of the images that an exported file names.
+
+    It is the folder of the file, unless all of the first names are missing
+    there and one is found in a folder that exports use.
+
+    Returns:
+        tuple: The folder, and a note where it is another.
+    """
+    folder = os.path.dirname(path) or '.'
+    names = list(names)[:20]
+    for place in ('', *IMAGE_FOLDERS):
+        root = os.path.normpath(os.path.join(folder, place))
+        if any(os.path.isfile(os.path.join(root, name)) for name in names):
+            return root, (f'images in {root}',) * bool(place)
+    return folder, ()
+
+
+def settle_paths(
+    sets: Iterable[ImageSet], root: str, options: OutputOptions
+) -> list[ImageSet]:
+    """Finds and checks the image files.
+
+    Returns:
+        list[ImageSet]: The sets with paths relative to ``root``; an absolute
+        path outside stays. With ``skip_missing`` and ``skip_bad`` without
+        those images, which ``left_out`` lists.
+
+    Warns:
+        UserWarning: Images were found under another name.
+
+    Raises:
+        ValueError: Images stand twice, in both sets too, are missing, leave
+            the root by their path or through a link, or do not decode.
+    """
+    real_root = os.path.join(os.path.realpath(root), '')
+    problems = Problems()
+    renamed: list[str] = []
+    missing: list[str] = []
+    places: dict[str, str] = {}
+    files = _ImageFiles(root)
+    settled = []
+    for images in sets:
+        examples, left_out = [], []
+        for example in images.examples:
+            listed, names, place, _ = example
+            path = _relative(images.root, listed, root)
+            found = files.find(images.root, example)
+            if found not in (None, path):
+                renamed.append(f'{place}: {found} in place of {path}')
+            path = found or path
+            file = os.path.join(root, path)
+            outside = path.split(os.sep)[0] in ('', os.pardir)
+            if UNWRITABLE.search(path):
+                problems.add('bad image paths', place, repr(listed))
+            elif places.setdefault(path, place) != place:
+                fault = f'{path} stands at {places[path]}, too'
+                problems.add('images that repeat', place, fault)
+            elif not os.path.isfile(file):
+                if options.skip_missing:
+                    left_out.append(f'missing: {listed}')
+                    continue
+                missing.append(listed)
+                told = f'{path!r} in {root}{files.namesakes(listed)}'
+                problems.add(MISSING, place, told)
+            elif not options.allow_outside and (
+                outside or not os.path.realpath(file).startswith(real_root)
+            ):
+                problems.add(OUTSIDE, place, f'{path} lies outside {root}')
+            examples.append(Example(path, names, place))
+        left = images.left_out + tuple(left_out)
+        settled.append(
+            images._replace(examples=examples, root=root, left_out=left)
+        )
+    problems.check(_suggest_folder(root, missing))
+    if renamed:
+        told = 'are not where the source says; found under another name'
+        told = f'{len(renamed)} images {told}: {renamed[0]}'
+        warnings.warn(told, stacklevel=2)
+    if options.check_images or options.skip_bad:
+        settled = [_decodable(part, options.skip_bad) for part in settled]
+    return settled
+
+
+def _decodable(images: ImageSet, skip_bad: bool) -> ImageSet:
+    """Decodes all images; leaves out those that fail, or raises."""
+    files = [os.path.join(images.root, e.path) for e in images.examples]
+    # Threads that silence warnings leave the filters in any state.
+    with warnings.catch_warnings():
+        faults = thread_map(_decode_fault, files, desc='decode images')
+    problems = Problems()
+    for example, fault in zip(images.examples, faults, strict=True):
+        if fault:
+            problems.add(BROKEN, example.place, fault)
+    if not skip_bad:
+        problems.check()
+    kept = [index for index, fault in enumerate(faults) if not fault]
+    told = tuple(f'does not decode: {fault}' for fault in faults if fault)
+    return images.subset(kept)._replace(left_out=images.left_out + told)
+
+
+def _decode_fault(file: str) -> str | None:
+    try:
+        check_image(file)
+    except UnreadableImageError as error:
+        return str(error)
+    return None
+
+
+class _ImageFiles:
+    """The image files below a folder, which is searched when one is missing.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._by_name: dict[str, list[str]] | None = None
+
+    def find(self, folder: str, example: Example) -> str | None:
+        """Returns the path of an image from the root; None if it is missing.
+
+        Its path comes first, then its other names; then the same path with
+        the other separators, in other case or with the extension that it
+        lacks; and last, of an address or a path of another machine, the one
+        file of its name.
+        """
+        for name in (example.path, *example.others):
+            path = _relative(folder, name, self.root)
+            if os.path.isfile(os.path.join(self.root, path)):
+                return path
+        local, foreign = _local_path(example.path)
+        paths = [path for path in (local, *example.others) if path]
+        for path in paths:
+            wanted = _relative(folder, path, self.root)
+            same = [p for p in self._alike(path) if _matches(p, wanted)]
+            if len(same) == 1:
+                return same[0]
+        if not foreign:
+            return None
+        for path in paths:
+            alike = self._alike(path)
+            # Of several, the one that shares most of the last folders.
+            shared = [_shared_parts(found, path) for found in alike]
+            if shared and shared.count(max(shared)) == 1:
+                return alike[shared.index(max(shared))]
+        return None
+
+    def namesakes(self, listed: str) -> str:
+        """Says where files of a missing image's name are, if there are."""
+        found = self._alike(_local_path(listed)[0] or listed)
+        told = ', '.join(found[:3]) + ', ...' * (len(found) > 3)
+        return f'; {len(found)} of that name: {told}' if found else ''
+
+    def _alike(self, path: str) -> list[str]:
+        """Lists the images of a path's name, the extension in any case."""
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for path_found in _image_files(self.root):
+                name = os.path.basename(path_found).lower()
+                self._by_name[name].append(path_found)
+                self._by_name[os.path.splitext(name)[0]].append(path_found)
+        return self._by_name.get(os.path.basename(path).lower(), [])
+
+
+def _image_files(root: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith('.'))
+        for name in sorted(names):
+            if name.lower().endswith((*EXTENSIONS, '.gif')):
+                yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def _matches(found: str, wanted: str) -> bool:
+    """Tells whether a path is the wanted one but for case or extension."""
+    found, wanted = found.lower(), os.path.normpath(wanted).lower()
+    return wanted in (found, os.path.splitext(found)[0])
+
+
+def _shared_parts(found: str, wanted: str) -> int:
+    pairs = zip(
+        reversed(Path(found).parts[:-1]),
+        reversed(Path(wanted).parts[:-1]),
+        strict=False,
+    )
+    shared = 0
+    for one, other in pairs:
+        if one.lower() != other.lower():
+            break
+        shared += 1
+    return shared
+
+
+def _local_path(listed: str) -> tuple[str, bool]:
+    """Turns an address or a Windows path into a path of this system.
+
+    Returns:
+        tuple: The path, and whether it is that of another machine.
+    """
+    if '://' in listed or listed.startswith('/data/local-files/'):
+        try:
+            parts = urlsplit(listed)
+        except ValueError:
+            return listed, False
+        # Label Studio's local files are named in the query.
+        path = parse_qs(parts.query).get('d', [unquote(parts.path)])[0]
+        return path.lstrip('/'), True
+    windows = PureWindowsPath(listed)
+    foreign = os.path.isabs(listed) or bool(windows.drive)
+    return '/'.join(listed.split('\\')), foreign
+
+
+def _suggest_folder(root: str, missing: list[str]) -> str:
+    """Names the folder, one level up or down, that holds missing images."""
+    if not missing:
+        return ''
+    parent = os.path.normpath(os.path.join(root, os.pardir))
+    folders = [parent]
+    for place in (root, parent):
+        try:
+            found = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        folders += [entry.path for entry in found if entry.is_dir()]
+    some = missing[:100]
+
+    def count(folder: str) -> int:
+        paths = (os.path.join(folder, path) for path in some)
+        return sum(os.path.isfile(path) for path in paths)
+
+    best = max(folders, key=count)
+    if not count(best):
+        return ''
+    told = f'{count(best)} of {len(some)} are in {os.path.normpath(best)}'
+    return f'{told}: pass --images {os.path.normpath(best)}'
+
+
+def _relative(folder: str, path: str, root: str) -> str:
+    """Returns a path in a folder as one from the root, or absolute outside."""
+    relative = os.path.relpath(os.path.join(folder, path), root)
+    absolute = os.path.isabs(path) and relative.split(os.sep)[0] == os.pardir
+    return os.path.normpath(path) if absolute else relative

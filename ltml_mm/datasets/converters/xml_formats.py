@@ -1,0 +1,124 @@
+"""Reads XML: a folder of VOC's files, and CVAT's annotations of images."""
+
+from __future__ import annotations
+
+import os
+from xml.etree import ElementTree
+
+from tqdm import tqdm
+
+from ltml_mm.datasets.converters.image_files import guess_root, list_folder
+from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
+from ltml_mm.datasets.converters.tables import read_names
+from ltml_mm.datasets.images import EXTENSIONS
+
+#: What broken XML raises: a ParseError is a SyntaxError, an unknown encoding
+#: a LookupError.
+FAULTS = (LookupError, OSError, SyntaxError, ValueError)
+
+
+def read_voc(path: str, listing: str | None = None) -> ImageSet:
+    """Reads VOC's XML files, whose element ``filename`` names the image.
+
+    Objects marked difficult count. Where the image is missing, the one named
+    like the XML file is taken; with a listing, that one comes first. The
+    folder holds either ``Annotations`` and ``JPEGImages`` or ``images``, to
+    which the names refer, or XML files and images.
+
+    Args:
+        path: The folder.
+        listing: A file with the ids of the images, in their order. Defaults
+            to all, by name.
+    """
+    below = {p.name.lower(): str(p) for p in list_folder(path) if p.is_dir()}
+    folder = below.get('annotations', path)
+    root = path
+    if folder != path:
+        default = os.path.join(path, 'JPEGImages')
+        found = [below[n] for n in ('jpegimages', 'images') if n in below]
+        root = (found or [default])[0]
+    if listing is None:
+        files = [p for p in list_folder(folder) if p.suffix.lower() == '.xml']
+        names = [p.name for p in files]
+    else:
+        names = [f'{image_id}.xml' for image_id in read_names(listing)]
+    problems = Problems()
+    examples = []
+    ends = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
+    for name in tqdm(names, desc=folder):
+        file = os.path.join(folder, name)
+        others = tuple(os.path.splitext(name)[0] + end for end in ends)
+        try:
+            image, classes = _read_annotation(file)
+            if listing is not None:  # an id names the image, too
+                image, others = others[0], (*others[1:], image)
+            examples.append(Example(image, classes, file, others))
+        except FAULTS as error:
+            fault = f'not an annotation of VOC: {error}'
+            problems.add('missing or broken annotations', file, fault)
+    problems.check()
+    return ImageSet(examples, (), root, path)
+
+
+def read_cvat(path: str) -> ImageSet:
+    """Reads CVAT's XML for images, a file or a folder with it.
+
+    An image is positive for its tags and for every label that it has a
+    shape of. The classes are those of the task, in its order.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, 'annotations.xml')
+    try:
+        root = _parse(path)
+    except FAULTS as error:
+        raise ValueError(f'{path}: not XML of CVAT: {error}') from error
+    if root.tag != 'annotations' or root.find('track') is not None:
+        raise ValueError(
+            f'{path}: not CVAT\'s "annotations" of images; export the task '
+            'as "CVAT for images 1.1"'
+        )
+    labels = root.iterfind('meta//labels/label/name')
+    classes = tuple((label.text or '').strip() for label in labels)
+    problems = Problems()
+    examples = []
+    for index, item in enumerate(root.iterfind('image')):
+        place = f'{path}: image[{index}]'
+        name = item.get('name') or ''
+        found = [part.get('label') or '' for part in item]
+        if not name or '' in found:
+            fault = 'needs a "name", and each part of it a "label"'
+            problems.add('bad images', place, fault)
+        others = (os.path.basename(name),)
+        examples.append(
+            Example(name, tuple(dict.fromkeys(found)), place, others)
+        )
+    problems.check()
+    folder, notes = guess_root(path, (e.path for e in examples))
+    return ImageSet(examples, classes, folder, path, notes)
+
+
+class _Builder(ElementTree.TreeBuilder):
+    """Refuses document types: their entities can expand without bound."""
+
+    def doctype(self, *_details: object) -> None:
+        raise ValueError('declares a document type; remove the declaration')
+
+
+def _parse(file: str) -> ElementTree.Element:
+    parser = ElementTree.XMLParser(target=_Builder())
+    return ElementTree.parse(file, parser).getroot()
+
+
+def _read_annotation(file: str) -> tuple[str, tuple[str, ...]]:
+    """Returns the name of the image and the classes of the objects."""
+    root = _parse(file)
+    image = (root.findtext('filename') or '').strip()
+    if not image:
+        raise ValueError('names no image: no text in the element "filename"')
+    classes = set()
+    for index, item in enumerate(root.iterfind('object')):
+        texts = [(name.text or '').strip() for name in item.iterfind('name')]
+        if len(texts) != 1 or not texts[0]:
+            raise ValueError(f'object[{index}] needs one "name" with a text')
+        classes.update(texts)
+    return image, tuple(sorted(classes))
