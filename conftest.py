@@ -15,6 +15,24 @@ def pytest_configure(config):
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+def pytest_runtest_setup(item):
+    """Skips what only a GPU can show where there is none."""
+    if item.get_closest_marker('gpu'):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip('needs a GPU')
+
+
+@pytest.fixture
+def exact_floats():
+    """Float32 on a GPU, not the rounded TF32 of its convolutions."""
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
     """The folder of a tiny training's images, which no test changes."""

@@ -15,10 +15,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ltml_cli import parse
-from ltml_mm.apis.checkpoint import checkpoint_meta, read_checkpoint
+from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import class_info, draw_prediction, encode_picture
+from ltml_mm.apis.model import draw_prediction, encode_picture
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
     Thresholds,
@@ -110,14 +110,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = test_config(args)
     runner = RUNNERS.build(cfg)
-    thresholds, source = _find_thresholds(cfg, args)
+    digest = weights_digest(read_checkpoint(args.checkpoint)['state_dict'])
+    meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
+    thresholds, source = find_thresholds(
+        args.checkpoint, digest, meta.get('classes') or (), args.thresholds
+    )
     collector = PredictionCollector()
     if thresholds or args.out is not None or args.show_dir is not None:
         runner.test_evaluator.metrics.append(collector)
     metrics: dict[str, Any] = runner.test()
     if not is_main_process():
         return
-    content = {'metrics': metrics, 'predictions': collector.predictions}
+    content = {
+        'model': digest,
+        'metrics': metrics,
+        'predictions': collector.predictions,
+    }
     if thresholds:
         content['decisions'] = decide(thresholds, source, collector, runner)
     if args.out is not None:
@@ -125,19 +133,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_dir is not None:
         dataset = runner.test_dataloader.dataset
         draw_predictions(dataset, collector.predictions, args.show_dir)
-
-
-def _find_thresholds(
-    cfg: Config, args: argparse.Namespace
-) -> tuple[Thresholds | None, str]:
-    checkpoint = read_checkpoint(args.checkpoint)
-    infos = class_info(cfg, checkpoint_meta(checkpoint, args.checkpoint))
-    return find_thresholds(
-        args.checkpoint,
-        weights_digest(checkpoint['state_dict']),
-        [info['name'] for info in infos],
-        args.thresholds,
-    )
 
 
 def decide(
