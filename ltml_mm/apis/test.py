@@ -13,12 +13,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from tqdm import tqdm
 
 from ltml_cli import parse
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import draw_prediction, encode_picture
+from ltml_mm.apis.pictures import draw_prediction, encode_picture
+from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
     Thresholds,
@@ -62,14 +64,15 @@ def draw_predictions(
     MMPretrain's hook draws one image in 5,000 and takes blue for red.
 
     Args:
-        dataset: The test set; its items are what the network sees, BGR.
+        dataset: The test set. Its images are drawn as they are loaded; of a
+            set without a loading step, what the network sees.
         predictions: Those of every image, in the order of the set.
-        folder: Where the pictures go, as ``INDEX_NAME.png``.
+        folder: Where the pictures go, as ``INDEX_NAME.png``: so no two have
+            one name.
     """
-    for index, prediction in enumerate(predictions):
-        inputs = dataset[index]['inputs'].numpy()
+    for index, prediction in enumerate(tqdm(predictions, disable=None)):
         picture = draw_prediction(
-            inputs.transpose(1, 2, 0)[..., ::-1].astype(np.uint8),
+            _loaded_image(dataset, index)[..., ::-1].astype(np.uint8),
             dataset.metainfo['classes'],
             prediction['scores'],
             prediction['pred_label'],
@@ -79,6 +82,18 @@ def draw_predictions(
         stem = Path(prediction['img_path'] or '').stem[:60]
         name = f'{index}_{stem}.png'
         write_bytes(Path(folder) / name, encode_picture(picture, name))
+
+
+def _loaded_image(dataset: Any, index: int) -> np.ndarray:
+    """Returns an image before it is resized, BGR (H, W, 3)."""
+    results = dataset.get_data_info(index)
+    pipeline = getattr(innermost_dataset(dataset), 'pipeline', None)
+    for step in getattr(pipeline, 'transforms', ()):
+        if 'img' not in results and type(step).__name__.startswith('Load'):
+            results = step(results)
+    if 'img' in results:
+        return np.asarray(results['img']).clip(0, 255)
+    return dataset[index]['inputs'].numpy().transpose(1, 2, 0)
 
 
 def add_flip_tta(cfg: Config) -> None:
