@@ -78,10 +78,11 @@ def fill_learning_rate(cfg: Config) -> str | None:
     images, parts = _images_of_a_step(cfg)
     # One gradient moves the weights by rate / (1 - momentum) in the end.
     scale = RATE_PER_CLASS * (1 - optimizer.get('momentum', 0)) / 0.1
-    optimizer.lr = float(f'{scale * classes * images / IMAGES:.4g}')
+    rate = float(f'{scale * classes * images / IMAGES:.4g}')
+    optimizer['lr'] = rate
     return (
-        f'learning rate {optimizer.lr:g} = {scale:g} x {classes} classes that '
-        f'the loss averages over x {images} images of a step ({parts}) / '
+        f'learning rate {rate:g} = {scale:g} x {classes} classes that the '
+        f'loss averages over x {images} images of a step ({parts}) / '
         f'{IMAGES}; for another one: --cfg-options {KEY}=RATE'
     )
 
