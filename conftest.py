@@ -15,6 +15,15 @@ def pytest_configure(config):
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _image_cache(tmp_path_factory):
+    """Keeps decoded images out of the machine's temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp('cache')
+        patch.setenv('LTML_IMAGE_CACHE', str(folder))
+        yield
+
+
 def pytest_runtest_setup(item):
     """Skips what only a GPU can show where there is none."""
     if item.get_closest_marker('gpu'):

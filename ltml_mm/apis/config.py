@@ -35,13 +35,19 @@ FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
 #: Those for validation, where the set has one, and for tests.
 VALIDATION, TEST = 'val.json', 'test.json'
 
+#: Where ``augment_on`` lets the steps be done that can be done in batches.
+PLACES = ('worker', 'device')
+ON_DEVICE = ('PhotoMetricDistortion', 'RandomMirror')
+
 #: What a config may lack and an override may add all the same.
 FURTHER_SECTIONS = (
     'allow_outside',
+    'augment_on',
     'auto_scale_lr',
     'data_prefix',
     'data_root',
     'find_unused_parameters',
+    'image_cache',
     'model_wrapper_cfg',
     'runner_type',
     'sync_bn',
@@ -64,7 +70,9 @@ def load_config(
     ``test.json``. Where the config trains on
     :class:`LongTailMultiLabelDataset`, a ``num_classes`` of None becomes the
     number of classes, and the test sets receive names and training counts of
-    the classes. :func:`separate_metrics` says what metrics receive.
+    the classes. ``image_cache`` goes to the sets that are read again and
+    again, of training and validation, ``augment_on`` to the steps of the
+    training pipeline. :func:`separate_metrics` says what metrics receive.
 
     Args:
         path: The config file.
@@ -123,6 +131,7 @@ def complete_config(
 ) -> None:
     """Fills in, in place, what :func:`load_config` describes."""
     separate_metrics(cfg)
+    _choose_speed(cfg)
     training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:
@@ -167,6 +176,45 @@ def complete_config(
     for dataset in uncounted:
         own = dict(dataset.get('metainfo', {}))
         dataset.metainfo = LearnedMetainfo(own, learned)
+
+
+def _choose_speed(cfg: Config) -> None:
+    """Applies ``image_cache`` and ``augment_on`` in place."""
+    if cfg.get('image_cache') is not None:
+        for name in ('train_dataloader', 'val_dataloader'):
+            for dataset in innermost_datasets(cfg.get(name) or {}):
+                if dataset.get('type') in FILE_DATASETS:
+                    dataset.setdefault('image_cache', cfg.image_cache)
+    place = cfg.get('augment_on', PLACES[0])
+    if place not in PLACES:
+        raise ValueError(
+            f'augment_on must be {" or ".join(map(repr, PLACES))}, got '
+            f'{place!r}'
+        )
+    loader = cfg.get('train_dataloader')
+    if place != 'device' or loader is None:
+        return
+    steps = [
+        step
+        for dataset in innermost_datasets(loader)
+        for step in dataset.get('pipeline') or ()
+        if step.get('type') in ON_DEVICE
+    ]
+    if not steps:
+        raise ValueError(
+            "augment_on='device' moves the steps "
+            f'{" and ".join(ON_DEVICE)}, but the training pipeline has '
+            'neither'
+        )
+    for step in steps:
+        step['on_device'] = True
+    # MMPretrain's own would leave out what was drawn.
+    own = cfg.model.get('data_preprocessor')
+    preprocessor = (
+        cfg.setdefault('data_preprocessor', {}) if own is None else own
+    )
+    if preprocessor.get('type') in (None, 'ClsDataPreprocessor'):
+        preprocessor['type'] = 'TwoStreamDataPreprocessor'
 
 
 class LearnedMetainfo(ChainMap):

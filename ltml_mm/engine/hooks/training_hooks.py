@@ -332,7 +332,11 @@ class ClassReportHook(Hook):
                 report, said = metric.report, ''
                 report['model'] = self._digest
                 if split == 'val' and self._digest is not None:
-                    said = self._choose(runner, metric, report)
+                    try:
+                        said = self._choose(runner, metric, report)
+                    # The training is done: no file of data undoes it.
+                    except (OSError, ValueError) as error:
+                        runner.logger.warning(f'no thresholds: {error}')
                 path = Path(runner.work_dir, f'{split}_class_report.json')
                 runner.logger.info(
                     f'Average precision in percent ({path}):\n'
