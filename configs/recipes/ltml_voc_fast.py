@@ -10,3 +10,5 @@ _base_ = [
 model = dict(num_classes=20)
 train_dataloader = dict(sampler=dict(epoch_length=323))
 optim_wrapper = dict(optimizer=dict(lr=None))
+# Stable at this rate: "Stability" in docs/method.md.
+custom_hooks = [dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')]

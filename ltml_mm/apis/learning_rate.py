@@ -20,7 +20,7 @@ from ltml_mm.models.losses import ClassMeanLoss, ClassStatisticsLoss
 
 #: Of SGD with momentum 0.9, for one class and 64 images a step. Measured with
 #: 12, 20 and 80 classes: "Learning rate" in docs/method.md.
-RATE_PER_CLASS = 0.0025
+RATE_PER_CLASS = 0.002
 IMAGES = 64
 #: What a config says to have its rate filled in.
 KEY = 'optim_wrapper.optimizer.lr'
