@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not is_main_process():
         return
     content = {
-        'model': digest,
+        # Figures of several views are none of the model's own.
+        'model': None if args.tta else digest,
         'metrics': metrics,
         'predictions': collector.predictions,
     }
