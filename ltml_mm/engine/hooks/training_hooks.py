@@ -182,8 +182,8 @@ class ConsistencyLimitHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Finds the loss; without one, or another optimizer, does nothing."""
-        model = unwrap_model(runner.model)
-        loss = getattr(model, 'loss_consistency', None)
+        model: Any = unwrap_model(runner.model)
+        loss: Any = getattr(model, 'loss_consistency', None)
         sgd = isinstance(runner.optim_wrapper.optimizer, torch.optim.SGD)
         if sgd and getattr(loss, 'on', None) == 'logits':
             for head in model.heads.values():
