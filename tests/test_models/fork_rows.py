@@ -424,7 +424,7 @@ ROWS = {
     ),
     'timm-maxvit': (
         timm(
-            'maxvit_rmlp_pico_rw_256', img_size=64, depths=(1, 1, 1, 1),
+            'maxvit_tiny_tf_224', img_size=64, depths=(1, 1, 1, 1),
             embed_dim=(32, 32, 32, 64), stem_width=(8, 16),
             drop_path_rate=0.0,
         ),
