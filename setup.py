@@ -52,7 +52,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['ltml_mm', 'ltml_mm.*', 'ltml_cli']),
     entry_points={'console_scripts': ['ltml = ltml_cli:main']},
-    package_data={'ltml_mm': ['py.typed']},
+    package_data={'ltml_mm': ['py.typed', 'inspection/templates/*']},
     install_requires=[
         'filelock',
         'jinja2',

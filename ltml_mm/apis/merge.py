@@ -5,30 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import default_collate
-from mmengine.registry import DefaultScope
-from torch.utils.data import DataLoader
 
 from ltml_cli import parse
+from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import (
     CheckpointError,
     checkpoint_meta,
     load_weights,
     read_checkpoint,
 )
-from ltml_mm.apis.config import load_config, training_dataset
-from ltml_mm.apis.model import build_model, pick_device, scope_of
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.model import build_model, pick_device
+from ltml_mm.apis.norm_statistics import training_batches
 from ltml_mm.apis.stock_config import plugin_types, stock_config
-from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.decisions.model_card import share
 from ltml_mm.files import (
     AtomicFileBackend,
     checksum_path,
@@ -97,31 +95,6 @@ def merge_checkpoint(
     return stock, {'state_dict': weights, 'meta': facts}
 
 
-def training_batches(
-    cfg: Config, num_images: int, seed: int = 0
-) -> Iterator[Any]:
-    """Yields training images as the test shows them, in batches.
-
-    The pipeline is the test's: the statistics are for images without
-    augmentation, and with it they would depend on more than the images. The
-    seed chooses which, each once and at most all there are, and their order.
-    """
-    loader = cfg.test_dataloader
-    pipeline = innermost_dataset(loader).pipeline
-    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        dataset = training_dataset(cfg, pipeline)
-    order = np.random.default_rng(seed).permutation(len(dataset))[:num_images]
-    # Batches of nearly one size: a single image left over may have but one
-    # value a channel, and no variance.
-    count = -(-len(order) // loader.batch_size)
-    yield from DataLoader(
-        dataset,
-        batch_sampler=[part.tolist() for part in np.array_split(order, count)],
-        num_workers=loader.get('num_workers', 0),
-        collate_fn=default_collate,
-    )
-
-
 def write_merged(
     config: Config, checkpoint: Mapping[str, Any], out: Path
 ) -> None:
@@ -152,7 +125,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )
     write_merged(config, checkpoint, Path(args.out))
-    print(f'{args.out} and {Path(args.out).with_suffix(".py")} written')
+    out = Path(args.out)
+    print(f'{out} and {out.with_suffix(".py")} written')
+    if args.safetensors:
+        weights, card = share(
+            out.with_suffix('.py'), out, out.with_suffix(SAFETENSORS)
+        )
+        print(f'{weights} and {card} written')
     drift = checkpoint['meta']['branch_drift']
     print(f'drift of the branches: {drift:.3f}')
     if number := checkpoint['meta']['bn_images']:

@@ -25,6 +25,7 @@ from ltml_mm.datasets.converters.formats import (
 )
 from ltml_mm.datasets.converters.image_files import settle_paths
 from ltml_mm.datasets.converters.json_formats import read_coco
+from ltml_mm.datasets.converters.label_columns import FIND_ALL, TableOptions
 from ltml_mm.datasets.converters.records import (
     ImageSet,
     OutputOptions,
@@ -35,11 +36,7 @@ from ltml_mm.datasets.converters.summary import (
     describe_draw,
     suspicions,
 )
-from ltml_mm.datasets.converters.tables import (
-    FIND_ALL,
-    TableOptions,
-    read_names,
-)
+from ltml_mm.datasets.converters.tables import read_names
 from ltml_mm.datasets.converters.xml_formats import read_voc
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import (
@@ -396,10 +393,17 @@ def _write(
         *['allow_outside=True'] * output.allow_outside,
     ]
     about = [*notes, *describe(sets['train'], split.get('left_out', []))]
+    flag = ''
+    if not {'val', 'test'} & {*sets}:
+        flag = '--no-validate '
+        about.append(
+            'no test set: --test-fraction 0.2 holds one out, --test SOURCE '
+            'gives one; without it training does not validate'
+        )
     return (
         f'{out}: {sizes["train"]} images to train, {validated}'
         f'{sizes.get("test", 0)} to test, {len(classes)} classes ({told})\n'
         f'{"".join(f"  {line}{chr(10)}" for line in about)}'
-        f'python tools/train.py configs/ltml_{config}.py --cfg-options '
+        f'python tools/train.py configs/ltml_{config}.py {flag}--cfg-options '
         f'{shlex.join(overrides)}'
     )

@@ -16,12 +16,12 @@ from ltml_mm.datasets.converters.json_formats import (
     read_label_studio,
     read_mmpretrain,
 )
-from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
-from ltml_mm.datasets.converters.tables import (
+from ltml_mm.datasets.converters.label_columns import (
     read_csv,
     read_huggingface,
     split_labels,
 )
+from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
 from ltml_mm.datasets.converters.xml_formats import read_cvat, read_voc
 from ltml_mm.datasets.images import EXTENSIONS
 
