@@ -493,7 +493,7 @@ def table():
         if kind == 'TIMMBackbone':
             kind = f'timm {config["model_name"]}'
             kind += ', features_only' * config.get('features_only', False)
-        shown = ' '.join(f'`{n.removeprefix("timm_model.")}`' for n in names)
+        shown = ' '.join(f'`{name}`' for name in names)
         lines.append(f'| {row} | {kind} | {shown} |')
     return '\n'.join(lines)
 
