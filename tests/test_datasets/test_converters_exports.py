@@ -284,6 +284,9 @@ def test_an_ambiguous_or_unknown_source_asks_for_the_format(root, out):
     told = r'src: may be one of csv .*l\.csv, coco .*l\.json; say which'
     with pytest.raises(ValueError, match=told):
         convert(root, out, None, ['force'])
+    convert(root / 'l.csv', root, None, test=0.5)
+    with pytest.raises(ValueError, match=told):
+        convert(root, out, None, ['force'])
     (root / 'x.json').write_text('{"a": 1}')
     with pytest.raises(ValueError, match=r'x\.json: holds none'):
         convert(root / 'x.json', out, None)
