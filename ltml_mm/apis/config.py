@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
+from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
@@ -26,21 +25,6 @@ GENERIC_DATASET = 'LongTailMultiLabelDataset'
 FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
 #: Those for validation, where the set has one, and for tests.
 VALIDATION, TEST = 'val.json', 'test.json'
-
-#: What a config may lack and an override may add all the same.
-FURTHER_SECTIONS = (
-    'allow_outside',
-    'auto_scale_lr',
-    'data_prefix',
-    'data_root',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-    'tta_model',
-    'tta_pipeline',
-    *list(signature(Runner.__init__).parameters)[1:],
-)
 
 
 def load_config(
@@ -70,8 +54,7 @@ def load_config(
             or training and test set name different classes.
     """
     cfg = read_config(path)
-    for key, value in (cfg_options or {}).items():
-        override(cfg, key, value)
+    apply_overrides(cfg, cfg_options or {})
     complete_config(cfg, dataset_meta)
     return cfg
 
@@ -90,26 +73,6 @@ def read_config(path: str | Path) -> Config:
         raise ValueError(f'{path} is not a config: {reason}') from error
 
 
-def override(cfg: Config, key: str, value: Any) -> None:
-    """Sets one entry in place; ValueError where the config has no place."""
-    section = key.split('.')[0]
-    if section not in cfg and section not in FURTHER_SECTIONS:
-        near = get_close_matches(section, [*cfg, *FURTHER_SECTIONS], 1)
-        # Another name may be one that the config's own modules read.
-        if near:
-            raise ValueError(
-                f'--cfg-options {key}: the config has no {section}; did you '
-                f'mean {near[0]}?'
-            )
-    try:
-        cfg.merge_from_dict({key: value})
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'--cfg-options {key}={value!r} does not fit the config: '
-            f'{error.args[0]}'
-        ) from error
-
-
 def complete_config(
     cfg: Config, dataset_meta: Mapping[str, Any] | None = None
 ) -> None:
@@ -120,7 +83,7 @@ def complete_config(
             # Its own counts do not describe the training set.
             if not any(dataset is one for one in training):
                 dataset.setdefault('test_mode', True)
-            for key in ('data_root', 'data_prefix', 'allow_outside'):
+            for key in DATA_KEYS:
                 if cfg.get(key) is not None:
                     dataset.setdefault(key, cfg[key])
     for name in ('val_dataloader', 'test_dataloader'):

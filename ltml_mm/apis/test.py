@@ -19,6 +19,7 @@ from ltml_mm.apis.checkpoint import checkpoint_meta, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import class_info, draw_prediction, encode_picture
+from ltml_mm.apis.screen import quiet_run
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
     Thresholds,
@@ -109,17 +110,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
     cfg = test_config(args)
-    runner = RUNNERS.build(cfg)
     thresholds, source = _find_thresholds(cfg, args)
     collector = PredictionCollector()
-    if thresholds or args.out is not None or args.show_dir is not None:
-        runner.test_evaluator.metrics.append(collector)
-    metrics: dict[str, Any] = runner.test()
+    with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+        if thresholds or args.out is not None or args.show_dir is not None:
+            runner.test_evaluator.metrics.append(collector)
+        metrics: dict[str, Any] = runner.test()
+        content = {'metrics': metrics, 'predictions': collector.predictions}
+        if thresholds and is_main_process():
+            content['decisions'] = decide(
+                thresholds, source, collector, runner
+            )
     if not is_main_process():
         return
-    content = {'metrics': metrics, 'predictions': collector.predictions}
-    if thresholds:
-        content['decisions'] = decide(thresholds, source, collector, runner)
     if args.out is not None:
         write_json(args.out, content)
     if args.show_dir is not None:
@@ -170,7 +173,8 @@ def decide(
     found = measure(thresholds, scores, targets)
     runner.logger.info(
         f'Decisions in percent, at the thresholds of {source}:\n'
-        f'{threshold_table(found)}\n{gain_text(found, scores, targets)}'
+        f'{threshold_table(found)}\n{gain_text(found, scores, targets)}',
+        extra={'screen': True},
     )
     return {
         'thresholds': source,

@@ -12,9 +12,12 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
 from ltml_cli import parse
+from ltml_cli.options import check_new_run
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
+from ltml_mm.apis.screen import quiet_run
+from ltml_mm.apis.weights import fetch_weights
 
 #: What --amp may name. bfloat16 has float32's range: nothing overflows, and
 #: no scale is needed.
@@ -54,6 +57,8 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    elif not cfg.get('resume'):
+        check_new_run(cfg.work_dir)
     path = cfg.get('load_from')
     if path is None and cfg.get('resume'):
         # Named here, since the Runner would follow the pointer alone.
@@ -65,7 +70,12 @@ def training_config(args: argparse.Namespace) -> Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for."""
-    RUNNERS.build(training_config(parse_args(argv))).train()
+    args = parse_args(argv)
+    cfg = training_config(args)
+    if not cfg.get('resume') and cfg.get('load_from') is None:
+        fetch_weights(cfg)
+    with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+        runner.train()
 
 
 def _use_mixed_precision(cfg: Config, precision: str) -> None:
