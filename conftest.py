@@ -15,6 +15,33 @@ def pytest_configure(config):
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _image_cache(tmp_path_factory):
+    """Keeps decoded images out of the machine's temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp('cache')
+        patch.setenv('LTML_IMAGE_CACHE', str(folder))
+        yield
+
+
+def pytest_runtest_setup(item):
+    """Skips what only a GPU can show where there is none."""
+    if item.get_closest_marker('gpu'):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip('needs a GPU')
+
+
+@pytest.fixture
+def exact_floats():
+    """Float32 on a GPU, not the rounded TF32 of its convolutions."""
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
     """The folder of a tiny training's images, which no test changes."""

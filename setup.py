@@ -77,7 +77,7 @@ setup(
     cmdclass={'build_py': BuildWithConfigs},
     packages=find_packages(include=['ltml_mm', 'ltml_mm.*', 'ltml_cli']),
     entry_points={'console_scripts': ['ltml = ltml_cli:main']},
-    package_data={'ltml_mm': ['py.typed']},
+    package_data={'ltml_mm': ['py.typed', 'inspection/templates/*']},
     install_requires=[
         'filelock',
         'jinja2',

@@ -23,6 +23,8 @@ from ltml_cli.options import (
 
 #: What --amp may name, as in ``apis.train.PRECISIONS``.
 PRECISIONS = ('fp16', 'bf16')
+#: The suffix of weights in the safetensors format.
+SAFETENSORS = '.safetensors'
 #: The least score of a predicted class where none is given.
 DEFAULT_THRESHOLD = 0.5
 #: Its exit status where at least one file was skipped.
@@ -62,7 +64,17 @@ def train_parser() -> Parser:
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate'
     )
+    add_safetensors(parser)
     return parser
+
+
+def add_safetensors(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--safetensors``."""
+    parser.add_argument(
+        '--safetensors',
+        action='store_true',
+        help='write the weights as safetensors and a model card, too',
+    )
 
 
 def check_train(parser: Parser, args: argparse.Namespace) -> None:
@@ -73,6 +85,12 @@ def check_train(parser: Parser, args: argparse.Namespace) -> None:
         check_new_run(args.work_dir)
     if args.resume not in (None, 'auto') and '://' not in args.resume:
         check_checkpoint(args.resume)
+        if args.resume.endswith(SAFETENSORS):
+            raise ValueError(
+                f'{args.resume} holds weights alone, no state of a training '
+                'to resume: start from them with --cfg-options '
+                f'load_from={args.resume}'
+            )
 
 
 def test_parser() -> Parser:
@@ -209,6 +227,7 @@ def merge_parser() -> Parser:
     parser.add_argument(
         '--force', action='store_true', help='overwrite existing output'
     )
+    add_safetensors(parser)
     return parser
 
 
@@ -227,3 +246,48 @@ def check_merge(parser: Parser, args: argparse.Namespace) -> None:
             raise ValueError(f'{target} is {kind}; give another OUT.pth')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
+
+
+def to_safetensors_parser() -> Parser:
+    """Builds the parser of ``to_safetensors.py``."""
+    parser = Parser(
+        description='Write weights as safetensors, and a model card'
+    )
+    add_config(parser, ' of the training')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'out',
+        nargs='?',
+        metavar='OUT',
+        help='a file OUT.safetensors, whose card is OUT.md; or a folder to '
+        'upload: model.safetensors, config.py, README.md, and '
+        'thresholds.json where there is one (default: beside the checkpoint)',
+    )
+    parser.add_argument(
+        '--license',
+        default='unknown',
+        help='the licence field of the card (default: unknown)',
+    )
+    parser.add_argument(
+        '--results',
+        nargs='+',
+        default=[],
+        metavar='FILE.json',
+        help='figures for the card: what test.py --out wrote, or a class '
+        'report (default: the class reports beside the checkpoint)',
+    )
+    add_thresholds(parser)
+    add_cfg_options(parser)
+    return parser
+
+
+def check_to_safetensors(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks the files that are read, and that none is replaced."""
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    for path in (*args.results, *filter(None, [args.thresholds])):
+        check_source(path, 'file')
+    if args.out is None:
+        args.out = str(Path(args.checkpoint).with_suffix(SAFETENSORS))
+    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
+        raise ValueError(f'{args.out} is read; give another OUT')

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ltml_cli import data_parsers, result_parsers, run_parsers
+from ltml_cli import data_parsers, page_parsers, result_parsers, run_parsers
 from ltml_cli.options import Parser, nearest
 
 Check = Callable[[Parser, argparse.Namespace], None]
@@ -58,6 +58,12 @@ TOOLS = {
         run_parsers.check_merge,
         'ltml_mm.apis.merge:main',
     ),
+    'to-safetensors': Tool(
+        'model_converters/to_safetensors.py',
+        run_parsers.to_safetensors_parser,
+        run_parsers.check_to_safetensors,
+        'ltml_mm.decisions.model_card:main',
+    ),
     'convert': Tool(
         'dataset_converters/custom.py',
         data_parsers.convert_parser,
@@ -99,6 +105,18 @@ TOOLS = {
         result_parsers.compare_parser,
         None,
         'ltml_mm.experiments.compare:main',
+    ),
+    'model-report': Tool(
+        'analysis/model_report.py',
+        page_parsers.model_report_parser,
+        page_parsers.check_model_report,
+        'ltml_mm.inspection.model_report:main',
+    ),
+    'demo-page': Tool(
+        'demo_page.py',
+        page_parsers.demo_page_parser,
+        page_parsers.check_demo_page,
+        'ltml_mm.inspection.demo_page:main',
     ),
 }
 

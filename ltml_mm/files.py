@@ -1,4 +1,4 @@
-"""Atomic writes, checksums beside files, and checkpoints without code."""
+"""Atomic writes, checksums beside files, and weights without code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,9 +16,17 @@ import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleParamScheduler
+from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ltml_cli.run_parsers import SAFETENSORS
 
 #: What is added to a file's name for the file with its checksum.
 SUFFIX = '.sha256'
+#: The entry of the header of safetensors that holds what a checkpoint has
+#: in its ``meta``.
+META_KEY = 'ltml_mm'
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -191,3 +200,58 @@ def allow_mmengine_checkpoints() -> None:
         type(np.dtype(np.int64)),
     ]
     torch.serialization.add_safe_globals(known)
+
+
+def write_safetensors(
+    path: str | Path, state_dict: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+    """Writes weights as safetensors, and their checksum, atomically.
+
+    Args:
+        path: The file.
+        state_dict: The weights; what is no tensor is left out.
+        meta: Goes into the header as JSON.
+    """
+    tensors = {
+        # Copies: the format has no place for tensors that share memory.
+        key: value.detach().cpu().clone().contiguous()
+        for key, value in state_dict.items()
+        if isinstance(value, torch.Tensor)
+    }
+    text = json.dumps(meta, ensure_ascii=False, default=str)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    content = save(tensors, {'format': 'pt', META_KEY: text})
+    AtomicFileBackend().put(content, path)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Any]:
+    """Reads weights, those of others, too.
+
+    Returns:
+        dict: ``state_dict``, and ``meta``, empty where the header has none.
+
+    Raises:
+        ValueError: The file is truncated or none of safetensors.
+    """
+    try:
+        with safe_open(str(path), 'pt') as file:
+            meta = json.loads((file.metadata() or {}).get(META_KEY, '{}'))
+            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f'{path} is truncated or no file of safetensors ({error})'
+        ) from error
+    return {'state_dict': state_dict, 'meta': meta}
+
+
+def load_from_safetensors(filename: str, map_location: Any) -> dict[str, Any]:
+    """Loads weights for MMEngine: ``load_from``, ``init_cfg`` and tests."""
+    content = read_safetensors(filename)
+    for key, value in content['state_dict'].items():
+        content['state_dict'][key] = value.to(map_location or 'cpu')
+    return content
+
+
+CheckpointLoader.register_scheme(
+    rf'.*\{SAFETENSORS}$', load_from_safetensors, force=True
+)

@@ -33,10 +33,12 @@ REFERENCE = 'ltml_voc.py'
 READ = (
     *list(inspect.signature(Runner.__init__).parameters)[1:],
     'allow_outside',
+    'augment_on',
     'auto_scale_lr',
     'data_prefix',
     'data_root',
     'find_unused_parameters',
+    'image_cache',
     'model_wrapper_cfg',
     'runner_type',
     'sync_bn',

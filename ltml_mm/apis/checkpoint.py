@@ -13,9 +13,14 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 
+from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.datasets.images import first_line
 from ltml_mm.engine.hooks.checkpoint_hooks import compare_state_dicts
-from ltml_mm.files import allow_mmengine_checkpoints, find_damage
+from ltml_mm.files import (
+    allow_mmengine_checkpoints,
+    find_damage,
+    read_safetensors,
+)
 
 
 class CheckpointError(RuntimeError):
@@ -24,6 +29,8 @@ class CheckpointError(RuntimeError):
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a local checkpoint on the CPU without running anything in it.
+
+    Of a file of safetensors these are the weights, and the header's ``meta``.
 
     Raises:
         CheckpointError: The file is missing, truncated, changed since it was
@@ -34,6 +41,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f'checkpoint not found: {path}')
     if damage := find_damage(path):
         raise CheckpointError(f'{path} {damage}')
+    try:
+        if str(path).endswith(SAFETENSORS):
+            return read_safetensors(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     try:
         # Not torch's context manager: leaving it would forbid the classes
         # to the loaders that come after.

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.fileio import JsonHandler, register_handler
+from mmengine.fileio.handlers.json_handler import set_default
+from mmengine.fileio.handlers.yaml_handler import Dumper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
@@ -18,6 +21,7 @@ from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
 from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.evaluation.grouped_average_precision import separate_metrics
 
 #: The dataset whose classes and counts are known from its files alone.
 GENERIC_DATASET = 'LongTailMultiLabelDataset'
@@ -25,6 +29,10 @@ GENERIC_DATASET = 'LongTailMultiLabelDataset'
 FILE_DATASETS = (GENERIC_DATASET, 'VOCLTDataset', 'COCOLTDataset')
 #: Those for validation, where the set has one, and for tests.
 VALIDATION, TEST = 'val.json', 'test.json'
+
+#: Where ``augment_on`` lets the steps be done that can be done in batches.
+PLACES = ('worker', 'device')
+ON_DEVICE = ('PhotoMetricDistortion', 'RandomMirror')
 
 
 def load_config(
@@ -40,7 +48,9 @@ def load_config(
     ``test.json``. Where the config trains on
     :class:`LongTailMultiLabelDataset`, a ``num_classes`` of None becomes the
     number of classes, and the test sets receive names and training counts of
-    the classes.
+    the classes. ``image_cache`` goes to the sets that are read again and
+    again, of training and validation, ``augment_on`` to the steps of the
+    training pipeline. :func:`separate_metrics` says what metrics receive.
 
     Args:
         path: The config file.
@@ -77,6 +87,8 @@ def complete_config(
     cfg: Config, dataset_meta: Mapping[str, Any] | None = None
 ) -> None:
     """Fills in, in place, what :func:`load_config` describes."""
+    separate_metrics(cfg)
+    _choose_speed(cfg)
     training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:
@@ -123,6 +135,45 @@ def complete_config(
         dataset.metainfo = LearnedMetainfo(own, learned)
 
 
+def _choose_speed(cfg: Config) -> None:
+    """Applies ``image_cache`` and ``augment_on`` in place."""
+    if cfg.get('image_cache') is not None:
+        for name in ('train_dataloader', 'val_dataloader'):
+            for dataset in innermost_datasets(cfg.get(name) or {}):
+                if dataset.get('type') in FILE_DATASETS:
+                    dataset.setdefault('image_cache', cfg.image_cache)
+    place = cfg.get('augment_on', PLACES[0])
+    if place not in PLACES:
+        raise ValueError(
+            f'augment_on must be {" or ".join(map(repr, PLACES))}, got '
+            f'{place!r}'
+        )
+    loader = cfg.get('train_dataloader')
+    if place != 'device' or loader is None:
+        return
+    steps = [
+        step
+        for dataset in innermost_datasets(loader)
+        for step in dataset.get('pipeline') or ()
+        if step.get('type') in ON_DEVICE
+    ]
+    if not steps:
+        raise ValueError(
+            "augment_on='device' moves the steps "
+            f'{" and ".join(ON_DEVICE)}, but the training pipeline has '
+            'neither'
+        )
+    for step in steps:
+        step['on_device'] = True
+    # MMPretrain's own would leave out what was drawn.
+    own = cfg.model.get('data_preprocessor')
+    preprocessor = (
+        cfg.setdefault('data_preprocessor', {}) if own is None else own
+    )
+    if preprocessor.get('type') in (None, 'ClsDataPreprocessor'):
+        preprocessor['type'] = 'TwoStreamDataPreprocessor'
+
+
 class LearnedMetainfo(ChainMap):
     """``metainfo`` of which only the config's own entries are printed.
 
@@ -133,6 +184,27 @@ class LearnedMetainfo(ChainMap):
 
     def __repr__(self) -> str:
         return repr(self.maps[0])
+
+
+@register_handler('json')
+class _ConfigJson(JsonHandler):
+    """Lets MMEngine dump a complete config as JSON: as it is printed."""
+
+    def dump_to_fileobj(self, obj: Any, file: Any, **options: Any) -> None:
+        super().dump_to_fileobj(obj, file, **{'default': _plain, **options})
+
+    def dump_to_str(self, obj: Any, **options: Any) -> str:
+        return super().dump_to_str(obj, **{'default': _plain, **options})
+
+
+def _plain(value: Any) -> Any:
+    learned = isinstance(value, LearnedMetainfo)
+    return dict(value.maps[0]) if learned else set_default(value)
+
+
+Dumper.add_representer(
+    LearnedMetainfo, lambda dumper, value: dumper.represent_dict(_plain(value))
+)
 
 
 @RUNNERS.register_module()

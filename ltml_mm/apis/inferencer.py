@@ -27,11 +27,11 @@ from ltml_mm.apis.model import (
     build_model,
     check_selection,
     class_info,
-    draw_prediction,
     pick_device,
     prediction_record,
     scope_of,
 )
+from ltml_mm.apis.pictures import draw_prediction
 from ltml_mm.datasets.images import (
     EXTENSIONS,
     UnreadableImageError,

@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from ltml_cli import parse
+from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import (
     CheckpointError,
     checkpoint_meta,
@@ -29,6 +30,7 @@ from ltml_mm.apis.config import load_config, training_dataset
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.stock_config import plugin_types, stock_config
 from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.decisions.model_card import share
 from ltml_mm.files import (
     AtomicFileBackend,
     checksum_path,
@@ -152,7 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )
     write_merged(config, checkpoint, Path(args.out))
-    print(f'{args.out} and {Path(args.out).with_suffix(".py")} written')
+    out = Path(args.out)
+    print(f'{out} and {out.with_suffix(".py")} written')
+    if args.safetensors:
+        weights, card = share(
+            out.with_suffix('.py'), out, out.with_suffix(SAFETENSORS)
+        )
+        print(f'{weights} and {card} written')
     drift = checkpoint['meta']['branch_drift']
     print(f'drift of the branches: {drift:.3f}')
     if number := checkpoint['meta']['bn_images']:

@@ -13,13 +13,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from tqdm import tqdm
 
 from ltml_cli import parse
-from ltml_mm.apis.checkpoint import checkpoint_meta, read_checkpoint
+from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import class_info, draw_prediction, encode_picture
+from ltml_mm.apis.pictures import draw_prediction, encode_picture
 from ltml_mm.apis.screen import quiet_run
+from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
     Thresholds,
@@ -63,14 +65,15 @@ def draw_predictions(
     MMPretrain's hook draws one image in 5,000 and takes blue for red.
 
     Args:
-        dataset: The test set; its items are what the network sees, BGR.
+        dataset: The test set. Its images are drawn as they are loaded; of a
+            set without a loading step, what the network sees.
         predictions: Those of every image, in the order of the set.
-        folder: Where the pictures go, as ``INDEX_NAME.png``.
+        folder: Where the pictures go, as ``INDEX_NAME.png``: so no two have
+            one name.
     """
-    for index, prediction in enumerate(predictions):
-        inputs = dataset[index]['inputs'].numpy()
+    for index, prediction in enumerate(tqdm(predictions, disable=None)):
         picture = draw_prediction(
-            inputs.transpose(1, 2, 0)[..., ::-1].astype(np.uint8),
+            _loaded_image(dataset, index)[..., ::-1].astype(np.uint8),
             dataset.metainfo['classes'],
             prediction['scores'],
             prediction['pred_label'],
@@ -80,6 +83,18 @@ def draw_predictions(
         stem = Path(prediction['img_path'] or '').stem[:60]
         name = f'{index}_{stem}.png'
         write_bytes(Path(folder) / name, encode_picture(picture, name))
+
+
+def _loaded_image(dataset: Any, index: int) -> np.ndarray:
+    """Returns an image before it is resized, BGR (H, W, 3)."""
+    results = dataset.get_data_info(index)
+    pipeline = getattr(innermost_dataset(dataset), 'pipeline', None)
+    for step in getattr(pipeline, 'transforms', ()):
+        if 'img' not in results and type(step).__name__.startswith('Load'):
+            results = step(results)
+    if 'img' in results:
+        return np.asarray(results['img']).clip(0, 255)
+    return dataset[index]['inputs'].numpy().transpose(1, 2, 0)
 
 
 def add_flip_tta(cfg: Config) -> None:
@@ -110,13 +125,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
     cfg = test_config(args)
-    thresholds, source = _find_thresholds(cfg, args)
+    digest = weights_digest(read_checkpoint(args.checkpoint)['state_dict'])
     collector = PredictionCollector()
     with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+        meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
+        thresholds, source = find_thresholds(
+            args.checkpoint,
+            digest,
+            meta.get('classes') or (),
+            args.thresholds,
+        )
         if thresholds or args.out is not None or args.show_dir is not None:
             runner.test_evaluator.metrics.append(collector)
         metrics: dict[str, Any] = runner.test()
-        content = {'metrics': metrics, 'predictions': collector.predictions}
+        content = {
+            'model': digest,
+            'metrics': metrics,
+            'predictions': collector.predictions,
+        }
         if thresholds and is_main_process():
             content['decisions'] = decide(
                 thresholds, source, collector, runner
@@ -128,19 +154,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_dir is not None:
         dataset = runner.test_dataloader.dataset
         draw_predictions(dataset, collector.predictions, args.show_dir)
-
-
-def _find_thresholds(
-    cfg: Config, args: argparse.Namespace
-) -> tuple[Thresholds | None, str]:
-    checkpoint = read_checkpoint(args.checkpoint)
-    infos = class_info(cfg, checkpoint_meta(checkpoint, args.checkpoint))
-    return find_thresholds(
-        args.checkpoint,
-        weights_digest(checkpoint['state_dict']),
-        [info['name'] for info in infos],
-        args.thresholds,
-    )
 
 
 def decide(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
 from ltml_cli import parse
 from ltml_cli.options import check_new_run
+from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.screen import quiet_run
 from ltml_mm.apis.weights import fetch_weights
+from ltml_mm.decisions.model_card import share
 
 #: What --amp may name. bfloat16 has float32's range: nothing overflows, and
 #: no scale is needed.
@@ -76,6 +80,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         fetch_weights(cfg)
     with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
         runner.train()
+    if args.safetensors and is_main_process():
+        checkpoint = find_whole_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            raise ValueError(f'{cfg.work_dir} holds no checkpoint to convert')
+        share(
+            args.config,
+            checkpoint,
+            Path(checkpoint).with_suffix(SAFETENSORS),
+            cfg_options=args.cfg_options,
+        )
 
 
 def _use_mixed_precision(cfg: Config, precision: str) -> None:

@@ -11,7 +11,9 @@ from ltml_mm.datasets.samplers import (
     UniformSampler,
 )
 from ltml_mm.datasets.transforms import (
+    PackImage,
     PhotoMetricDistortion,
+    RandomMirror,
     RandomRatioCrop,
 )
 from ltml_mm.datasets.two_stream import TwoStreamDataset
@@ -23,7 +25,9 @@ __all__ = [
     'LoadCheckedImage',
     'LongTailDemoDataset',
     'LongTailMultiLabelDataset',
+    'PackImage',
     'PhotoMetricDistortion',
+    'RandomMirror',
     'RandomRatioCrop',
     'TwoStreamDataset',
     'TwoStreamSampler',

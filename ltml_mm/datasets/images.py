@@ -13,6 +13,8 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, ImageFileDirectory_v2
 
+from ltml_mm.datasets.decoded_cache import DecodedCache, file_state
+
 #: Pillow's bound between an image and a decompression bomb, 13377 x 13377.
 MAX_PIXELS = 178_956_970
 
@@ -171,6 +173,10 @@ class LoadCheckedImage(LoadImageFromFile):
     decoded; the stock transform takes the upper part of a truncated JPEG for
     the image. No image is passed over: ``ignore_empty`` has no effect.
 
+    Where its dataset has set a ``cache`` (``image_cache`` of
+    :class:`LongTailMultiLabelDataset`), the pixels come from there, and an
+    image that it lacks is added.
+
     Required key: ``img_path``. Added keys: ``img``, BGR uint8 (H, W, 3),
     rotated as EXIF says; ``img_shape`` and ``ori_shape``.
 
@@ -178,8 +184,34 @@ class LoadCheckedImage(LoadImageFromFile):
         UnreadableImageError: The file cannot be used; names it and says why.
     """
 
+    #: Decoded images, set by the dataset.
+    cache: DecodedCache | None = None
+
     def transform(self, results: dict) -> dict:
         """Loads ``results['img_path']``."""
+        if self.cache is None:
+            return self._decode(results)
+        path = results['img_path']
+        pixels = self.cache.read(path)
+        if pixels is None:
+            # The state from before: the file may change meanwhile.
+            state = file_state(path) if os.path.isfile(path) else None
+            results = self._decode(results)
+            if state is not None:
+                self.cache.write(path, state, results['img'])
+            return results
+        results['img'] = pixels
+        results['img_shape'] = results['ori_shape'] = pixels.shape[:2]
+        return results
+
+    @property
+    def decoding(self) -> tuple | None:
+        """What shapes the pixels of a local file, None where more does."""
+        if self.backend_args or self.file_client_args or self.to_float32:
+            return None
+        return type(self).__qualname__, self.color_type, self.imdecode_backend
+
+    def _decode(self, results: dict) -> dict:
         path = results['img_path']
         if self.backend_args is None and '://' not in path:
             check_image(path, decode=False)

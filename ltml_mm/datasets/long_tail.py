@@ -15,6 +15,8 @@ from ltml_mm.datasets.annotations import (
     read_labels,
     training_metainfo,
 )
+from ltml_mm.datasets.decoded_cache import open_cache
+from ltml_mm.datasets.images import LoadCheckedImage
 
 
 @DATASETS.register_module()
@@ -47,6 +49,11 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
             counted. Defaults to False.
         allow_outside (bool): Whether image paths may leave the folder that
             ``data_root`` and ``data_prefix`` name. Defaults to False.
+        image_cache (str | float | bool): Whether to keep decoded images in a
+            file that all processes of the machine share: ``'auto'``, if
+            they fit; a number, so many GiB of them at most; see
+            :func:`~ltml_mm.datasets.decoded_cache.open_cache`. It takes
+            ``LoadCheckedImage`` in the pipeline. Defaults to False.
         **kwargs: Further arguments of MMPretrain's ``MultiLabelDataset``.
 
     Raises:
@@ -65,9 +72,11 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         ann_file: str,
         test_mode: bool = False,
         allow_outside: bool = False,
+        image_cache: str | float | bool = False,
         **kwargs: Any,
     ) -> None:
         self.allow_outside = allow_outside
+        self.image_cache = image_cache
         super().__init__(ann_file=ann_file, test_mode=test_mode, **kwargs)
 
     _metainfo: dict[str, Any]
@@ -82,6 +91,8 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
         super().full_init()
         # After it, since `indices` may have cut the images.
         self._count()
+        if self.image_cache not in (None, False):
+            self._keep_decoded(self.image_cache)
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keeps some of the images, and counts a training set anew."""
@@ -136,6 +147,16 @@ class LongTailMultiLabelDataset(MultiLabelDataset):
                     f'images count {counted}; correct the entry or leave it '
                     'out (a test set is read with test_mode=True)'
                 )
+
+    def _keep_decoded(self, setting: str | float) -> None:
+        """Gives the pipeline's loader a cache of this set's images."""
+        for step in self.pipeline.transforms:
+            decoding = getattr(step, 'decoding', None)
+            if isinstance(step, LoadCheckedImage) and decoding is not None:
+                infos = (self.get_data_info(i) for i in range(len(self)))
+                images = [info['img_path'] for info in infos]
+                if not any('://' in image for image in images):
+                    step.cache = open_cache(images, setting, decoding)
 
     def _count(self) -> None:
         """Takes the labels of the images at hand, and their counts."""

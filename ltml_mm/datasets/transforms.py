@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmcv.transforms import BaseTransform
+import torch
+from mmcv.transforms import BaseTransform, RandomFlip
 from mmengine.registry import TRANSFORMS
+from mmpretrain.datasets.transforms import PackInputs
+
+#: What a transform drew and the data preprocessor does, in a sample's
+#: metainfo.
+DEVICE_KEYS = ('distortion', 'mirror')
 
 
 @TRANSFORMS.register_module()
@@ -51,6 +59,55 @@ class RandomRatioCrop(BaseTransform):
         return f'{type(self).__name__}({settings})'
 
 
+class Distortion(NamedTuple):
+    """What :class:`PhotoMetricDistortion` drew for one image, in its order.
+
+    The defaults change nothing.
+    """
+
+    brightness: float = 0.0
+    contrast_before: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    contrast_after: float = 1.0
+
+
+def distort(img: np.ndarray, drawn: Distortion) -> np.ndarray:
+    """Distorts the colours of an image in float32, and rounds once.
+
+    Brightness and the first contrast act on each value by itself and are
+    taken from a table; then follow, in HSV, saturation, capped at 1, and
+    hue, in degrees modulo 360, and the other contrast.
+
+    Args:
+        img: uint8 BGR (H, W, 3).
+        drawn: What to do.
+
+    Returns:
+        ndarray: uint8 of that shape.
+    """
+    values = np.arange(256, dtype=np.float32) + drawn.brightness
+    values = (values * drawn.contrast_before).clip(0, 255)
+    hsv: Any = cv2.cvtColor(
+        cv2.LUT(img, values.astype(np.float32)), cv2.COLOR_BGR2HSV
+    )
+    hue, saturation = hsv[..., 0], hsv[..., 1]
+    if drawn.saturation != 1:
+        np.multiply(saturation, drawn.saturation, out=saturation)
+        np.clip(saturation, 0, 1, out=saturation)
+    turn = math.fmod(drawn.hue, 360)
+    if turn:
+        np.add(hue, turn, out=hue)
+        # As % 360, in a fifth of the time.
+        if turn < 0:
+            np.add(hue, 360, out=hue, where=hue < 0)
+        else:
+            np.subtract(hue, 360, out=hue, where=hue >= 360)
+    bgr = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    # Rounds half to even and clips; no value is negative here.
+    return cv2.convertScaleAbs(bgr, alpha=drawn.contrast_after)
+
+
 @TRANSFORMS.register_module()
 class PhotoMetricDistortion(BaseTransform):
     """Distorts brightness, contrast, saturation and hue at random.
@@ -68,6 +125,10 @@ class PhotoMetricDistortion(BaseTransform):
         saturation_range (tuple[float, float]): Range of the saturation
             factor.
         hue_delta (float): Largest shift of the hue, in degrees.
+        on_device (bool): Whether to draw alone: the image stays, and
+            ``distortion``, a :class:`Distortion`, is added, with which
+            :class:`TwoStreamDataPreprocessor` distorts the batch on the
+            model's device. Defaults to False.
     """
 
     def __init__(
@@ -76,42 +137,100 @@ class PhotoMetricDistortion(BaseTransform):
         contrast_range: tuple[float, float] = (0.5, 1.5),
         saturation_range: tuple[float, float] = (0.5, 1.5),
         hue_delta: float = 18,
+        on_device: bool = False,
     ) -> None:
         self.brightness_delta = brightness_delta
         self.contrast_range = contrast_range
         self.saturation_range = saturation_range
         self.hue_delta = hue_delta
+        self.on_device = on_device
 
     def transform(self, results: dict) -> dict:
-        """Distorts ``results['img']``."""
-        img = results['img'].astype(np.float32)
-        if _coin():
-            delta = self.brightness_delta
-            img += np.random.uniform(-delta, delta)
-        steps = [self._contrast, self._colour]
-        for step in steps if _coin() else steps[::-1]:
-            img = step(img)
-        # Rounded once: the steps before work on float32.
-        results['img'] = np.rint(img).clip(0, 255).astype(np.uint8)
+        """Distorts ``results['img']``, or draws how."""
+        drawn = self._draw()
+        if self.on_device:
+            results['distortion'] = drawn
+        else:
+            results['img'] = distort(results['img'], drawn)
         return results
 
-    def _contrast(self, img: np.ndarray) -> np.ndarray:
-        return (
-            img * np.random.uniform(*self.contrast_range) if _coin() else img
-        )
+    def _draw(self) -> Distortion:
+        delta = self.brightness_delta
+        brightness = np.random.uniform(-delta, delta) if _coin() else 0.0
+        contrast_first = _coin()
+        before = self._contrast() if contrast_first else 1.0
+        saturation, hue = 1.0, 0.0
+        if _coin():
+            saturation = np.random.uniform(*self.saturation_range)
+        if _coin():
+            hue = np.random.uniform(-self.hue_delta, self.hue_delta)
+        after = 1.0 if contrast_first else self._contrast()
+        return Distortion(brightness, before, saturation, hue, after)
 
-    def _colour(self, img: np.ndarray) -> np.ndarray:
-        hsv: Any = cv2.cvtColor(img.clip(0, 255), cv2.COLOR_BGR2HSV)
-        if _coin():
-            hsv[..., 1] *= np.random.uniform(*self.saturation_range)
-            np.clip(hsv[..., 1], 0, 1, out=hsv[..., 1])
-        if _coin():
-            delta = self.hue_delta
-            hsv[..., 0] += np.random.uniform(-delta, delta)
-            hsv[..., 0] %= 360
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    def _contrast(self) -> float:
+        return np.random.uniform(*self.contrast_range) if _coin() else 1.0
 
     __repr__ = RandomRatioCrop.__repr__
+
+
+@TRANSFORMS.register_module()
+class RandomMirror(RandomFlip):
+    """MMCV's ``RandomFlip`` from left to right, with the same draws.
+
+    Required key: ``img``, (H, W, 3). Modified: ``img``. Added: ``flip`` and
+    ``flip_direction``.
+
+    Args:
+        prob (float): The share of images that are mirrored. Defaults to 0.5.
+        on_device (bool): Whether to draw alone: the image stays, and
+            ``mirror`` is added, which :class:`TwoStreamDataPreprocessor`
+            follows on the model's device. Defaults to False.
+    """
+
+    def __init__(self, prob: float = 0.5, on_device: bool = False) -> None:
+        super().__init__(prob=prob, direction='horizontal')
+        self.on_device = on_device
+
+    def transform(self, results: dict) -> dict:
+        """Draws, and mirrors ``results['img']``."""
+        direction = self._choose_direction()
+        results['flip'] = direction is not None
+        results['flip_direction'] = direction
+        if self.on_device:
+            results['mirror'] = direction is not None
+        elif direction is not None:
+            # A view with a negative stride costs thirty times as much later.
+            results['img'] = cv2.flip(results['img'], 1)
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackImage(PackInputs):
+    """MMPretrain's ``PackInputs`` for colour images, in less time.
+
+    The same result; it also packs what the transforms before it drew for
+    the device. Required key: ``img``, an array (H, W, 3); further keys and
+    arguments as those of ``PackInputs``.
+    """
+
+    DEFAULT_META_KEYS = (*PackInputs.DEFAULT_META_KEYS, *DEVICE_KEYS)
+
+    def __init__(
+        self,
+        input_key: str = 'img',
+        algorithm_keys: Sequence[str] = (),
+        meta_keys: Sequence[str] = DEFAULT_META_KEYS,
+    ) -> None:
+        super().__init__(input_key, algorithm_keys, meta_keys)
+
+    @staticmethod
+    def format_input(input_: Any) -> Any:
+        """Turns an array (H, W, 3) into a tensor (3, H, W)."""
+        if not isinstance(input_, np.ndarray) or input_.shape[2:] != (3,):
+            return PackInputs.format_input(input_)
+        planes = np.empty((3, *input_.shape[:2]), input_.dtype)
+        cv2.split(input_, [*planes])
+        return torch.from_numpy(planes)
 
 
 def _coin() -> bool:

@@ -85,6 +85,20 @@ class TwoStreamDataset:
         """The class names of the wrapped dataset."""
         return self.metainfo.get('classes')
 
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline of the wrapped dataset, the first of several.
+
+        MMPretrain's ``browse_dataset.py`` replaces it by one that shows
+        each step.
+        """
+        return innermost_dataset(self.dataset).pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Any) -> None:
+        for dataset in innermost_datasets(self.dataset):
+            dataset.pipeline = pipeline
+
     def full_init(self) -> None:
         """Reads the annotations of the wrapped dataset."""
         self.dataset.full_init()

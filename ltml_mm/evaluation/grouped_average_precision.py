@@ -226,17 +226,35 @@ def group_bounds(cfg: Mapping[str, Any]) -> dict[str, int]:
     # Final figures come from the test evaluator, so its bounds win.
     for name in ('test_evaluator', 'val_evaluator'):
         for metric in _metrics(cfg.get(name)):
-            kind = metric.get('type')
-            kind = METRICS.get(kind) if isinstance(kind, str) else kind
-            if isinstance(kind, type) and issubclass(
-                kind, GroupedAveragePrecision
-            ):
+            if _is_grouped(metric):
                 return {k: metric[k] for k in ('head', 'tail') if k in metric}
     return {}
 
 
-def _metrics(evaluator: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(evaluator, Mapping):
+def separate_metrics(cfg: Mapping[str, Any]) -> None:
+    """Gives MMPretrain's AveragePrecision a prefix of its own, in place.
+
+    Beside :class:`GroupedAveragePrecision` it reports ``mmpretrain/mAP``:
+    under one prefix MMEngine refuses their ``mAP``, at the end of the test.
+    """
+    for name in ('test_evaluator', 'val_evaluator'):
+        metrics = list(_metrics(cfg.get(name)))
+        if any(map(_is_grouped, metrics)):
+            for metric in metrics:
+                kind = metric.get('type')
+                kind = getattr(kind, '__name__', kind) or ''
+                if kind.split('.')[-1] == 'AveragePrecision':
+                    metric.setdefault('prefix', 'mmpretrain')
+
+
+def _is_grouped(metric: Mapping[str, Any]) -> bool:
+    kind = metric.get('type')
+    kind = METRICS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, GroupedAveragePrecision)
+
+
+def _metrics(evaluator: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(evaluator, dict):
         yield evaluator
         yield from _metrics(evaluator.get('metrics'))
     elif isinstance(evaluator, (list, tuple)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from ltml_mm.datasets.splits import cooccurrence
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.dataset_figures import draw_classes
-from ltml_mm.experiments.drawing import png
+from ltml_mm.experiments.drawing import png, unknown_letters
 from ltml_mm.files import write_bytes, write_json, write_text
 
 PICTURE = 'classes.png'
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(out / 'report.json', report)
     write_text(out / 'report.md', markdown(report))
     print(f'The report is in {out / "report.md"}')
+    names = [entry['name'] for entry in report['classes']]
+    if told := unknown_letters(names):
+        print(f'{out / PICTURE}: {told}', file=sys.stderr)
 
 
 def build_report(

@@ -10,7 +10,10 @@ from typing import Any
 from matplotlib import style
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from ltml_mm.apis.pictures import find_fonts
 
 # Okabe and Ito's palette: told apart with any colour vision.
 GROUP_COLOURS = {'head': '#0072B2', 'medium': '#E69F00', 'tail': '#009E73'}
@@ -31,7 +34,8 @@ STYLE = {
     'figure.dpi': 130,
     'savefig.dpi': 130,
 }
-MAX_NAME = 28
+#: How many letters of a name are shown, if that tells them apart.
+NAME_SIZES = (28, 44)
 
 
 def png(draw: Callable[..., Figure], *args: Any) -> bytes:
@@ -52,6 +56,7 @@ def new_figure(width: float, height: float, title: str, about: str) -> Figure:
         x=0.01,
         ha='left',
         fontsize=10,
+        fontfamily=font_families([title, about]),
         linespacing=1.4,
         parse_math=False,
     )
@@ -59,12 +64,52 @@ def new_figure(width: float, height: float, title: str, about: str) -> Figure:
 
 
 def name_labels(names: Sequence[str]) -> dict[str, Any]:
-    """Returns the arguments of ``set_yticks`` that write class names."""
-    short = [
-        n if len(n) <= MAX_NAME else n[: MAX_NAME - 1] + '…' for n in names
-    ]
+    """Returns the arguments of ``set_yticks`` that write class names.
+
+    Long names are cut in the middle, since many differ at their end, and to
+    more letters where they would be the same. Letters that DejaVu Sans lacks
+    are in another font, or are shown as a question mark.
+    """
+    shown = str.maketrans(dict.fromkeys(find_fonts(names)[1], '\ufffd'))
+    short: list[str] = []
+    for size in NAME_SIZES:
+        short = [_cut(name, size).translate(shown) for name in names]
+        if len({*short}) == len({*names}):
+            break
     # A dollar sign in a class name is no formula.
-    return {'labels': short, 'parse_math': False}
+    return {
+        'labels': short,
+        'parse_math': False,
+        'fontfamily': font_families(names),
+    }
+
+
+def _cut(name: str, size: int) -> str:
+    start = size // 2
+    return (
+        name if len(name) <= size else f'{name[:start]}…{name[-start + 1 :]}'
+    )
+
+
+def font_families(texts: Sequence[str]) -> list[str]:
+    """Returns the families of fonts that have the letters of texts."""
+    families = []
+    for path in find_fonts(texts)[0]:
+        fontManager.addfont(path)
+        families.append(FontProperties(fname=path).get_name())
+    return families
+
+
+def unknown_letters(names: Sequence[str]) -> str:
+    """Returns a sentence where no font has letters of names, or nothing."""
+    unknown = find_fonts(names)[1]
+    if not unknown:
+        return ''
+    return (
+        f'no font here has the letters {unknown[:20]}: the picture shows '
+        'question marks; install one (Debian: fonts-noto-cjk, '
+        'fonts-noto-core)'
+    )
 
 
 def log_ticks(axis: Axis) -> None:

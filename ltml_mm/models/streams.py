@@ -13,6 +13,8 @@ from mmpretrain.structures import DataSample, label_to_onehot
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ltml_mm.datasets.transforms import DEVICE_KEYS
+from ltml_mm.models.device_augment import augment
 from ltml_mm.models.fork.branches import BRANCHES
 
 STREAM_HELP = """\
@@ -34,7 +36,9 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
     ``data_samples``. Each stream is normalised, padded and, where batch
     augmentations (Mixup, CutMix) are configured, mixed within itself, so
     that an image of one stream never enters the other. Flat batches, as
-    test dataloaders make them, pass through the parent unchanged.
+    test dataloaders make them, pass through the parent unchanged. What
+    transforms with ``on_device=True`` drew is done first
+    (:func:`~ltml_mm.models.device_augment.augment`).
 
     Args:
         **kwargs: The arguments of MMPretrain's ``ClsDataPreprocessor``:
@@ -53,9 +57,9 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
             dict: The same with float32 images (N, C, H, W).
         """
         if not isinstance(data['inputs'], dict):
-            return super().forward(data, training)
+            return self._prepare(data, training)
         streams: dict[str, Any] = {
-            name: super(TwoStreamDataPreprocessor, self).forward(
+            name: self._prepare(
                 {key: value[name] for key, value in data.items()}, training
             )
             for name in data['inputs']
@@ -64,6 +68,22 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
             key: {name: stream[key] for name, stream in streams.items()}
             for key in ('inputs', 'data_samples')
         }
+
+    def _prepare(self, data: dict, training: bool) -> dict:
+        samples = data.get('data_samples') or ()
+        if any(key in sample for sample in samples for key in DEVICE_KEYS):
+            data = {**data, 'inputs': self._augmented(data['inputs'], samples)}
+        return super().forward(data, training)
+
+    def _augmented(self, images: Any, samples: Any) -> Any:
+        images = self.cast_data(images)
+        if isinstance(images, Tensor):
+            return augment(images, samples)
+        # Of different sizes.
+        return [
+            augment(image[None], [sample])[0]
+            for image, sample in zip(images, samples, strict=True)
+        ]
 
 
 def build_preprocessor(

@@ -146,3 +146,47 @@ def test_names_and_counts_are_not_in_the_text_of_a_config(data, tmp_path):
     again = load_config(tmp_path / 'dumped.py')
     assert build(again.test_dataloader.dataset).metainfo == metainfo
     assert metainfo['classes'] == CLASSES
+
+
+@pytest.mark.parametrize('ending', ['py', 'json', 'yaml'])
+def test_a_complete_config_is_dumped_in_every_format(data, tmp_path, ending):
+    cfg = load(data)
+    path = tmp_path / f'config.{ending}'
+    cfg.dump(path)
+    again = load_config(path)
+    assert again.model.num_classes == cfg.model.num_classes
+    metainfo = dict(again.test_dataloader.dataset.metainfo)
+    assert metainfo == dict(cfg.test_dataloader.dataset.metainfo)
+    assert metainfo['class_counts']
+
+
+# -- speed -------------------------------------------------------------------
+
+
+def test_images_are_kept_where_they_are_read_again():
+    cfg = load_config(CONFIGS / 'ltml_voc.py', {'image_cache': 2.5})
+    kept = [d.get('image_cache') for d in dataset_configs(cfg)]
+    assert kept == [2.5, 2.5, None]
+    cfg = load_config(CONFIGS / 'ltml_voc.py', {'image_cache': False})
+    kept = [d.get('image_cache') for d in dataset_configs(cfg)]
+    assert kept == [False, False, None]
+
+
+@pytest.mark.parametrize(
+    'name', ['ltml_voc.py', 'baselines/voc_uniform_bce.py']
+)
+def test_augmentation_on_the_device_takes_both_ends(name):
+    cfg = load_config(CONFIGS / name, {'augment_on': 'device'})
+    pipeline = cfg.train_dataloader.dataset.dataset.pipeline
+    moved = [step.type for step in pipeline if step.get('on_device')]
+    assert moved == ['PhotoMetricDistortion', 'RandomMirror']
+    assert cfg.data_preprocessor.type == 'TwoStreamDataPreprocessor'
+    tested = cfg.test_dataloader.dataset.pipeline
+    assert not any('on_device' in step for step in tested)
+
+
+def test_augmentation_elsewhere_is_refused():
+    with pytest.raises(ValueError, match="augment_on must be 'worker' or"):
+        load_config(CONFIGS / 'ltml_voc.py', {'augment_on': 'gpu'})
+    with pytest.raises(ValueError, match='the training pipeline has neither'):
+        load_config(CONFIGS / 'ltml_demo.py', {'augment_on': 'device'})

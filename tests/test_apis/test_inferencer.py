@@ -14,11 +14,11 @@ from PIL import Image
 from ltml_mm.apis import MultiLabelInferencer
 from ltml_mm.apis.checkpoint import CheckpointError, load_weights
 from ltml_mm.apis.inferencer import find_images
-from ltml_mm.apis.model import (
+from ltml_mm.apis.model import build_model
+from ltml_mm.apis.pictures import (
     MAX_LABELS,
     MAX_SIDE,
     MIN_SIDE,
-    build_model,
     draw_prediction,
     encode_picture,
 )
@@ -315,9 +315,10 @@ def test_scores_and_truth_are_written():
     ('shape', 'expected'),
     [
         ((1, 1), (MIN_SIDE, MIN_SIDE)),
-        ((3000, 1500), (MAX_SIDE, MAX_SIDE // 2)),
-        ((9000, 1), (MAX_SIDE, 1)),
+        ((3000, 1500), (3000, 1500)),
+        ((2 * MAX_SIDE, 1), (MAX_SIDE, 1)),
         ((MIN_SIDE, MAX_SIDE), (MIN_SIDE, MAX_SIDE)),
+        ((8, 2 * MAX_SIDE), (4, MAX_SIDE)),
     ],
 )
 def test_sizes_are_bounded(shape, expected):

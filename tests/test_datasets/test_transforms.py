@@ -2,11 +2,20 @@
 
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
+import torch
+from mmcv.transforms import RandomFlip
 from mmengine.registry import TRANSFORMS
+from mmpretrain.datasets.transforms import PackInputs
 
-from ltml_mm.datasets import PhotoMetricDistortion, RandomRatioCrop
+from ltml_mm.datasets import (
+    PackImage,
+    PhotoMetricDistortion,
+    RandomMirror,
+    RandomRatioCrop,
+)
 
 OFF = dict(
     brightness_delta=0,
@@ -192,3 +201,80 @@ def test_both_are_registered_and_say_their_settings():
         assert text.startswith(config['type'])
         key, value = list(config.items())[1]
         assert f'{key}={value}' in text
+
+
+# -- in less time ------------------------------------------------------------
+
+
+def slow_distortion(img):
+    """The definition of PhotoMetricDistortion, step by step in float32."""
+
+    def contrast(img):
+        drawn = np.random.randint(2)
+        return img * np.random.uniform(0.5, 1.5) if drawn else img
+
+    def colour(img):
+        hsv = cv2.cvtColor(img.clip(0, 255), cv2.COLOR_BGR2HSV)
+        if np.random.randint(2):
+            hsv[..., 1] *= np.random.uniform(0.5, 1.5)
+            hsv[..., 1] = hsv[..., 1].clip(0, 1)
+        if np.random.randint(2):
+            hsv[..., 0] += np.random.uniform(-18, 18)
+            hsv[..., 0] %= 360
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+    img = img.astype(np.float32)
+    if np.random.randint(2):
+        img += np.random.uniform(-32, 32)
+    steps = [contrast, colour]
+    for step in steps if np.random.randint(2) else steps[::-1]:
+        img = step(img)
+    return np.rint(img).clip(0, 255).astype(np.uint8)
+
+
+def test_distortion_is_its_definition_bitwise():
+    for seed in range(80):
+        # Noise, and what is smooth or grey.
+        image = noise(40, 30, seed)
+        if seed % 4 == 1:
+            image = cv2.resize(image[:3, :3], (30, 40))
+        if seed % 4 == 2:
+            image[:] = image[..., :1]
+        np.random.seed(seed)
+        expected = slow_distortion(image)
+        after = np.random.rand()
+        np.random.seed(seed)
+        found = PhotoMetricDistortion()({'img': image})['img']
+        assert (found == expected).all()
+        # As many draws, too.
+        assert np.random.rand() == after
+
+
+@pytest.mark.parametrize('prob', [0.5, 0.2])
+def test_mirror_and_pack_are_the_stock_ones(prob):
+    stock = [RandomFlip(prob=prob, direction='horizontal'), PackInputs()]
+    own = [RandomMirror(prob=prob), PackImage()]
+    mirrored = []
+    for seed in range(60):
+        packed = []
+        for steps in (stock, own):
+            np.random.seed(seed)
+            results = {'img': noise(), 'gt_label': [1, 2], 'sample_idx': seed}
+            for step in steps:
+                results = step(results)
+            packed.append(results)
+        expected, found = packed
+        assert torch.equal(expected['inputs'], found['inputs'])
+        assert found['inputs'].is_contiguous()
+        samples = [p['data_samples'] for p in packed]
+        assert samples[0].metainfo == samples[1].metainfo
+        assert torch.equal(samples[0].gt_label, samples[1].gt_label)
+        mirrored.append(samples[1].flip)
+    assert abs(np.mean(mirrored) - prob) < 0.2
+
+
+@pytest.mark.parametrize('shape', [(6, 5), (6, 5, 1), (6, 5, 4)])
+def test_other_images_are_packed_as_by_the_stock_one(shape):
+    image = np.arange(np.prod(shape)).reshape(shape)
+    expected = PackInputs()({'img': image})['inputs']
+    assert torch.equal(PackImage()({'img': image})['inputs'], expected)

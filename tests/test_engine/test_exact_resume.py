@@ -207,6 +207,10 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
         ),
         ({'train_dataloader.batch_size': 2}, 'batch_size: 4 -> 2'),
         (
+            {'train_dataloader.dataset.dataset.pipeline.3.on_device': True},
+            'on_device: None -> True',
+        ),
+        (
             {'train_dataloader.sampler.epoch_length': 12},
             'epoch_length: 14 -> 12',
         ),
@@ -248,6 +252,7 @@ def test_what_shapes_no_training_may_change(tmp_path, stopped):
     changes = {
         'train_cfg.val_interval': 2,
         'train_dataloader.pin_memory': True,
+        'train_dataloader.dataset.dataset.image_cache': 'auto',
         'default_hooks.logger.interval': 1,
         'model.backbone.init_cfg': dict(type='Kaiming', layer='Conv2d'),
         'param_scheduler.1.milestones': (2,),

@@ -1,5 +1,6 @@
 import io
 import json
+import warnings
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib import style
 from PIL import Image
 from tiny_training import make_config
 
+from ltml_mm.apis import pictures
 from ltml_mm.datasets import (
     ClassAwareMultiLabelSampler,
     LongTailMultiLabelDataset,
@@ -21,7 +23,7 @@ from ltml_mm.experiments.dataset_report import (
     main,
     markdown,
 )
-from ltml_mm.experiments.drawing import STYLE
+from ltml_mm.experiments.drawing import STYLE, font_families
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 # Long-tailed; class 1 and the first image have none.
@@ -180,6 +182,41 @@ def test_class_names_are_whole_and_do_not_overlap(tmp_path, num_classes):
         for box in boxes:
             assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
             assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize(
+    ('start', 'end'),
+    [('a' * 40, 'a' * 10), ('東京都' * 9, ''), ('', 'b' * 40)],
+)
+def test_sixty_long_names_stay_apart(tmp_path, start, end):
+    names = [f'{start}{k:02d}{end}' for k in range(60)]
+    rows = [[i % 60, (i + 7) % 60] for i in range(120)]
+    report = build_report(write_annotations(tmp_path, rows, names))
+    with style.context(['default', STYLE]):
+        figure = draw_classes(report)
+        with warnings.catch_warnings():
+            if font_families(names)[1:] or start[:1] != '東':
+                warnings.simplefilter('error')  # a letter without a font
+            figure.draw_without_rendering()
+        ticks = figure.axes[0].yaxis.get_major_ticks()
+        texts = [tick.label1.get_text() for tick in ticks]
+        boxes = [tick.label1.get_window_extent() for tick in ticks]
+    assert len({*texts}) == 60
+    for one, other in pairwise(boxes):
+        assert not one.overlaps(other)
+    assert all(box.x0 >= figure.bbox.x0 for box in boxes)
+    assert figure.axes[0].bbox.width > figure.bbox.width / 3
+
+
+def test_letters_without_a_font_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, '_system_fonts', lambda: [])
+    path = write_annotations(tmp_path, [[0], [1]] * 4, ['東京', 'cat'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        main([str(path), '--out', str(tmp_path / 'out')])
+    told = capsys.readouterr().err
+    assert 'no font here has the letters 京東: ' in told
+    assert 'fonts-noto-cjk' in told
 
 
 def test_refuses_what_it_cannot_use(annotations, tmp_path):

@@ -191,7 +191,7 @@ def test_pictures_of_all_images_in_their_own_colours(tested):
     entries = []
     for name, colour in zip(('a/x', 'b/x', 'b/y'), rgb, strict=True):
         (tested / name).parent.mkdir(exist_ok=True)
-        Image.new('RGB', (300, 300), colour).save(f'{name}.png')
+        Image.new('RGB', (320, 300), colour).save(f'{name}.png')
         entries.append({'img_path': f'{name}.png', 'gt_label': [1]})
     content = {'metainfo': {'classes': ['dog', 'cat']}, 'data_list': entries}
     (tested / 'test.json').write_text(json.dumps(content))
@@ -199,7 +199,11 @@ def test_pictures_of_all_images_in_their_own_colours(tested):
         dict(
             type='LongTailMultiLabelDataset',
             ann_file='test.json',
-            pipeline=[dict(type='LoadCheckedImage'), PACK],
+            pipeline=[
+                dict(type='LoadCheckedImage'),
+                dict(type='Resize', scale=(32, 32)),
+                PACK,
+            ],
         )
     )
     predictions = [
@@ -216,6 +220,7 @@ def test_pictures_of_all_images_in_their_own_colours(tested):
     assert sorted(p.name for p in (tested / 'out').iterdir()) == names
     for name, colour in zip(names, rgb, strict=True):
         picture = np.asarray(Image.open(tested / 'out' / name))
+        assert picture.shape == (300, 320, 3)
         assert (picture[150:] == colour).all()
         assert (picture[:100] != colour).any()
 

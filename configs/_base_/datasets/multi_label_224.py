@@ -7,6 +7,10 @@ data_preprocessor = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True,
 )
+# Decoded images are kept in a file if they fit, see docs/speed.md.
+image_cache = 'auto'
+# Or 'device': distort and mirror in batches on the model's device.
+augment_on = 'worker'
 train_pipeline = [
     dict(type='LoadCheckedImage'),
     dict(type='RandomRatioCrop', min_ratio=0.8),
@@ -18,8 +22,8 @@ train_pipeline = [
         saturation_range=(0.5, 1.5),
         hue_delta=18,
     ),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    dict(type='RandomMirror', prob=0.5),
+    dict(type='PackImage'),
 ]
 test_pipeline = [
     dict(type='LoadCheckedImage'),

@@ -32,8 +32,8 @@ SHAPING = (
     'param_scheduler',
     'randomness',
 )
-#: What within them does not: first weights, folders, workers, validations,
-#: and what happens to steps that are not finite.
+#: What within them does not: first weights, folders, kept images, workers,
+#: validations, and what happens to steps that are not finite.
 ASIDE = (
     'on_nonfinite',
     'init_cfg',
@@ -41,6 +41,7 @@ ASIDE = (
     'data_prefix',
     'ann_file',
     'allow_outside',
+    'image_cache',
     'num_workers',
     'persistent_workers',
     'pin_memory',

@@ -307,6 +307,15 @@ class ClassReportHook(Hook):
             model = unwrap_model(runner.model)
             self._digest = weights_digest(model.state_dict())
 
+    @master_only
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """Notes which weights are tested."""
+        if batch_idx == 0:
+            model = unwrap_model(runner.model)
+            self._digest = weights_digest(model.state_dict())
+
     def after_train(self, runner: Runner) -> None:
         """Shows the last validation, if there was one."""
         self._show(runner, runner.val_loop, 'val')
@@ -321,6 +330,7 @@ class ClassReportHook(Hook):
         for metric in getattr(evaluator, 'metrics', ()):
             if isinstance(metric, GroupedAveragePrecision) and metric.report:
                 report, said = metric.report, ''
+                report['model'] = self._digest
                 if split == 'val' and self._digest is not None:
                     said = self._choose(runner, metric, report)
                 path = Path(runner.work_dir, f'{split}_class_report.json')
