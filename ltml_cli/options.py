@@ -38,6 +38,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with one line and status 2."""
+        unknown = message.partition('unrecognized arguments: ')[2].split(' ')
+        message += nearest(unknown[0], self._option_string_actions)
         self.exit(2, f'{self.prog}: error: {message} (see --help)\n')
 
     @property

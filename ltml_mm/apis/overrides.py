@@ -40,9 +40,12 @@ SECTIONS = (
     'model',
     'randomness',
     *DATA_KEYS,
+    'activation_checkpointing',
     'augment_on',
     'auto_scale_lr',
+    'compile',
     'custom_imports',
+    'efficient_conv_bn_eval',
     'find_unused_parameters',
     'image_cache',
     'model_wrapper_cfg',
@@ -257,6 +260,10 @@ def _suggest(cfg: Tree, key: str, taken: Any) -> str:
     if isinstance(value, (Mapping, list)) and key not in SECTIONS:
         # A part that the file has put elsewhere already.
         same = [p for p in paths if _at(cfg, p) == value]
+    section, _, rest = key.partition('.')
+    if section not in SECTIONS and rest and not same:
+        sections = get_close_matches(section, dict.fromkeys(SECTIONS), 1)
+        same = [f'{name}.{rest}' for name in sections]
     near = [*same]
     if not near and taken is not None:
         leaves = {p.rpartition('.')[2]: p for p in reversed(paths)}

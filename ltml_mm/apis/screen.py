@@ -153,6 +153,8 @@ def quiet_run(
     for handler in runner.logger.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setStream(screen)
+            if is_main_process():  # Whatever the log_level of the file.
+                handler.setLevel(logging.INFO)
             handler.addFilter(_is_for_screen)
             handler.setFormatter(_ScreenFormatter())
     progress = None

@@ -58,10 +58,10 @@ def set_weights(cfg: Config, path: str) -> None:
             f'{", ".join(missing[:3])}; there: {", ".join([*found][:3])}. '
             "MMPretrain's tools/model_converters rename those of others"
         )
+    stored = path
     if add or not is_flat:
-        path = _store(fitting)
-        strip = ''
-    init = dict(type='Pretrained', checkpoint=os.path.abspath(path))
+        stored, strip = _store(fitting), ''
+    init = dict(type='Pretrained', checkpoint=os.path.abspath(stored))
     if strip:
         init['prefix'] = strip.rstrip('.')
     backbone.init_cfg = init

@@ -24,7 +24,8 @@ def trained(tmp_path_factory, data):
     sys.stdout = shown
     try:
         work, checkpoint = folder / 'work', folder / 'work' / 'epoch_1.pth'
-        train.main([f'{config}', f'--work-dir={work}'])
+        info = ('--cfg-options', 'log_level=INFO')
+        train.main([f'{config}', f'--work-dir={work}', *info])
         words = (f'{config}', f'{checkpoint}', f'--work-dir={folder / "test"}')
         testing.main(words)
     finally:
@@ -70,7 +71,8 @@ def test_no_redrawn_bars_and_few_lines_without_a_terminal(trained):
 
 def test_verbose_shows_the_whole_log(tmp_path, capsys):
     config = write_small(tmp_path)
-    train.main([str(config), '--work-dir', str(tmp_path / 'w'), '--verbose'])
+    words = (f'--work-dir={tmp_path / "w"}', '--verbose', '--cfg-options')
+    train.main([str(config), *words, 'log_level=INFO'])
     shown = capsys.readouterr().out
     assert 'before_train_iter' in shown
     assert 'Files:' not in shown
@@ -83,9 +85,9 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_has_one_status_line(monkeypatch):
     stream = Terminal()
-    screen = Screen(stream)
     clock = iter(range(10, 99))
     monkeypatch.setattr(module.time, 'monotonic', lambda: next(clock))
+    screen = Screen(stream)
     screen.status('one')
     screen.status('two')
     screen.line('a line')
