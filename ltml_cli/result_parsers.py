@@ -44,6 +44,7 @@ PLAIN = 'fused'
 VARIANTS = {
     PLAIN: '',
     'flip': 'flip test',
+    'bn': 'BatchNorm anew',
     'probs': 'probabilities fused',
     'uniform': 'its uniform branch',
     'rebalanced': 'its re-balanced branch',
@@ -104,6 +105,34 @@ def compare_parser() -> Parser:
         'a row that overrides its epoch length keeps it)',
     )
     parser.add_argument(
+        '--tune',
+        action='append',
+        metavar='KEY=V1,V2,...',
+        help='choose the value of an entry of the config for every row, by '
+        'total mAP on images that are held out, never on the test set, and '
+        'past an edge of the values; x0.5,x1,x2 are factors of what the row '
+        'has. Writes tuning.csv, too',
+    )
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument(
+        '--tune-fraction',
+        type=float,
+        help='share of the training images to hold out for --tune, '
+        'stratified by class (default: 0.3, or val.json where the set has it)',
+    )
+    held.add_argument(
+        '--tune-on',
+        metavar='val.json',
+        help='annotation file to choose on in place of training images',
+    )
+    parser.add_argument(
+        '--tune-seeds',
+        nargs='+',
+        type=int,
+        default=[0],
+        help='seeds of the runs that choose (default: 0)',
+    )
+    parser.add_argument(
         '--keep-checkpoints',
         action='store_true',
         help='keep the last checkpoint of every run',
@@ -116,6 +145,17 @@ def compare_parser() -> Parser:
         'of each',
     )
     return parser
+
+
+def check_compare(parser: Parser, args: Namespace) -> None:
+    """Checks that the options of the tuning fit together."""
+    if not args.tune and (args.tune_fraction or args.tune_on):
+        raise ValueError('--tune-fraction and --tune-on need --tune KEY=...')
+    if args.tune_fraction is not None and not 0 < args.tune_fraction < 1:
+        raise ValueError(
+            '--tune-fraction must lie between 0 and 1, got '
+            f'{args.tune_fraction}'
+        )
 
 
 def plot_log_parser() -> Parser:

@@ -103,7 +103,7 @@ TOOLS = {
     'compare': Tool(
         'benchmarks/compare.py',
         result_parsers.compare_parser,
-        None,
+        result_parsers.check_compare,
         'ltml_mm.experiments.compare:main',
     ),
     'model-report': Tool(

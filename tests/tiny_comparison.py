@@ -6,6 +6,7 @@ from tiny_training import write_data
 
 from ltml_mm.experiments import compare
 from ltml_mm.experiments.rows import build_config, parse_rows
+from ltml_mm.experiments.runs import plan_runs
 
 #: The rest of a stock row's config, whose backbone is made smaller below.
 SMALL_HEAD = 'model.head.in_channels=64'
@@ -67,4 +68,4 @@ def planned(data, row, *further):
     )
     _, rows = parse_rows(args.rows)
     cfg = build_config(rows[0], args)
-    return compare.plan_runs(args, {rows[0].name: cfg})[0], cfg
+    return plan_runs(args, {rows[0].name: cfg}, args.seeds, {})[0], cfg

@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import default_collate
-from mmengine.registry import DefaultScope
-from torch.utils.data import DataLoader
 
 from ltml_cli import parse
 from ltml_cli.run_parsers import SAFETENSORS
@@ -26,10 +22,10 @@ from ltml_mm.apis.checkpoint import (
     load_weights,
     read_checkpoint,
 )
-from ltml_mm.apis.config import load_config, training_dataset
-from ltml_mm.apis.model import build_model, pick_device, scope_of
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.model import build_model, pick_device
+from ltml_mm.apis.norm_statistics import training_batches
 from ltml_mm.apis.stock_config import plugin_types, stock_config
-from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.decisions.model_card import share
 from ltml_mm.files import (
     AtomicFileBackend,
@@ -97,31 +93,6 @@ def merge_checkpoint(
     )
     weights = {k: v.cpu() for k, v in model.state_dict().items()}
     return stock, {'state_dict': weights, 'meta': facts}
-
-
-def training_batches(
-    cfg: Config, num_images: int, seed: int = 0
-) -> Iterator[Any]:
-    """Yields training images as the test shows them, in batches.
-
-    The pipeline is the test's: the statistics are for images without
-    augmentation, and with it they would depend on more than the images. The
-    seed chooses which, each once and at most all there are, and their order.
-    """
-    loader = cfg.test_dataloader
-    pipeline = innermost_dataset(loader).pipeline
-    with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        dataset = training_dataset(cfg, pipeline)
-    order = np.random.default_rng(seed).permutation(len(dataset))[:num_images]
-    # Batches of nearly one size: a single image left over may have but one
-    # value a channel, and no variance.
-    count = -(-len(order) // loader.batch_size)
-    yield from DataLoader(
-        dataset,
-        batch_sampler=[part.tolist() for part in np.array_split(order, count)],
-        num_workers=loader.get('num_workers', 0),
-        collate_fn=default_collate,
-    )
 
 
 def write_merged(

@@ -19,7 +19,7 @@ from ltml_mm.models.parts import build_neck, head_config, neck_config
 
 PLUGIN = 'ltml_mm'
 #: What MMPretrain's ``MultiLabelDataset`` does not take, or takes elsewhere.
-OWN_SETTINGS = ('allow_outside', 'classes', 'metainfo', 'type')
+OWN_SETTINGS = ('allow_outside', 'classes', 'image_cache', 'metainfo', 'type')
 TWO_STREAM = 'TwoStreamDataPreprocessor'
 
 
@@ -60,21 +60,19 @@ def stock_config(
         'tta_model': dict(type='AverageClsScoreTTA'),
     }
     for split in ('test', 'val'):
-        loader = cfg.get(f'{split}_dataloader')
-        # Validation stays where it has images of its own.
-        tested = cfg.get('test_dataloader') or {}
-        if loader is None or (
-            split == 'val' and loader.dataset == tested.get('dataset')
-        ):
+        if cfg.get(f'{split}_dataloader') is None:
             continue
-        loader = loader.to_dict()
+        loader = cfg[f'{split}_dataloader'].to_dict()
         dataset = innermost_dataset(loader)
         stock = _dataset(dict(dataset), dataset_meta or {})
         dataset.clear()
         dataset.update(stock)
-        content[f'{split}_dataloader'] = loader
-        content[f'{split}_cfg'] = {}
-        content[f'{split}_evaluator'] = dict(type='AveragePrecision')
+        # Validation stays where it has images of its own.
+        tested = content.get('test_dataloader') or {}
+        if loader['dataset'] != tested.get('dataset'):
+            content[f'{split}_dataloader'] = loader
+            content[f'{split}_cfg'] = {}
+            content[f'{split}_evaluator'] = dict(type='AveragePrecision')
     content['default_hooks'] = dict(
         visualization=dict(type='VisualizationHook', enable=False)
     )

@@ -139,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             runner.test_evaluator.metrics.append(collector)
         metrics: dict[str, Any] = runner.test()
         content = {
-            'model': digest,
+            # Figures of several views are none of the model's own.
+            'model': None if args.tta else digest,
             'metrics': metrics,
             'predictions': collector.predictions,
         }

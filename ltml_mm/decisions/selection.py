@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -201,7 +202,10 @@ def no_validation(cfg: Config, loader: Any = None) -> str | None:
     own = list(_parts(cfg, loader))
     for name, told in (('test', 'test'), ('train', 'training')):
         other = cfg.get(f'{name}_dataloader')
-        parts = list(_parts(cfg, other)) if other is not None else []
+        parts = []
+        # Images that are not here cannot be those to choose on.
+        with suppress(FileNotFoundError):
+            parts = list(_parts(cfg, other)) if other is not None else []
         files = {_file_of(part) for part in parts} - {''}
         for path in filter(None, map(_file_of, own)):
             beside = Path(path).with_name(TEST)
@@ -262,7 +266,7 @@ def cross_fit(
         raise ValueError(
             f'{args.config} names no training images; give --on FILE.json'
         )
-    folder = network.path.parent / 'cross_fit'
+    folder = network.path.parent / f'cross_fit_{args.folds}'
     found = []
     for number in range(args.folds):
         print(f'cross-fit: network {number + 1} of {args.folds}', flush=True)

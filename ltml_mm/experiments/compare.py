@@ -6,17 +6,35 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import deepcopy
+from functools import partial
 
 from mmengine.config import Config
 
 from ltml_cli import parse
 from ltml_cli.result_parsers import PUBLISHED
-from ltml_mm.experiments import runs
 from ltml_mm.experiments.comparison_report import write_report
 from ltml_mm.experiments.rows import (
+    Line,
     build_config,
     parse_line,
     parse_rows,
+)
+from ltml_mm.experiments.runs import (
+    CONFIG,
+    RUN,
+    Run,
+    make_runs,
+    plan_runs,
+    write_config,
+)
+from ltml_mm.experiments.tuning import (
+    Search,
+    plan_searches,
+    plan_values,
+    render_choices,
+    tune_rows,
+    write_tuning,
 )
 
 
@@ -44,41 +62,69 @@ def main(
             f'--reference {reference} is not among the rows of the table: '
             f'{", ".join(map(str, lines))}'
         )
+    variants: dict[str, list[str]] = {}
+    for line in lines:
+        variants.setdefault(line.row, []).append(line.variant)
     configs = {row.name: build_config(row, args) for row in rows}
+    searches = plan_searches(args, rows) if args.tune else []
     if args.dry_run:
-        for run in plan_runs(args, configs):
-            path = configs[run.row].filename
-            if args.data not in PUBLISHED:
-                path = run.folder / runs.CONFIG
-                if not (run.folder / runs.RUN).exists():
-                    runs.write_config(run, configs[run.row])
-            print(run.folder, path)
+        for search in searches:
+            print_plan(args, *plan_values(args, search, search.given))
+        print_plan(
+            args, plan_runs(args, configs, args.seeds, variants), configs
+        )
         return
-    if change is not None:
-        change(configs)
+    make = partial(make_runs, jobs=args.jobs)
     status = 130
     with suppress(KeyboardInterrupt):
-        failed = runs.make_runs(plan_runs(args, configs), configs, args.jobs)
-        status = 1 if failed else 0
-    write_report(args.out, lines, args.seeds, reference, args.title)
+        if searches:
+            if change is not None:  # Of all images, as the rows' own are.
+                change(deepcopy(configs))
+            print(f'choosing {searches[0].key} of {len(rows)} rows')
+            tune_rows(args, searches, make, change)
+            tuned = [s.tuned() for s in searches if s.best is not None]
+            configs = {row.name: build_config(row, args) for row in tuned}
+        if change is not None and configs:
+            change(configs)
+        planned = plan_runs(args, configs, args.seeds, variants)
+        failed = make(planned, configs)
+        status = 1 if failed or len(configs) < len(rows) else 0
+    report(args, lines, reference, searches)
     if status:
         sys.exit(status)
 
 
-def plan_runs(
-    args: argparse.Namespace, configs: dict[str, Config]
-) -> list[runs.Run]:
-    """Lists the runs, seed by seed, so that every row has some early."""
-    hashes = {row: runs.config_hash(cfg) for row, cfg in configs.items()}
-    return [
-        runs.Run(
-            folder=runs.run_folder(args.out, row, seed),
-            row=row,
-            seed=seed,
-            set=args.data,
-            keep_checkpoints=args.keep_checkpoints,
-            config_hash=found,
-        )
-        for seed in args.seeds
-        for row, found in hashes.items()
-    ]
+def report(
+    args: argparse.Namespace,
+    lines: list[Line],
+    reference: Line,
+    searches: list[Search],
+) -> None:
+    """Writes what is there, and prints the table and where it lies."""
+    chosen = {search.row.name: search.best for search in searches}
+    notes = ''
+    if searches:
+        write_tuning(args, searches)
+        notes = render_choices(args, searches)
+    written = write_report(
+        args.out, lines, args.seeds, reference, args.title, chosen, notes
+    )
+    print((args.out / 'table.md').read_text(encoding='utf-8'))
+    if searches:
+        written.append(args.out / 'tuning.csv')
+    print(f'written: {", ".join(map(str, written))}')
+
+
+def print_plan(
+    args: argparse.Namespace,
+    planned: list[Run],
+    configs: dict[str, Config],
+) -> None:
+    """Lists runs and their configs; writes those that no file holds."""
+    for run in planned:
+        path = configs[run.row].filename
+        if args.data not in PUBLISHED or args.tune:
+            path = run.folder / CONFIG
+            if not (run.folder / RUN).exists():
+                write_config(run, configs[run.row])
+        print(run.folder, path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,9 @@ def write_report(
     seeds: Sequence[int],
     reference: Line,
     title: str = 'Comparison',
-) -> None:
+    chosen: Mapping[str, Any] | None = None,
+    notes: str = '',
+) -> list[Path]:
     """Writes what the finished runs of a comparison reached.
 
     ``runs.csv`` has a line for each run and test in full precision,
@@ -55,21 +58,29 @@ def write_report(
         seeds: The seeds that were asked for.
         reference: The line that all are compared with; one of ``lines``.
         title: Heading of the tables and the picture.
+        chosen: What ``--tune`` chose for every row.
+        notes: More Markdown for the end of ``table.md``.
+
+    Returns:
+        list[Path]: The files that were written.
 
     Raises:
         ValueError: A result is refused by
             :func:`~ltml_mm.experiments.results.read_results`.
     """
     results = read_results(out, [line.row for line in lines], seeds)
-    tables = render_tables(results, lines, reference, title)
+    tables = render_tables(results, lines, reference, title, chosen)
     write_text(out / 'runs.csv', render_runs(results))
-    write_text(out / 'table.md', tables)
+    write_text(out / 'table.md', f'{tables}\n{notes}\n' if notes else tables)
     picture = out / 'groups.png'
     picture.unlink(missing_ok=True)
+    written = [out / 'table.md', out / 'runs.csv']
     shown = [line for line in lines if results.values(line)]
     if shown:
         content = png(draw_groups, results, shown, reference, title)
         write_bytes(picture, content)
+        written.append(picture)
+    return written
 
 
 def render_runs(results: Results) -> str:
@@ -89,7 +100,11 @@ def render_runs(results: Results) -> str:
 
 
 def render_tables(
-    results: Results, lines: Sequence[Line], reference: Line, title: str
+    results: Results,
+    lines: Sequence[Line],
+    reference: Line,
+    title: str,
+    chosen: Mapping[str, Any] | None = None,
 ) -> str:
     """Renders means, differences and what is missing, as Markdown."""
     means, differences = [], []
@@ -98,14 +113,16 @@ def render_tables(
         averages = [mean for mean, *_ in cells]
         total, *others = (pair for _, *pair in cells)
         seeds = len(results.values(line))
-        means.append([line.label, seeds, *averages, *total])
+        value = [str(chosen.get(line.row, '-'))] if chosen else []
+        means.append([line.label, *value, seeds, *averages, *total])
         differences.append([line.label, *chain(*others)])
     versus = f'difference to {reference.label}'
+    names = ['row', 'chosen'] if chosen else ['row']
     titles = chain(*((group, 'ahead in') for group in [*GROUPS][1:]))
     parts = [
         f'# {title}',
         *_protocol(results),
-        table(['row', 'seeds', *GROUPS, versus, 'ahead in'], means),
+        table([*names, 'seeds', *GROUPS, versus, 'ahead in'], means),
         f'The {versus} within the groups:',
         table(['row', *titles], differences),
         EXPLANATION,

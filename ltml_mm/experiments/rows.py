@@ -23,7 +23,7 @@ from ltml_mm.apis.overrides import apply_overrides
 #: The rows of the two-branch network.
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
 #: The tests that a row of one branch has, too.
-ONE_BRANCH_VARIANTS = (PLAIN, 'flip')
+ONE_BRANCH_VARIANTS = (PLAIN, 'flip', 'bn')
 #: Arguments that count the images of all streams, and their entries.
 IMAGE_OPTIONS = {
     'images_per_step': 'train_dataloader.batch_size',
@@ -182,7 +182,7 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
         args: The command line of the comparison.
 
     Returns:
-        Config: The config, without a validation.
+        Config: The config, without a validation unless that decides.
 
     Raises:
         FileNotFoundError: A config or a file of the data does not exist.
@@ -198,7 +198,7 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
                 'and --out'
             )
     apply_overrides(cfg, options)
-    complete_config(cfg)
+    # Ahead of what follows from the data and the images of a step.
     streams = len(cfg.train_dataloader.sampler.streams)
     for name, key in IMAGE_OPTIONS.items():
         images = getattr(args, name)
@@ -210,6 +210,19 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
                 f'{streams}, the streams of row {row.name}'
             )
         cfg.merge_from_dict({key: images // streams})
-    # The last epoch is the result, and is tested on its own.
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    complete_config(cfg)
+    if not chooses(cfg):
+        # The last epoch is the result, and is tested on its own.
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     return cfg
+
+
+def chooses(cfg: Config) -> bool:
+    """Whether a validation decides which checkpoint is the result."""
+    default = cfg.get('default_hooks') or {}
+    hooks = [*default.values(), *(cfg.get('custom_hooks') or ())]
+    return any(
+        hook.get('save_best') or hook.get('type') == 'EarlyStoppingHook'
+        for hook in hooks
+        if isinstance(hook, Mapping)
+    )

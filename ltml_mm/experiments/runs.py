@@ -10,16 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
+from tqdm import tqdm
 
+from ltml_cli.result_parsers import PLAIN
 from ltml_mm._stack import find_stack
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import config_parts
@@ -28,6 +30,10 @@ from ltml_mm.version import __version__
 
 #: What a run's folder holds: the run, its config, and at the end the result.
 RUN, CONFIG, RESULT = 'run.json', 'config.py', 'result.json'
+#: And meanwhile: how far it is.
+PROGRESS = 'progress.json'
+#: Seconds between two lines about the progress; a terminal has a bar.
+LINE_SECONDS = 20
 #: Entries that name a file, which counts by its content.
 FILES = ('ann_file', 'checkpoint', 'load_from')
 #: Entries that change where a run lies and how it is loaded, not its result.
@@ -67,6 +73,8 @@ class Run:
         set: Name of the data set.
         keep_checkpoints: Whether the last one stays.
         config_hash: See :func:`config_hash`.
+        variants: The tests that are asked for, some of
+            :data:`~ltml_mm.experiments.rows.VARIANTS`.
     """
 
     folder: Path
@@ -75,11 +83,64 @@ class Run:
     set: str
     keep_checkpoints: bool
     config_hash: str
+    variants: Sequence[str] = (PLAIN,)
+
+    def missing(self) -> list[str]:
+        """Lists the tests of it that have no result yet."""
+        return [v for v in self.variants if v not in self._tested()]
+
+    def _tested(self) -> Collection[str]:
+        path = self.folder / RESULT
+        try:
+            result = json.loads(path.read_text(encoding='utf-8'))
+            return result.get('tested', result['metrics'])
+        except FileNotFoundError:
+            return ()
+        except (ValueError, KeyError, AttributeError):
+            return self.variants  # Broken: who reads the results tells.
+
+    def progress(self) -> tuple[float, str]:
+        """Reads the share of the run that is done, and what it does."""
+        try:
+            found = json.loads((self.folder / PROGRESS).read_text())
+            return float(found['done']), str(found['doing'])
+        except (OSError, ValueError, KeyError):
+            return 0.0, 'starts'
 
 
 def run_folder(out: Path, row: str, seed: int) -> Path:
     """Returns the folder of a run."""
     return out / row / f'seed_{seed}'
+
+
+def plan_runs(
+    args: argparse.Namespace,
+    configs: Mapping[str, Config],
+    seeds: Sequence[int],
+    variants: Mapping[str, Sequence[str]],
+) -> list[Run]:
+    """Lists the runs, seed by seed, so that every row has some early.
+
+    Args:
+        args: The command line of the comparison.
+        configs: The config of every row.
+        seeds: Those of the runs.
+        variants: The tests that are asked for by row; else the plain one.
+    """
+    hashes = {row: config_hash(cfg) for row, cfg in configs.items()}
+    return [
+        Run(
+            folder=run_folder(args.out, row, seed),
+            row=row,
+            seed=seed,
+            set=args.data,
+            keep_checkpoints=args.keep_checkpoints,
+            config_hash=found,
+            variants=tuple(variants.get(row, (PLAIN,))),
+        )
+        for seed in seeds
+        for row, found in hashes.items()
+    ]
 
 
 def config_hash(cfg: Config) -> str:
@@ -130,12 +191,12 @@ def make_runs(
 ) -> list[Run]:
     """Makes the missing runs, each in a process of its own.
 
-    A run is finished when it has left its ``result.json``; any other is
-    started, and resumes from its last checkpoint. Where another process
-    makes it, one of a comparison that was killed for instance, it waits for
-    the end of that process. Ctrl-C, SIGTERM and a lost terminal stop the
-    running processes, which save a checkpoint; under nohup a lost terminal
-    does not.
+    A run is finished when its ``result.json`` holds every test that was asked
+    for; any other is started, and resumes from its last checkpoint. Where
+    another process makes it, one of a comparison that was killed for
+    instance, it waits for the end of that process. Ctrl-C, SIGTERM and a
+    lost terminal stop the running processes, which save a checkpoint; under
+    nohup a lost terminal does not.
 
     Args:
         runs: The runs. What a run prints goes to ``log.txt`` in its folder.
@@ -156,7 +217,8 @@ def make_runs(
                 f'{run.folder} was configured otherwise ({path}): remove it '
                 'or choose another --out'
             )
-    waiting = [run for run in runs if not (run.folder / RESULT).exists()]
+    waiting = [run for run in runs if run.missing()]
+    screen = _Screen(len(runs), len(waiting), jobs)
     running: dict[int, tuple[Run, subprocess.Popen]] = {}
     failed = []
     with _signals_noted() as noted:
@@ -165,15 +227,18 @@ def make_runs(
                 for slot in range(jobs):
                     if slot in running and running[slot][1].poll() is not None:
                         run, process = running.pop(slot)
-                        left = len(waiting) + len(running)
-                        if not _succeeded(run, process.returncode, left):
+                        screen.ended += 1
+                        if not _succeeded(run, process.returncode, screen):
                             failed.append(run)
                     if slot not in running and waiting:
                         run = waiting.pop(0)
                         write_run(run, configs[run.row])
+                        (run.folder / PROGRESS).unlink(missing_ok=True)
                         running[slot] = run, _start(run.folder, slot)
+                screen.show([run for run, _ in running.values()])
                 time.sleep(0.1)
         finally:
+            screen.close()
             _stop([process for _, process in running.values()])
     if noted:
         raise KeyboardInterrupt
@@ -200,15 +265,77 @@ def _signals_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _succeeded(run: Run, status: int, left: int) -> bool:
+class _Screen:
+    """Shows how far the runs are: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, asked: int, waiting: int, jobs: int) -> None:
+        self.total, self.ended = waiting, 0
+        self.start = self.shown = time.monotonic()
+        # By run: what it had done when it was looked at first, more or less
+        # what it had done before it was resumed.
+        self.before: dict[Path, float] = {}
+        self.bar: tqdm | None = None
+        self.say(
+            f'{asked} runs: {asked - waiting} finished, {waiting} to make, '
+            f'{jobs} at a time'
+        )
+        if waiting and sys.stderr.isatty():
+            self.bar = tqdm(
+                total=waiting,
+                bar_format='{percentage:3.0f}%|{bar}| {desc}',
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        if self.bar is not None:
+            tqdm.write(text)
+        else:
+            print(text, flush=True)
+
+    def show(self, running: Sequence[Run]) -> None:
+        """Shows the progress where it is time to."""
+        now = time.monotonic()
+        if now - self.shown < (1 if self.bar is not None else LINE_SECONDS):
+            return
+        self.shown = now
+        states = [run.progress() for run in running]
+        done = self.ended + sum(share for share, _ in states)
+        for run, (share, _) in zip(running, states, strict=True):
+            if share:
+                self.before.setdefault(run.folder, share)
+        doing = '; '.join(
+            f'{run.row} seed {run.seed}: {text} ({share:.0%})'
+            for run, (share, text) in zip(running, states, strict=True)
+        )
+        made = done - sum(self.before.values())
+        seconds = now - self.start
+        left = 'time left unknown'
+        if made > 0.01:
+            rest = round((self.total - done) * seconds / made)
+            left = f'{timedelta(seconds=rest)} left'
+        words = f'{self.ended} of {self.total} runs made, {left}; {doing}'
+        if self.bar is None:
+            self.say(f'[{timedelta(seconds=round(seconds))}] {words}')
+        else:
+            self.bar.n = min(done, self.total)
+            self.bar.set_description_str(words)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _succeeded(run: Run, status: int, screen: _Screen) -> bool:
     """Tells how a run ended."""
+    left = screen.total - screen.ended
     if status == 0 and (run.folder / RESULT).exists():
-        print_log(f'finished, {left} left: {run.folder}', 'current')
+        screen.say(f'finished, {left} left: {run.folder}')
         return True
     log = run.folder / 'log.txt'
     last = log.read_text(errors='replace').splitlines()[-5:]
-    text = '\n  '.join([f'failed with status {status}: {log}', *last])
-    print_log(text, 'current')
+    lines = [f'failed with status {status}, {left} left: {log}', *last]
+    screen.say('\n  '.join(lines))
     return False
 
 

@@ -131,8 +131,8 @@ def reestimate_norms(
     norms = _norms(model, modules)
     if not norms:
         raise ValueError(
-            f'{", ".join(modules)}: no BatchNorm here whose statistics could '
-            'be estimated anew'
+            f'{", ".join(modules) or "the model"}: no BatchNorm here whose '
+            'statistics could be estimated anew'
         )
     seen = 0
     with _measuring(model, norms):
@@ -154,6 +154,23 @@ def reestimate_norms(
 def has_norms(model: nn.Module, modules: Sequence[str]) -> bool:
     """Whether :func:`reestimate_norms` has a BatchNorm to measure."""
     return bool(_norms(model, modules))
+
+
+def trained_norms(model: nn.Module) -> list[str]:
+    """Names the BatchNorms that a training of the model updates.
+
+    Those of frozen stages, and of a backbone with ``norm_eval``, stay in
+    evaluation mode.
+    """
+    with evaluating(model):
+        model.train()
+        return [
+            name
+            for name, layer in model.named_modules()
+            if isinstance(layer, _BatchNorm)
+            and layer.track_running_stats
+            and layer.training
+        ]
 
 
 def _norms(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:

@@ -223,6 +223,27 @@ def test_columns_of_classes_by_name(root, out):
     assert converted(out) == EXPECTED
 
 
+@pytest.mark.parametrize('row', ['0.jpg,cat', '0.PNG,cat;dog'])
+def test_a_missing_header_is_told(root, out, row):
+    source = write_csv(root, ['a.jpg,cat', 'b.jpg,dog'], row)
+    with pytest.raises(ValueError, match=r'csv:1: .*as if it were data: 0'):
+        convert(source, out)
+
+
+def test_a_column_that_ends_as_labels_do(root, out):
+    rows = [
+        f'{p},{"|".join(v)},{i},1' for i, (p, v) in enumerate(EXPECTED.items())
+    ]
+    convert(write_csv(root, rows, 'Image Index,Finding Labels,Age,Id'), out)
+    assert converted(out) == EXPECTED
+
+
+def test_columns_of_one_name_are_united(root, out):
+    rows = ['a.jpg,cat,dog', 'b.jpg,emu,']
+    convert(write_csv(root, rows, 'path,label,label'), out)
+    assert converted(out) == {'a.jpg': ['cat', 'dog'], 'b.jpg': ['emu']}
+
+
 def test_columns_of_texts_are_united(root, out):
     rows = ['a.jpg,cat,dog', 'b.jpg,emu,', 'c.jpg,,']
     source = write_csv(root, rows, 'path,first,second')

@@ -45,8 +45,12 @@ def test_ordinary_labels_are_not_suspicious(tmp_path):
 
 SUSPICIOUS = [
     (
-        ['a b', 'b c', 'c d', 'd e', 'e f', 'x', 'x'],
-        '6 classes, of which 5 appear once .*: a b, b c, c d, d e, e f$',
+        ['clear primary', 'haze primary', 'haze', 'clear', 'haze'],
+        r"separator .*: 'clear primary' \(.*:2\), 'haze primary' \(.*:3\)$",
+    ),
+    (
+        ['a b', 'c d', 'e f', 'g h', 'i j', 'x', 'x'],
+        '6 classes, of which 5 appear once .*: a b, c d, e f, g h, i j$',
     ),
     (
         ['cat', 'Cat', 'dog', 'c at'],
@@ -103,3 +107,14 @@ def test_a_long_tail_tells_what_it_drew_by_name(tmp_path):
     unreached = re.search(r'out of reach: (.*)', summary)[1]
     assert f'emu (has {counts["emu"]}, target 60)' in unreached
     assert 'cat' not in unreached
+
+
+def test_the_printed_command_fits_the_parts(tmp_path):
+    source = write(tmp_path, ['cat', 'dog', 'cat', 'dog', 'cat', 'dog'])
+    without = convert(source, tmp_path / 'out')
+    assert 'no test set: --test-fraction' in without
+    assert 'ltml_custom.py --no-validate --cfg-options ' in without
+    for number, part in enumerate(({'test': 0.4}, {'val': 0.4})):
+        summary = convert(source, tmp_path / f'out{number}', **part)
+        assert 'no test set' not in summary
+        assert 'ltml_custom.py --cfg-options ' in summary

@@ -91,8 +91,8 @@ def test_rare_classes_go_towards_their_group(images):
     assert mixed[12] == pytest.approx(shared[12])
     counts = targets.sum(0)
     for k in np.flatnonzero(counts):
-        expected = counts[k] * logit(own[k]) + 5 * logit(shared[k])
-        assert logit(mixed[k]) == pytest.approx(expected / (counts[k] + 5))
+        expected = counts[k] * logit(own[k]) + 8 * logit(shared[k])
+        assert logit(mixed[k]) == pytest.approx(expected / (counts[k] + 8))
 
 
 def test_a_group_without_a_positive_takes_that_of_all(images):

@@ -255,6 +255,10 @@ def test_the_test_set_is_never_chosen_on(trained, copied, tmp_path):
     cfg = load_config(copied[0], dict([own]))
     cfg.test_dataloader = None
     assert 'is the test set' in no_validation(cfg)
+    # A test set that is not on this machine is no obstacle.
+    cfg = load_config(copied[0])
+    cfg.test_dataloader.dataset.ann_file = 'elsewhere.json'
+    assert no_validation(cfg) is None
 
 
 def test_training_images_are_scored_by_networks_without_them(
@@ -282,7 +286,7 @@ def test_training_images_are_scored_by_networks_without_them(
     assert found.chosen_on['kind'] == 'cross-fit'
     seen = []
     for fold in (0, 1):
-        folder = tmp_path / 'cross_fit' / f'fold_{fold}'
+        folder = tmp_path / 'cross_fit_2' / f'fold_{fold}'
         meta = read_checkpoint(folder / 'epoch_1.pth')['meta']
         seen.append(meta['dataset_meta']['num_train_images'])
         assert meta['dataset_meta']['class_counts'][2] == 1

@@ -17,6 +17,7 @@ from ltml_mm.apis import test
 from ltml_mm.experiments import compare, single_run
 from ltml_mm.experiments.rows import parse_rows
 from ltml_mm.experiments.runs import write_run
+from ltml_mm.files import write_json
 
 ROWS = ['ltml', 'ltml+merged', f'plain=erm,{SMALL_HEAD}']
 BROKEN = 'broken=ltml,model.fuse=nonsense'
@@ -95,10 +96,10 @@ def test_finished_runs_are_not_made_again(compared, data, monkeypatch):
 def test_a_stopped_comparison_reports_what_is_there(
     compared, data, monkeypatch
 ):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare.runs, 'make_runs', stop)
+    monkeypatch.setattr(compare, 'make_runs', stop)
     (compared / 'table.md').unlink()
     with pytest.raises(SystemExit, match='130'):
         compare.main(arguments(data, compared, ROWS))
@@ -116,7 +117,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
 ):
     folder = compared / 'killed'
     run, cfg = planned(data, 'ltml')
-    write_run(replace(run, folder=folder), cfg)
+    run = replace(run, folder=folder, variants=('fused', 'merged'))
+    write_run(run, cfg)
     killed = subprocess.run([sys.executable, '-c', KILL, str(folder)])
     assert killed.returncode == -signal.SIGKILL
     assert (folder / 'work/epoch_1.pth').exists()
@@ -130,6 +132,37 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     assert found.pop('seconds') is None
     assert expected.pop('seconds') > 0
     assert found == expected
+
+
+@pytest.mark.parametrize('kept', [True, False])
+def test_a_test_that_is_asked_for_later_is_made(
+    compared, data, quick, quiet, monkeypatch, tmp_path, kept
+):
+    folder = shutil.copytree(compared / 'ltml/seed_0', tmp_path / 'run')
+    config = folder / 'config.py'
+    text = config.read_text().replace(str(compared / 'ltml/seed_0'), '')
+    config.write_text(text.replace("'/work'", f"'{folder / 'work'}'"))
+    if not kept:
+        for path in (folder / 'work').glob('*.pth*'):
+            path.unlink()
+        (folder / 'work/last_checkpoint').unlink()
+    else:
+        pointer = folder / 'work/last_checkpoint'
+        pointer.write_text(str(folder / 'work/epoch_2.pth'))
+    facts = json.loads((folder / 'run.json').read_text())
+    write_json(folder / 'run.json', {**facts, 'variants': ['fused', 'bn']})
+    trained = []
+    train = single_run._train
+    monkeypatch.setattr(
+        single_run, '_train', lambda *a: trained.append(a) or train(*a)
+    )
+    old = json.loads((folder / 'result.json').read_text())
+    single_run.make_run(folder)
+    new = json.loads((folder / 'result.json').read_text())
+    assert bool(trained) != kept
+    assert new['metrics'].pop('bn')['mAP'] > 0
+    assert new.pop('tested') == [*old.pop('tested'), 'bn']
+    assert new == old
 
 
 def test_a_dry_run_writes_configs_where_the_set_has_none(

@@ -15,6 +15,8 @@ from ltml_mm.experiments import runs, single_run
 from ltml_mm.experiments.runs import Run, write_run
 from ltml_mm.files import write_json
 
+#: What a finished run leaves, as far as it matters here.
+DONE = {'metrics': {'fused': {}}}
 HOLD = """
 import sys, time
 from filelock import FileLock
@@ -27,7 +29,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from ltml_mm.experiments import single_run
-single_run._train = lambda cfg: sys.exit(1)
+single_run._train = lambda *_: sys.exit(1)
 print('ready', flush=True)
 single_run.make_run(Path(sys.argv[1]))
 """
@@ -78,7 +80,7 @@ def test_what_changed_after_it_was_planned_is_not_trained(
     change_of, folder, monkeypatch
 ):
     path, *texts = change_of
-    monkeypatch.setattr(single_run, '_train', lambda _: pytest.fail('ran'))
+    monkeypatch.setattr(single_run, '_train', lambda *_: pytest.fail('ran'))
     change(folder.parent / path, *texts)
     with pytest.raises(ValueError, match=r'changed after .* undo the change'):
         single_run.make_run(folder)
@@ -90,7 +92,7 @@ def test_what_changed_while_it_ran_gives_no_result(folder, monkeypatch):
         change(folder.parent / 'photos/train.json')
         return {}
 
-    monkeypatch.setattr(single_run, '_train', lambda _: (6, 1.0))
+    monkeypatch.setattr(single_run, '_train', lambda *_: (6, 1.0))
     monkeypatch.setattr(single_run, '_test', test)
     with pytest.raises(ValueError, match='undo the change'):
         single_run.make_run(folder)
@@ -111,36 +113,58 @@ def test_a_run_waits_for_the_process_that_makes_it(folder):
     with start(HOLD, folder / 'lock') as holder, start(TRAIN, folder) as run:
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(3)
-        write_json(folder / 'result.json', {})  # as if by the holder
+        write_json(folder / 'result.json', DONE)  # as if by the holder
         holder.kill()  # the system frees the lock
         assert run.wait(60) == 0
 
 
 def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, capsys
 ):
-    rows, started, told = ('done', 'fails', 'b'), [], []
+    rows, started = ('done', 'fails', 'b'), []
 
     class Ended:
         def __init__(self, folder, slot):
             started.append(folder.name)
             self.returncode = int(folder.name == 'fails')
-            write_json(folder / 'result.json', {})
+            folder.mkdir(exist_ok=True)
+            write_json(folder / 'result.json', DONE)
 
         def poll(self):
             return self.returncode
 
     monkeypatch.setattr(runs, 'write_run', lambda run, cfg: None)
     monkeypatch.setattr(runs, '_start', Ended)
-    monkeypatch.setattr(runs, 'print_log', lambda text, _: told.append(text))
     plans = [Run(tmp_path / row, row, 0, 'voc', False, 'hash') for row in rows]
-    write_json(plans[0].folder / 'result.json', {})
+    write_json(plans[0].folder / 'result.json', DONE)
     plans[1].folder.mkdir(parents=True)
     (plans[1].folder / 'log.txt').write_text('said why\n')
     assert runs.make_runs(plans, dict.fromkeys(rows), jobs=1) == [plans[1]]
     assert started == ['fails', 'b']
-    assert 'said why' in told[0]
-    assert told[1].startswith('finished, 0 left')
+    plan, failed, why, finished = capsys.readouterr().out.splitlines()
+    assert plan == '3 runs: 1 finished, 2 to make, 1 at a time'
+    assert 'failed with status 1, 1 left' in failed
+    assert why == '  said why'
+    assert finished.startswith('finished, 0 left')
+
+
+def test_the_screen_tells_how_far_the_runs_are(tmp_path, monkeypatch, capsys):
+    clock = iter([0.0, 20.0, 40.0])
+    monkeypatch.setattr(runs.time, 'monotonic', lambda: next(clock))
+    run = Run(tmp_path, 'erm', 3, 'voc', False, 'hash')
+    screen = runs._Screen(5, 4, 1)
+    # The first look finds what was done before.
+    for share in (0.25, 0.75):
+        told = {'doing': 'training', 'done': share}
+        write_json(tmp_path / 'progress.json', told)
+        screen.show([run])
+    plan, first, second = capsys.readouterr().out.splitlines()
+    assert plan.startswith('5 runs: 1 finished, 4 to make')
+    assert 'time left unknown; erm seed 3: training (25%)' in first
+    # Half a run in 40 seconds, and 3.25 of 4 are left.
+    assert second == (
+        '[0:00:40] 0 of 4 runs made, 0:04:20 left; erm seed 3: training (75%)'
+    )
 
 
 def running(out):

@@ -396,10 +396,17 @@ def _write(
         *['allow_outside=True'] * output.allow_outside,
     ]
     about = [*notes, *describe(sets['train'], split.get('left_out', []))]
+    flag = ''
+    if not {'val', 'test'} & {*sets}:
+        flag = '--no-validate '
+        about.append(
+            'no test set: --test-fraction 0.2 holds one out, --test SOURCE '
+            'gives one; without it training does not validate'
+        )
     return (
         f'{out}: {sizes["train"]} images to train, {validated}'
         f'{sizes.get("test", 0)} to test, {len(classes)} classes ({told})\n'
         f'{"".join(f"  {line}{chr(10)}" for line in about)}'
-        f'python tools/train.py configs/ltml_{config}.py --cfg-options '
+        f'python tools/train.py configs/ltml_{config}.py {flag}--cfg-options '
         f'{shlex.join(overrides)}'
     )

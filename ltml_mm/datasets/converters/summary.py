@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -117,11 +117,21 @@ def suspicions(images: ImageSet) -> Iterator[str]:
 
 def _joined(images: ImageSet) -> Iterator[str]:
     """Yields the classes that seem to be several, each with a place."""
-    known = {*images.classes}
+    seen = {
+        mark: Counter(part for n in images.classes for part in _cut(n, mark))
+        for mark in MARKS
+    }
     places = {n: e.place for e in reversed(images.examples) for n in e.names}
     for name in images.classes:
-        cuts = [name.split(mark) for mark in MARKS if mark in name]
-        parts = any(all(p.strip() in known for p in cut) for cut in cuts)
-        if parts or any(mark in name for mark in SEPARATORS):
+        parts = (
+            # A part is a class, or stands in another name, too.
+            mark in name and min(seen[mark][p] for p in _cut(name, mark)) > 1
+            for mark in MARKS
+        )
+        if any(mark in name for mark in SEPARATORS) or any(parts):
             place = f' ({places[name]})' if name in places else ''
             yield f'{name!r}{place}'
+
+
+def _cut(name: str, mark: str) -> set[str]:
+    return {part.strip() for part in name.split(mark)}

@@ -42,6 +42,7 @@ LABEL_NAMES = (
     'category', 'classnames', 'classname', 'labelnames', 'labelname',
     'choices', 'choice', 'targets', 'target', 'species',
 )  # fmt: skip
+LABEL_ENDS = ('labels', 'label', 'tags', 'classes', 'categories', 'category')
 # What Label Studio adds to its tables.
 ADMINISTRATION = {
     'agreement', 'annotation_id', 'annotator', 'created_at', 'history',
@@ -412,6 +413,11 @@ def _named(
 def _path_column(table: Table, options: TableOptions) -> int:
     if options.path_column is not None:
         return table.find(options.path_column)
+    if any(name.lower().endswith(EXTENSIONS) for name in table.header):
+        raise ValueError(
+            f'{table.place}: the header names an image, as if it were data: '
+            f'{", ".join(table.header)}; write "path,labels" above it'
+        )
     usable = _usable(table, options)
 
     def holds_images(index: int) -> bool:
@@ -427,8 +433,7 @@ def _path_column(table: Table, options: TableOptions) -> int:
         named = ', '.join(filter(None, table.header))
         raise ValueError(
             f'{table.place}: the header names no column of images (path, '
-            f'image, file_name, ...): {named}; name it: --path-column NAME, '
-            'or, if this line is data, write "path,labels" above it'
+            f'image, file_name, ...): {named}; name it: --path-column NAME'
         )
     return found[0]
 
@@ -449,8 +454,15 @@ def _label_columns(
     if {'annotation_id', 'lead_time'} <= {*table.header}:
         kept = ADMINISTRATION | {'id'}
         others = [i for i in others if table.header[i] not in kept]
-    if named := _named(table, others, LABEL_NAMES):
-        return named[:1], False
+    named = _named(table, others, LABEL_NAMES)
+    ends = [
+        i
+        for i in others
+        if _plain(table.header[i]).endswith(LABEL_ENDS) and not has_marks(i)
+    ]
+    if named or len(ends) == 1:
+        name = table.header[(named or ends)[0]]
+        return [i for i in others if table.header[i] == name], False
     marked = list(filter(has_marks, others))
     if len(marked) > 1 or (marked and marked == others):
         return marked, True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.model import BaseTTAModel
 from mmengine.optim import (
     ConstantParamScheduler,
     LinearParamScheduler,
@@ -311,9 +312,9 @@ class ClassReportHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
     ) -> None:
-        """Notes which weights are tested."""
-        if batch_idx == 0:
-            model = unwrap_model(runner.model)
+        """Notes which weights are tested, on single views."""
+        model = unwrap_model(runner.model)
+        if batch_idx == 0 and not isinstance(model, BaseTTAModel):
             self._digest = weights_digest(model.state_dict())
 
     def after_train(self, runner: Runner) -> None:
@@ -332,7 +333,11 @@ class ClassReportHook(Hook):
                 report, said = metric.report, ''
                 report['model'] = self._digest
                 if split == 'val' and self._digest is not None:
-                    said = self._choose(runner, metric, report)
+                    try:
+                        said = self._choose(runner, metric, report)
+                    # The training is done: no file of data undoes it.
+                    except (OSError, ValueError) as error:
+                        runner.logger.warning(f'no thresholds: {error}')
                 path = Path(runner.work_dir, f'{split}_class_report.json')
                 runner.logger.info(
                     f'Average precision in percent ({path}):\n'

@@ -1,0 +1,262 @@
+"""Values that are chosen for every row on images that are held out."""
+
+import csv
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from comparison_results import make_result
+from mmengine.config import Config
+from tiny_comparison import SMALL_HEAD, arguments, write_set
+
+from ltml_mm.datasets import LongTailMultiLabelDataset
+from ltml_mm.experiments import compare, single_run
+from ltml_mm.experiments.rows import Row, build_config, parse_rows
+from ltml_mm.experiments.runs import RESULT, write_run
+from ltml_mm.experiments.tuning import Search, hold_out, parse_tuning
+from ltml_mm.files import write_json
+
+LR = 'optim_wrapper.optimizer.lr'
+ROW = f'own=erm,{SMALL_HEAD}'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp('photos'))
+
+
+def command(data, out, *further):
+    rates = [a for a in arguments(data, out, [ROW]) if LR not in a]
+    return [*further, *rates]
+
+
+def search_of(scores, given=None):
+    given = [*scores] if given is None else given
+    scores = {v: [] if s is None else [s] for v, s in scores.items()}
+    return Search(Row('a', 'erm', {}), 'x.lr', given, scores)
+
+
+@pytest.mark.parametrize(
+    ('scores', 'expected'),
+    [
+        ({0.1: 1, 0.2: 3, 0.4: 2}, None),
+        ({0.1: 1, 0.2: 3, 0.4: 4}, 0.8),
+        ({0.1: 5, 0.3: 3}, 0.0333333),
+        ({4: 1, 8: 2}, 16),
+        # A failed run is no best value, and ends the search on its side.
+        ({0.1: 1, 0.2: 3, 0.4: None}, None),
+        ({0.1: None, 0.2: None}, None),
+        # The lower of equal values; none below 0; another sign is fine.
+        ({0.1: 2, 0.2: 2}, 0.05),
+        ({0: 3, 0.1: 2}, None),
+        ({0: 3, 0.1: 4}, 0.2),
+        ({-1: 3, 1: 2}, -3),
+        ({'sum': 1, 'mean': 2}, None),
+        ({True: 1, False: 2}, None),
+    ],
+)
+def test_the_search_goes_past_an_edge(scores, expected):
+    assert search_of(scores).next_value() == expected
+
+
+def test_the_search_past_an_edge_is_bounded():
+    scores = {2.0**n: n for n in range(2)}
+    while (value := search_of(scores, [1.0, 2.0]).next_value()) is not None:
+        scores[value] = value
+    assert [*scores] == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('a.b=0.2,0.1', ([0.1, 0.2], False)),
+        ('a.b=x2,x.5', ([0.5, 2.0], True)),
+        ('a.b=[1,2],[3]', ([[1, 2], [3]], False)),
+        ('a.b=sum,mean', (['sum', 'mean'], False)),
+        ('a.b=None,1', ([None, 1], False)),
+    ],
+)
+def test_values_of_all_kinds(text, expected):
+    assert parse_tuning([text]) == ('a.b', *expected)
+
+
+@pytest.mark.parametrize(
+    ('texts', 'words'),
+    [
+        (['lr'], 'expected KEY=V1'),
+        (['lr=0.1'], 'two values at least'),
+        (['lr=0.1,0.1'], 'twice'),
+        (['lr=x1,0.1'], 'with factors'),
+        (['lr=x0,x1'], 'no positive number'),
+        (['lr=1,2', 'a=1,2'], 'takes one key, got lr=1,2 and a=1,2'),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(texts, words):
+    with pytest.raises(ValueError, match=words):
+        parse_tuning(texts)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'words'),
+    [
+        (['--tune-on=val.json'], 'need --tune'),
+        ([f'--tune={LR}=1,2', '--tune-fraction=1.5'], 'between 0 and 1'),
+        ([f'--tune={LR}=1,2', '--tune-on=test.json'], 'is the test set'),
+        ([f'--tune={LR}=1,2', '--tune-on=no.json'], 'no no.json here'),
+        (['--tune=no.such.key=x1,x2'], 'has None there'),
+        (['--tune=model.head.in_channels=1,2'], 'row own sets it'),
+        (['--tune=randomness.seed=1,2'], 'the comparison sets it'),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(data, tmp_path, flags, words):
+    out = tmp_path / 'out'
+    with pytest.raises((ValueError, OSError), match=words):
+        compare.main(command(data, out, *flags))
+    assert not [*out.glob('**/result.json')]
+
+
+def held(data, out, *flags):
+    """The config of a row that chooses."""
+    tune = f'--tune={LR}=1,2'
+    args = compare.parse_args(command(data, out, tune, *flags))
+    _, (row,) = parse_rows(args.rows)
+    cfg = build_config(row, args)
+    hold_out(cfg, args)
+    return cfg
+
+
+def build(config):
+    return LongTailMultiLabelDataset(
+        config.ann_file,
+        data_root=config.data_root,
+        metainfo=config.get('metainfo'),
+        test_mode=config.get('test_mode', False),
+    )
+
+
+def test_training_images_are_held_out_and_no_test_image_read(data, tmp_path):
+    cfg = held(data, tmp_path / 'out', '--tune-fraction=0.4')
+    parts = cfg.train_dataloader.dataset.dataset, cfg.test_dataloader.dataset
+    train, val = map(build, parts)
+    paths = [{info['img_path'] for info in part} for part in (train, val)]
+    assert [len(part) for part in paths] == [6, 4]
+    assert len(paths[0] | paths[1]) == 10
+    # The groups are those of the images that are left.
+    assert val.metainfo['class_counts'] == train.metainfo['class_counts']
+    assert train.metainfo['class_counts'][2] == 1
+    assert 'test.json' not in cfg.pretty_text
+
+
+def test_a_file_of_the_set_serves_where_there_is_one(data, tmp_path):
+    own = write_set(tmp_path / 'data')
+    (own / 'val.json').write_bytes((own / 'train.json').read_bytes())
+    for flags in ([], ['--tune-on=val.json']):
+        cfg = held(own, tmp_path / 'out', *flags)
+        assert cfg.test_dataloader.dataset.ann_file == str(own / 'val.json')
+        assert cfg.train_dataloader.dataset.dataset.ann_file == 'train.json'
+    cfg = held(own, tmp_path / 'out', '--tune-fraction=0.4')
+    assert 'tune/data/val_' in cfg.test_dataloader.dataset.ann_file
+
+
+def test_pictures_of_the_demo_are_held_out(tmp_path):
+    args = compare.parse_args(
+        ['--data=demo', f'--out={tmp_path}', f'--tune={LR}=1,2', '--rows=erm']
+    )
+    cfg = build_config(Row('erm', 'erm', {}), args)
+    hold_out(cfg, args)
+    train = cfg.train_dataloader.dataset.dataset
+    test = cfg.test_dataloader.dataset
+    assert (test.split, test.test_mode) == ('train', True)
+    assert {*train.indices} | {*test.indices} == {*range(1142)}
+    assert not {*train.indices} & {*test.indices}
+    assert test.metainfo['num_train_images'] == len(train.indices)
+
+
+def make_in_process(runs, configs, jobs):
+    for run in runs:
+        if run.missing():
+            write_run(run, configs[run.row])
+            single_run.make_run(run.folder)
+    return []
+
+
+def make_up(runs, configs, jobs, scores):
+    """Leaves results whose mAP is given by the rate."""
+    for run in runs:
+        rate = configs[run.row].optim_wrapper.optimizer.lr
+        if rate not in scores:
+            continue
+        result = make_result(run.row, run.seed)
+        result['metrics']['fused']['mAP'] = scores[rate] + run.seed
+        write_json(run.folder / RESULT, {**result, 'lr': rate})
+    return [run for run in runs if run.missing()]
+
+
+def rates_made(out):
+    return {
+        json.loads(path.read_text())['lr'] for path in out.glob('*/*/*.json')
+    }
+
+
+def test_every_row_gets_its_best_value(data, tmp_path, monkeypatch, capsys):
+    scores = {0.1: 40.0, 0.2: 50.0, 0.4: 50.5, 0.8: 30.0}
+    made = partial(make_up, scores=scores)
+    monkeypatch.setattr(compare, 'make_runs', made)
+    flags = [f'--tune={LR}=0.1,0.2', '--tune-seeds', '0', '2', '--tune-fra=.4']
+    compare.main(command(data, tmp_path, *flags))
+    # The two that were asked for, and two past the edge.
+    assert rates_made(tmp_path / 'tune') == {*scores}
+    result = json.loads((tmp_path / 'own/seed_0/result.json').read_text())
+    assert result['lr'] == 0.4
+    told = capsys.readouterr().out
+    assert '51.50 ± 1.41 | -0.50 at 0.2 | -20.50 at 0.8 | 0.2, 0.4' in told
+    assert 'tuning.csv' in told.splitlines()[-1]
+    with (tmp_path / 'tuning.csv').open() as file:
+        lines = [*csv.DictReader(file)]
+    assert len(lines) == 8
+    chosen = {line['value'] for line in lines if line['chosen'] == 'True'}
+    assert chosen == {'0.4'}
+    total = [float(x['total']) for x in lines if x['value'] == '0.8']
+    assert total == [30, 32]
+
+
+def test_failed_values_and_edges_are_told(data, tmp_path, monkeypatch, capsys):
+    made = partial(make_up, scores={0.1: 40.0, 0.2: 50.0})
+    monkeypatch.setattr(compare, 'make_runs', made)
+    compare.main(command(data, tmp_path, f'--tune={LR}=0.1,0.2'))
+    told = capsys.readouterr().out
+    assert 'a run failed: own 0.4.' in told
+    assert 'past the edge: own at 0.2.' in told
+    # Without any result a row is missing, and the others are reported.
+    made = partial(make_up, scores={})
+    monkeypatch.setattr(compare, 'make_runs', made)
+    with pytest.raises(SystemExit, match='1'):
+        compare.main(command(data, tmp_path / 'x', f'--tune={LR}=0.1,0.2'))
+
+
+def test_a_tuned_comparison_trains_and_is_not_made_again(
+    data, tmp_path, monkeypatch, quick, quiet
+):
+    monkeypatch.setattr(compare, 'make_runs', make_in_process)
+    line = command(data, tmp_path, f'--tune={LR}=x1,x8', '--tune-fraction=.4')
+    line[line.index(ROW)] = f'own+bn=erm,{SMALL_HEAD}'
+    compare.main(line)
+    (result,) = tmp_path.glob('own/seed_0/result.json')
+    metrics = json.loads(result.read_text())['metrics']
+    assert metrics.keys() == {'bn'}  # no test that nobody asked for
+    with (tmp_path / 'tuning.csv').open() as file:
+        lines = [*csv.DictReader(file)]
+    best = max(lines, key=lambda line: float(line['total']))
+    assert best['chosen'] == 'True'
+    cfg = Config.fromfile(tmp_path / 'own/seed_0/config.py')
+    assert cfg.optim_wrapper.optimizer.lr == float(best['value'])
+    written = (tmp_path / 'tuning.csv').read_bytes()
+
+    def refuse(*_):
+        raise AssertionError('made again')
+
+    monkeypatch.setattr(single_run, 'make_run', refuse)
+    compare.main(line)
+    assert (tmp_path / 'tuning.csv').read_bytes() == written
+    assert np.isfinite(metrics['bn']['mAP'])
