@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.fileio import JsonHandler, register_handler
 from mmengine.fileio.handlers.json_handler import set_default
 from mmengine.fileio.handlers.yaml_handler import Dumper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
 from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
@@ -236,6 +238,47 @@ def training_dataset(cfg: Config, pipeline: Any) -> Any:
     for dataset in innermost_datasets(config):
         dataset.update(pipeline=pipeline, lazy_init=False)
     return DATASETS.build(config)
+
+
+def fit_to_data(cfg: Config) -> None:
+    """Fits batch, epoch and warm-up to a small training set, in place.
+
+    Where an epoch does not fill a batch, both are set so that an epoch has
+    four steps, which is said. A warm-up shorter than a step takes one.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    if not isinstance(loader.get('sampler'), Mapping):
+        return
+    dataset = training_dataset(cfg, [])
+    sampler = DATA_SAMPLERS.build(
+        deepcopy(loader.sampler), default_args=dict(dataset=dataset)
+    )
+    world = int(os.environ.get('WORLD_SIZE') or 1)
+    draws = getattr(sampler, 'epoch_length', len(dataset)) // world
+    batch = loader.get('batch_size')
+    if isinstance(batch, int) and loader.get('drop_last') and draws < batch:
+        few = max(min(batch, len(dataset) // (4 * world)), 2)
+        loader.batch_size = few
+        words = f'batches of {few}'
+        if 'epoch_length' in loader.sampler:
+            draws = 4 * few
+            loader.sampler.epoch_length = draws * world
+            words += f' and epochs of {draws * world} draws'
+        if is_main_process():
+            print(
+                f'Data:   an epoch would be shorter than a batch of {batch}: '
+                f'takes {words} for the {len(dataset)} images'
+            )
+        batch = few
+    steps = max(draws // (batch or 1), 1)
+    schedulers: Any = cfg.get('param_scheduler') or []
+    if isinstance(schedulers, Mapping):
+        schedulers = [schedulers]
+    for scheduler in schedulers:
+        end, begin = scheduler.get('end', 1), scheduler.get('begin', 0)
+        if scheduler.get('convert_to_iter_based') and end < 1:
+            # A little more, since the Runner cuts it to whole steps.
+            scheduler.end = max(end, begin + 1 / steps + 1e-6)
 
 
 def config_parts(node: Any) -> Iterator[Any]:

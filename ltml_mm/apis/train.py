@@ -18,7 +18,7 @@ from ltml_cli.options import check_new_run
 from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import fit_to_data, load_config
 from ltml_mm.apis.screen import quiet_run
 from ltml_mm.apis.weights import fetch_weights
 from ltml_mm.decisions.model_card import share
@@ -63,6 +63,7 @@ def training_config(args: argparse.Namespace) -> Config:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     elif not cfg.get('resume'):
         check_new_run(cfg.work_dir)
+    fit_to_data(cfg)
     path = cfg.get('load_from')
     if path is None and cfg.get('resume'):
         # Named here, since the Runner would follow the pointer alone.
