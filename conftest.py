@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+pytest_plugins = ['report_fixtures']
+
 
 def pytest_configure(config):
     """Hides the GPUs from tests of what holds on a CPU.

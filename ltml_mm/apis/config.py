@@ -18,6 +18,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
+from ltml_mm.apis.learning_rate import (
+    LearningRateHook,
+    fill_learning_rate,
+)
 from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
@@ -219,9 +223,17 @@ class RunnerFromData:
 
     @staticmethod
     def from_cfg(cfg: Config) -> Runner:
-        """Builds MMEngine's Runner; raises what :func:`load_config` does."""
+        """Builds MMEngine's Runner; raises what :func:`load_config` does.
+
+        Here, where launcher and batch are known, a learning rate of None is
+        filled in, too: see :func:`fill_learning_rate`.
+        """
         complete_config(cfg)
-        return Runner.from_cfg(cfg)
+        reason = fill_learning_rate(cfg)
+        runner = Runner.from_cfg(cfg)
+        if reason is not None:
+            runner.register_hook(LearningRateHook(reason))
+        return runner
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:
@@ -246,7 +258,7 @@ def fit_to_data(cfg: Config) -> None:
     Where an epoch does not fill a batch, both are set so that an epoch has
     four steps, which is said. A warm-up shorter than a step takes one.
     """
-    loader = cfg.get('train_dataloader') or {}
+    loader: Any = cfg.get('train_dataloader') or {}
     if not isinstance(loader.get('sampler'), Mapping):
         return
     dataset = training_dataset(cfg, [])

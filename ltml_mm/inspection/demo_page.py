@@ -7,10 +7,9 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,7 @@ from PIL import Image
 from ltml_cli import parse
 from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.apis.model import DEFAULT_THRESHOLD
-from ltml_mm.datasets.images import (
-    FORMATS,
-    UnreadableImageError,
-    printable,
-)
+from ltml_mm.datasets.images import FORMATS, UnreadableImageError, printable
 from ltml_mm.decisions.thresholds import logit, sigmoid
 from ltml_mm.evaluation.grouped_average_precision import BRANCHES_KEY
 from ltml_mm.inspection.attention import Attention, has_grad_cam
@@ -49,32 +44,7 @@ MAX_PICTURES, MAX_SESSIONS = 24, 20
 NEXT_BEST, NEAREST = 3, 5
 SIDE, QUALITY = 240, 80
 BEST = 'the first class of each picture'
-#: What to install for the page.
 EXTRA = 'pip install "ltml_mm[web]"'
-
-
-@dataclass
-class Seen:
-    """A picture that was dropped, and what the network says of it.
-
-    Attributes:
-        name: Of its file.
-        inputs: As the network takes it, (1, C, H, W).
-        scores: Of each class, (K,).
-        branches: Those of each branch.
-        near: The nearest training pictures.
-        uri, ratio: Its thumbnail, and width over height.
-        heats: Maps by class and branch.
-    """
-
-    name: str
-    inputs: torch.Tensor
-    scores: np.ndarray
-    branches: dict[str, np.ndarray]
-    near: list[dict[str, Any]]
-    uri: str
-    ratio: float
-    heats: dict[int, dict[str, str]] = field(default_factory=dict)
 
 
 class Trial:
@@ -82,7 +52,8 @@ class Trial:
 
     Args:
         inferencer: The model.
-        train_images: Training pictures to find the nearest among.
+        train_images: Training pictures to find the nearest among, 0 for
+            none.
     """
 
     def __init__(
@@ -91,15 +62,14 @@ class Trial:
         self.inferencer = inferencer
         self.names = [info['name'] for info in inferencer.class_info]
         groups = class_groups(inferencer.class_info)
-        everything = groups.pop('all')
-        self.groups = groups or {'all': everything}
-        thresholds = np.full(len(self.names), DEFAULT_THRESHOLD)
+        everything = {'all': groups.pop('all')}
+        self.groups = groups or everything
+        self.thresholds = np.full(len(self.names), DEFAULT_THRESHOLD)
         if inferencer.thresholds is not None:
-            thresholds = inferencer.thresholds.values
-        self.thresholds = thresholds
+            self.thresholds = inferencer.thresholds.values
         #: Where the slider of each group starts.
         self.start = {
-            name: round(float(np.median(thresholds[members])), 2)
+            name: round(float(np.median(self.thresholds[members])), 2)
             for name, members in self.groups.items()
         }
         self.looks: dict[str, Attention] = {}
@@ -110,81 +80,60 @@ class Trial:
 
     def _index(self, most: int) -> None:
         """Keeps the features of training pictures."""
-        config = self.inferencer.config
+        config, model = self.inferencer.config, self.inferencer.model
         try:
-            self.training = build_training_set(config)
-            self.chosen = spread(len(self.training), most)
+            training = build_training_set(config)
+            self.chosen = spread(len(training), most)
             self.features = Features(len(self.chosen))
-            for vectors, images in observe(
-                self.inferencer.model, config, self.training, self.chosen
-            ):
-                self.features.add(vectors, images)
+            for batch in observe(model, config, training, self.chosen):
+                self.features.add(*batch)
         # Its files may lie on another machine, or be gone.
         except (OSError, ValueError) as error:
-            self.training = None
-            reason = f'the training pictures cannot be read: {error}'
-            print(f'no nearest training pictures: {reason}', file=sys.stderr)
+            print(f'no nearest training pictures: {error}', file=sys.stderr)
             self.note += ' The training pictures are not at hand.'
+        else:
+            self.training = training
 
-    def look_at(self, path: str) -> Seen:
+    def look_at(self, path: str) -> dict[str, Any]:
         """Runs the network on an uploaded file.
+
+        Returns:
+            dict: ``name`` of the file, the network's ``inputs``, ``scores``
+            and ``branches``, thumbnail, and ``near`` training pictures.
 
         Raises:
             UnreadableImageError: It cannot be read, or is too large.
         """
-        name = printable(Path(path).name)
-        if os.path.getsize(path) > MAX_FILE_BYTES:
-            raise UnreadableImageError(name, 'the file is too large')
-        self._check_pixels(path, name)
-        item = self.inferencer.pipeline(path)
+        check_size(path)
+        batch = pseudo_collate([self.inferencer.pipeline(path)])
         model = self.inferencer.model
         with head_inputs(model) as seen, torch.no_grad():
-            sample = model.test_step(pseudo_collate([item]))[0]
-        data = model.data_preprocessor(pseudo_collate([item]), False)
-        pixels = shrink(item['inputs'], SIDE)
+            sample = model.test_step(batch)[0]
         branches = sample.get(BRANCHES_KEY) or {}
-        return Seen(
-            name=name,
-            inputs=data['inputs'],
-            scores=sample.pred_score.float().cpu().numpy(),
-            branches={k: v.float().cpu().numpy() for k, v in branches.items()},
-            near=self._nearest(joined_features(seen)),
-            uri=data_uri(pixels, SIDE, QUALITY),
-            ratio=pixels.shape[1] / pixels.shape[0],
-        )
-
-    def _check_pixels(self, path: str, name: str) -> None:
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-        # The inferencer's loader says what is wrong.
-        except Exception:
-            return
-        if width * height > MAX_FILE_PIXELS:
-            millions = MAX_FILE_PIXELS // 1_000_000
-            raise UnreadableImageError(
-                name, f'it has more than {millions} million pixels'
-            )
+        return {
+            'name': printable(Path(path).name),
+            'inputs': model.data_preprocessor(batch, False)['inputs'],
+            'scores': sample.pred_score.float().cpu().numpy(),
+            'branches': {n: s.float().cpu() for n, s in branches.items()},
+            'near': self._nearest(joined_features(seen)),
+            'heats': {},
+            **_thumbnail(batch['inputs'][0], SIDE),
+        }
 
     def _nearest(self, vectors: np.ndarray | None) -> list[dict[str, Any]]:
         """Describes the training pictures most like one, (1, C)."""
         if self.training is None or vectors is None:
             return []
-        vector = self.features.project(vectors)[0].astype(np.float32)
+        cosines = self.features.cosines(self.features.project(vectors))[:, 0]
         near = []
-        for place in self.features.nearest(vector, NEAREST):
+        for place in np.argsort(-cosines, kind='stable')[:NEAREST]:
             item = self.training[self.chosen[place]]
-            pixels = shrink(item['inputs'], SIDE // 2)
-            labels = item['data_samples'].get('gt_label', [])
-            own = self.features.vectors[place].astype(np.float32)
-            near.append(
-                {
-                    'uri': data_uri(pixels, SIDE // 2, QUALITY),
-                    'ratio': pixels.shape[1] / pixels.shape[0],
-                    'labels': [self.names[k] for k in labels],
-                    'cosine': float(own @ vector),
-                }
-            )
+            labels = item['data_samples'].get('gt_label', ())
+            found = {
+                'labels': [self.names[k] for k in labels],
+                'cosine': float(cosines[place]),
+            }
+            near.append({**found, **_thumbnail(item['inputs'], SIDE // 2)})
         return near
 
     def moved(self, sliders: Sequence[float]) -> np.ndarray:
@@ -193,98 +142,84 @@ class Trial:
         A slider moves the logits of all thresholds of its group alike: where
         these are equal, it is the threshold.
         """
-        moved = self.thresholds.astype(float)
-        for (name, members), value in zip(
-            self.groups.items(), sliders, strict=True
+        moved = logit(self.thresholds)
+        for members, start, value in zip(
+            self.groups.values(), self.start.values(), sliders, strict=True
         ):
-            shift = logit(value) - logit(self.start[name])
-            moved[members] = sigmoid(logit(moved[members]) + shift)
-        return moved
+            moved[members] += logit(value) - logit(start)
+        return sigmoid(moved)
 
-    def heat(self, seen: Seen, k: int) -> dict[str, str]:
+    def heat(self, seen: dict[str, Any], k: int) -> dict[str, str]:
         """Returns the maps of a class, by branch; nothing without them."""
-        if k not in seen.heats:
-            seen.heats[k] = {}
+        if k not in seen['heats']:
+            heats: dict[str, str] = {}
+            model, inputs = self.inferencer.model, seen['inputs']
             try:
-                for name in [*seen.branches] or ['']:
-                    if has_grad_cam() and name not in self.looks:
-                        self.looks[name] = Attention(
-                            self.inferencer.model, seen.inputs, name
-                        )
-                    if name in self.looks:
-                        heat = self.looks[name](seen.inputs, [k])[0]
-                        seen.heats[k][name] = heat_uri(heat)
-            except ValueError as error:
+                for name in [*seen['branches']] or ['']:
+                    if name not in self.looks:
+                        self.looks[name] = Attention(model, inputs, name)
+                    heats[name] = heat_uri(self.looks[name](inputs, [k])[0])
+            except (ImportError, ValueError) as error:
                 print(f'no Grad-CAM: {error}', file=sys.stderr)
-        return seen.heats[k]
+                heats = {}
+            seen['heats'][k] = heats
+        return seen['heats'][k]
 
     def describe(
-        self, seen: Seen, thresholds: np.ndarray, looked_for: str
+        self, seen: dict[str, Any], thresholds: np.ndarray, looked_for: str
     ) -> dict[str, Any]:
         """Describes a picture for the template."""
-        margin = logit(seen.scores) - logit(thresholds)
-        k = int(margin.argmax())
-        if looked_for in self.names:
-            k = self.names.index(looked_for)
+        margin = logit(seen['scores']) - logit(thresholds)
+        named = looked_for in self.names
+        k = self.names.index(looked_for) if named else int(margin.argmax())
         groups = []
         for name, members in self.groups.items():
             order = np.array(members)[np.argsort(-margin[members])]
-            fires = int((seen.scores[order] >= thresholds[order]).sum())
+            fires = int((margin[order] >= 0).sum())
             rows = [
                 {
                     'name': self.names[j],
-                    'score': float(seen.scores[j]),
+                    'score': float(seen['scores'][j]),
                     'threshold': float(thresholds[j]),
-                    'fires': bool(seen.scores[j] >= thresholds[j]),
+                    'fires': bool(margin[j] >= 0),
                     'branches': {
-                        b: float(scores[j])
-                        for b, scores in seen.branches.items()
+                        n: float(s[j]) for n, s in seen['branches'].items()
                     },
                 }
                 for j in order[: fires + NEXT_BEST]
             ]
             size = len(members)
             groups.append(dict(name=name, rows=rows, fires=fires, size=size))
-        return {
-            **vars(seen),
-            'heats': self.heat(seen, k),
-            'looked_for': self.names[k],
-            'groups': groups,
-        }
+        heats, name = self.heat(seen, k), self.names[k]
+        return {**seen, 'heats': heats, 'looked_for': name, 'groups': groups}
 
     def render(
         self,
-        pictures: Sequence[Seen],
+        pictures: Sequence[dict[str, Any]],
         looked_for: str,
         sliders: Sequence[float],
         troubles: Sequence[str] = (),
     ) -> str:
-        """Renders pictures, the last first, and sentences on the others."""
+        """Renders pictures, and sentences on files that were left out."""
         thresholds = self.moved(sliders)
-        return (
-            environment()
-            .get_template('demo.html.j2')
-            .render(
-                troubles=troubles,
-                note=self.note,
-                pictures=[
-                    self.describe(seen, thresholds, looked_for)
-                    for seen in pictures
-                ],
-            )
+        shown = [self.describe(p, thresholds, looked_for) for p in pictures]
+        template = environment().get_template('demo.html.j2')
+        return template.render(
+            pictures=shown, troubles=troubles, note=self.note
         )
 
     def take(
-        self, files: Sequence[str] | None, kept: Sequence[Seen]
-    ) -> tuple[list[Seen], list[str]]:
+        self, files: Sequence[str] | None, kept: Sequence[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
         """Looks at uploaded files, and deletes them.
 
         Returns:
             tuple: The pictures, the new ones first, and a sentence for each
             file that was left out.
         """
+        files = files or ()
         found, troubles = [], []
-        for number, path in enumerate(files or ()):
+        for number, path in enumerate(files):
             try:
                 if number < MAX_FILES:
                     found.append(self.look_at(path))
@@ -294,7 +229,7 @@ class Trial:
             finally:
                 # Each upload has a folder of its own.
                 shutil.rmtree(Path(path).parent, ignore_errors=True)
-        if files and len(files) > MAX_FILES:
+        if len(files) > MAX_FILES:
             troubles.append(
                 f'{len(files) - MAX_FILES} files were left out: at most '
                 f'{MAX_FILES} at a time.'
@@ -302,9 +237,44 @@ class Trial:
         return [*found, *kept][:MAX_PICTURES], troubles
 
 
+def check_size(path: str) -> None:
+    """Raises UnreadableImageError where a file or its picture is too large.
+
+    What is no picture passes: the loader says what is wrong with it.
+    """
+    if os.path.getsize(path) > MAX_FILE_BYTES:
+        raise UnreadableImageError(path, 'the file is too large')
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+    # Parsers meet broken content with errors of every kind.
+    except Exception:
+        return
+    if pixels > MAX_FILE_PIXELS:
+        most = MAX_FILE_PIXELS // 1_000_000
+        reason = f'it has more than {most} million pixels'
+        raise UnreadableImageError(path, reason)
+
+
+def _thumbnail(image: torch.Tensor, side: int) -> dict[str, Any]:
+    pixels = shrink(image, side)
+    ratio = pixels.shape[1] / pixels.shape[0]
+    return {'uri': data_uri(pixels, side, QUALITY), 'ratio': ratio}
+
+
 def build_page(trial: Trial, title: str) -> Any:
     """Builds the page, a ``gradio.Blocks``."""
     import gradio as gr
+
+    def on_upload(paths: Any, kept: Any, wanted: str, *sliders: float) -> Any:
+        kept, troubles = trial.take(paths, kept)
+        return None, kept, trial.render(kept, wanted, sliders, troubles)
+
+    def on_change(kept: Any, wanted: str, *sliders: float) -> str:
+        return trial.render(kept, wanted, sliders)
+
+    def on_clear(wanted: str, *sliders: float) -> Any:
+        return [], trial.render([], wanted, sliders)
 
     with gr.Blocks(
         title=title, analytics_enabled=False, delete_cache=(60, 600)
@@ -316,91 +286,46 @@ def build_page(trial: Trial, title: str) -> Any:
                 files = gr.File(
                     label=f'Pictures, up to {MAX_FILES} at a time',
                     file_count='multiple',
-                    type='filepath',
                     height=150,
                 )
                 sliders = [
                     gr.Slider(
                         0.01,
                         0.99,
-                        trial.start[name],
+                        value,
                         step=0.01,
                         label=f'Threshold of {name} classes',
                     )
-                    for name in trial.groups
+                    for name, value in trial.start.items()
                 ]
                 looked_for = gr.Dropdown(
                     [BEST, *trial.names], value=BEST, label='Grad-CAM of'
                 )
                 clear = gr.Button('Clear', size='sm')
             with gr.Column(scale=3, min_width=320):
-                start = [trial.start[name] for name in trial.groups]
-                shown = gr.HTML(
-                    trial.render([], BEST, start), apply_default_css=False
-                )
-
-        def on_upload(
-            paths: Any, kept: Any, wanted: str, *values: float
-        ) -> Any:
-            kept, troubles = trial.take(paths, kept)
-            html = trial.render(kept, wanted, values, troubles)
-            return None, kept, html
-
-        def on_change(kept: Any, wanted: str, *values: float) -> str:
-            return trial.render(kept, wanted, values)
-
+                empty = trial.render([], BEST, [*trial.start.values()])
+                shown = gr.HTML(empty, apply_default_css=False)
+        asked = [looked_for, *sliders]
         # One at a time: the network has hooks while it runs.
         once: dict[str, Any] = dict(
             concurrency_limit=1,
             concurrency_id='model',
             api_visibility='private',
         )
-        asked = [pictures, looked_for, *sliders]
-        files.upload(
-            on_upload, [files, *asked], [files, pictures, shown], **once
-        )
-        for control in sliders:
-            control.release(on_change, asked, shown, **once)
-        looked_for.change(on_change, asked, shown, **once)
-        clear.click(
-            lambda wanted, *v: ([], trial.render([], wanted, v)),
-            asked[1:],
-            [pictures, shown],
-            **once,
-        )
+        took = [files, pictures, shown]
+        files.upload(on_upload, [files, pictures, *asked], took, **once)
+        controls: list[Any] = [looked_for, *sliders]
+        for control in controls:
+            control.change(
+                on_change,
+                [pictures, *asked],
+                shown,
+                # Of the places that a slider passes, the last counts.
+                trigger_mode='always_last',
+                **once,
+            )
+        clear.click(on_clear, asked, [pictures, shown], **once)
     return page
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serves the page until it is interrupted."""
-    args = parse('demo-page', argv)
-    trial = load_trial(args)
-    signal.signal(signal.SIGTERM, _stop)
-    with TemporaryDirectory(prefix='ltml_page_') as folder:
-        server = serve(trial, args.host, args.port, folder)
-        print(f'Serving on {server.local_url} until Ctrl-C', flush=True)
-        try:
-            server.block_thread()
-        finally:
-            server.close()
-
-
-def load_trial(args: Any) -> Trial:
-    """Loads the model, its thresholds and its training pictures."""
-    if not has_gradio():
-        raise ValueError(f'the page needs the package gradio: {EXTRA}')
-    inferencer = MultiLabelInferencer(
-        args.config,
-        args.checkpoint,
-        args.device,
-        args.cfg_options,
-        thresholds=args.thresholds,
-    )
-    if inferencer.thresholds is None:
-        print(inferencer.thresholds_note, file=sys.stderr)
-    if not has_grad_cam():
-        print(f'Grad-CAM needs the package grad-cam: {EXTRA}', file=sys.stderr)
-    return Trial(inferencer, args.train_images)
 
 
 def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
@@ -413,7 +338,8 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
         folder: Where uploads are kept until they were looked at.
     """
     # Read when gradio is imported, and at each upload.
-    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', GRADIO_TEMP_DIR=folder)
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    os.environ['GRADIO_TEMP_DIR'] = folder
     import gradio as gr
 
     fonts = ['system-ui', 'sans-serif']
@@ -433,13 +359,29 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
     return page
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    # Leaves the folder of uploads behind otherwise.
-    sys.exit(0)
-
-
-def has_gradio() -> bool:
-    """Tells whether the package ``gradio`` is installed."""
-    from importlib.util import find_spec
-
-    return find_spec('gradio') is not None
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serves the page until it is interrupted."""
+    args = parse('demo-page', argv)
+    if find_spec('gradio') is None:
+        raise ValueError(f'the page needs the package gradio: {EXTRA}')
+    if not has_grad_cam():
+        print(f'Grad-CAM needs the package grad-cam: {EXTRA}', file=sys.stderr)
+    inferencer = MultiLabelInferencer(
+        args.config,
+        args.checkpoint,
+        args.device,
+        args.cfg_options,
+        thresholds=args.thresholds,
+    )
+    if inferencer.thresholds is None:
+        print(inferencer.thresholds_note, file=sys.stderr)
+    trial = Trial(inferencer, args.train_images)
+    # By itself it would leave the folder of uploads behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with TemporaryDirectory(prefix='ltml_page_') as folder:
+        page = serve(trial, args.host, args.port, folder)
+        print(f'Serving on {page.local_url} until Ctrl-C', flush=True)
+        try:
+            page.block_thread()
+        finally:
+            page.close()

@@ -13,10 +13,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
+from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.config import training_dataset
-from ltml_mm.apis.model import scope_of
+from ltml_mm.apis.model import DEFAULT_THRESHOLD, scope_of
 from ltml_mm.class_statistics import GROUPS
 from ltml_mm.datasets.images import printable
 from ltml_mm.datasets.two_stream import innermost_dataset
@@ -26,40 +27,54 @@ from ltml_mm.decisions.scores import (
     build_loader,
     collect_scores,
 )
+from ltml_mm.decisions.thresholds import Thresholds
 from ltml_mm.inspection.neighbours import Features
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a network says of the N images of a set.
+    """What a network says of a test set, and what it decides.
 
     Attributes:
-        dataset: The set; its items are what the network sees.
-        found: Scores, by branch too, and the true labels.
-        names: A short name of each image.
+        network: The network.
+        dataset: The test set; its items are what the network sees.
+        found: Scores, by branch too, and the true labels of N images.
         features: What the heads read of each image, and its hash.
+        thresholds: Of each class, (K,).
     """
 
+    network: Network
     dataset: Any
     found: Scores
-    names: list[str]
     features: Features
+    thresholds: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The decisions, bool (N, K)."""
+        return self.found.scores >= self.thresholds
+
+    def name(self, image: int) -> str:
+        """Names an image by its folder and file."""
+        return short_name(self.found.paths[image])
 
 
-def gather(network: Network) -> Evidence:
+def gather(network: Network, chosen: Thresholds | None = None) -> Evidence:
     """Runs a network over its test set.
+
+    Args:
+        network: The network.
+        chosen: Its thresholds; 0.5 where there are none.
 
     Raises:
         UnreadableImageError: An image cannot be read.
         ValueError: The config has no test set, an image has no labels, a
             score is NaN, or there is not one for each class.
     """
-    if not (network.cfg.get('test_dataloader') or {}).get('dataset'):
-        raise ValueError(
-            'the config has no test_dataloader with a dataset, whose '
-            'pictures the report is about'
-        )
-    loader = build_loader(network.cfg, network.cfg.test_dataloader)
+    test = network.cfg.get('test_dataloader') or {}
+    if not test.get('dataset'):
+        raise ValueError('the config has no test_dataloader with a dataset')
+    loader = build_loader(network.cfg, test)
     store = Features(len(loader.dataset))
     with head_inputs(network.model) as seen:
 
@@ -71,51 +86,47 @@ def gather(network: Network) -> Evidence:
                 store.add(joined_features(seen), batch['inputs'])
 
         found = collect_scores(network.model, watched())
-    if found.scores.shape[1] != len(network.names):
+    classes = len(network.names)
+    if found.scores.shape[1] != classes:
         raise ValueError(
             f'the model gives {found.scores.shape[1]} scores an image, but '
-            f'{len(network.names)} class names are known'
+            f'{classes} class names are known'
         )
-    names = [short_name(path) for path in found.paths]
-    return Evidence(loader.dataset, found, names, store)
+    values = np.full(classes, DEFAULT_THRESHOLD)
+    values = values if chosen is None else chosen.values
+    return Evidence(network, loader.dataset, found, store, values)
 
 
 def observe(
-    network: Any, cfg: Config, dataset: Any, indices: Sequence[int]
+    model: Any, cfg: Config, dataset: Any, indices: Sequence[int]
 ) -> Iterator[tuple[np.ndarray | None, list[torch.Tensor]]]:
-    """Yields features and images of a set, batch by batch.
+    """Yields features and images of some of a set, batch by batch.
 
-    Args:
-        network: The network.
-        cfg: Its config, whose test loader gives batch size and workers.
-        dataset: A set whose items the network takes.
-        indices: The images to look at.
-
-    Raises:
-        UnreadableImageError: An image cannot be read.
+    The test loader of ``cfg`` gives the batch size and the workers.
     """
+    test = cfg.test_dataloader
     loader = DataLoader(
         dataset,
-        batch_size=cfg.test_dataloader.get('batch_size', 32),
+        batch_size=test.get('batch_size', 32),
         sampler=indices,
-        num_workers=cfg.test_dataloader.get('num_workers', 0),
+        num_workers=test.get('num_workers', 0),
         collate_fn=pseudo_collate,
     )
-    with head_inputs(network) as seen, torch.no_grad():
+    with head_inputs(model) as seen, torch.no_grad():
         for batch in loader:
             seen.clear()
-            network.test_step(batch)
+            model.test_step(batch)
             yield joined_features(seen), batch['inputs']
 
 
 @contextmanager
-def head_inputs(network: Any) -> Iterator[list[Any]]:
+def head_inputs(model: Any) -> Iterator[list[Any]]:
     """Lists, while it is open, what the heads of a network are called with."""
     seen: list[Any] = []
-    alone = {'': getattr(network, 'head', None)}
+    alone = {'': getattr(model, 'head', None)}
     handles = [
         head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        for head in (getattr(network, 'heads', None) or alone).values()
+        for head in (getattr(model, 'heads', None) or alone).values()
         if isinstance(head, torch.nn.Module)
     ]
     try:
@@ -131,14 +142,12 @@ def joined_features(seen: Iterable[Any]) -> np.ndarray | None:
     for feats in seen:
         while isinstance(feats, (list, tuple)):
             feats = feats[-1]
-        if feats.dim() == 4:
-            feats = feats.mean((2, 3))
-        elif feats.dim() == 3:
-            feats = feats.mean(1)
-        parts.append(torch.nn.functional.normalize(feats.float(), dim=1))
+        if feats.dim() > 2:
+            feats = feats.mean((2, 3) if feats.dim() == 4 else 1)
+        parts.append(normalize(feats.float(), dim=1))
     if not parts:
         return None
-    return (torch.cat(parts, 1) / len(parts) ** 0.5).cpu().numpy()
+    return normalize(torch.cat(parts, 1), dim=1).cpu().numpy()
 
 
 def build_training_set(cfg: Config) -> Any:
@@ -161,7 +170,7 @@ def spread(size: int, most: int) -> list[int]:
 
 
 def short_name(path: str | None) -> str:
-    """Names an image by its file and folder, never by the whole path."""
+    """Names an image by its folder and file, never by the whole path."""
     return printable('/'.join(PurePath(path or 'picture').parts[-2:]))
 
 
@@ -172,6 +181,5 @@ def class_groups(
     groups = {'all': list(range(len(class_info)))}
     for name in GROUPS:
         members = [k for k, c in enumerate(class_info) if c['group'] == name]
-        if members:
-            groups[name] = members
+        groups |= {name: members} if members else {}
     return groups

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
+from torch import Tensor
 
 #: What the features of one set may take; wider ones are projected.
 FEATURE_BYTES = 256 * 2**20
 #: The rows of similarities that are in memory at once.
 BLOCK = 4096
-#: Of the 64 bits of a hash: what re-encoding and resizing leave equal.
-SAME_BITS = 6
-#: The least cosine of two copies of one picture.
-SAME_COSINE = 0.9
+#: Of the 64 bits of a hash, what re-encoding and resizing may change; and
+#: the least cosine of two copies of one picture.
+SAME_BITS, SAME_COSINE = 6, 0.9
 
 _ONES = np.array([bin(byte).count('1') for byte in range(256)], np.uint8)
 
@@ -38,14 +36,9 @@ class Features:
         self._hashes: list[np.ndarray] = []
 
     def add(
-        self, vectors: np.ndarray | None, images: Iterable[torch.Tensor]
+        self, vectors: np.ndarray | None, images: Iterable[Tensor]
     ) -> None:
-        """Adds a batch.
-
-        Args:
-            vectors: Unit vectors, float32 (B, C); None where there are none.
-            images: The pictures, uint8 (C, H, W) each.
-        """
+        """Adds a batch: unit vectors (B, C), or None, and pictures."""
         self._hashes += [difference_hash(image) for image in images]
         if vectors is not None:
             self._vectors.append(self.project(vectors))
@@ -57,8 +50,7 @@ class Features:
         if width > kept:
             rng = np.random.default_rng(0)
             vectors = vectors @ rng.standard_normal((width, kept), np.float32)
-            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors / np.maximum(lengths, 1e-12)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-12
         return vectors.astype(np.float16)
 
     @property
@@ -74,40 +66,37 @@ class Features:
         """uint8 of shape (N, 8)."""
         return np.reshape(self._hashes, (-1, 8)).astype(np.uint8)
 
-    def nearest(self, vector: np.ndarray, count: int) -> list[int]:
-        """Lists the pictures of the largest cosines with one, best first."""
-        cosines = np.concatenate(
-            [
-                self.vectors[start : start + BLOCK].astype(np.float32) @ vector
-                for start in range(0, len(self.vectors), BLOCK)
-            ]
-        )
-        return np.argsort(-cosines, kind='stable')[:count].tolist()
+    def cosines(self, vectors: np.ndarray) -> np.ndarray:
+        """Compares all pictures with projected vectors, float32 (N, B)."""
+        others = vectors.astype(np.float32).T
+        blocks = range(0, max(len(self.vectors), 1), BLOCK)
+        parts = [self.vectors[i : i + BLOCK] for i in blocks]
+        return np.concatenate([p.astype(np.float32) @ others for p in parts])
 
 
-@dataclass
 class Matches:
-    """For each of N pictures, the most alike one of another set.
+    """For each picture of a set, the most alike one of another set.
+
+    Likeness is the cosine of the features less the share of other bits.
+
+    Args:
+        own: The N pictures.
 
     Attributes:
         index: Its place in the other set, -1 before any was seen, (N,).
-        cosine: Of the features, float32 (N,).
+        cosine: Of the features, 1 where there are none, float32 (N,).
         bits: Of 64, those in which the hashes differ, (N,).
     """
 
-    index: np.ndarray
-    cosine: np.ndarray
-    bits: np.ndarray
-
-    @classmethod
-    def none_yet(cls, size: int) -> Matches:
-        """Starts a search."""
-        index = np.full(size, -1)
-        return cls(index, np.full(size, -2, np.float32), np.full(size, 64))
+    def __init__(self, own: Features) -> None:
+        self.own = own
+        self.index = np.full(own.size, -1)
+        self.cosine = np.full(own.size, -2, np.float32)
+        self.bits = np.full(own.size, 64)
 
     @property
     def likeness(self) -> np.ndarray:
-        """What ranks them: the cosine less the share of other bits."""
+        """What ranks the pairs, (N,)."""
         return self.cosine - self.bits / 64
 
     @property
@@ -115,50 +104,42 @@ class Matches:
         """Whether two pictures count as copies of one, bool (N,)."""
         return (self.bits <= SAME_BITS) & (self.cosine >= SAME_COSINE)
 
+    def add(
+        self,
+        vectors: np.ndarray | None,
+        images: list[Tensor],
+        indices: np.ndarray,
+    ) -> None:
+        """Compares a batch of the other set; takes what is more alike.
 
-def match(
-    own: Features,
-    vectors: np.ndarray | None,
-    images: Iterable[torch.Tensor],
-    indices: np.ndarray,
-    best: Matches,
-) -> None:
-    """Compares all pictures of a set with a batch of others, in place.
+        A picture and its mirror image count as one for the hashes.
 
-    A picture and its mirror image count as one for the hashes.
-
-    Args:
-        own: The N pictures.
-        vectors: Unit vectors of the others, float32 (B, C).
-        images: The others, uint8 (C, H, W) each.
-        indices: Their places in their set, (B,).
-        best: What was found before; takes what is more alike.
-    """
-    images = list(images)
-    plain = np.stack([difference_hash(image) for image in images])
-    mirrored = np.stack([difference_hash(image.flip(2)) for image in images])
-    others = None if vectors is None else own.project(vectors)
-    hashes, features = own.hashes, own.vectors
-    for start in range(0, own.size, BLOCK):
-        part = slice(start, start + BLOCK)
+        Args:
+            vectors: Unit vectors, float32 (B, C), None where there are none.
+            images: The pictures, (C, H, W) each.
+            indices: Their places in their set, (B,).
+        """
+        plain = np.stack([difference_hash(image) for image in images])
+        mirrored = np.stack([difference_hash(i.flip(2)) for i in images])
+        hashes = self.own.hashes
         bits = np.minimum(
-            _distances(hashes[part], plain), _distances(hashes[part], mirrored)
+            differing(hashes, plain), differing(hashes, mirrored)
         )
-        # Without features the hashes alone decide.
         cosine = np.ones(bits.shape, np.float32)
-        if others is not None:
-            rows = features[part].astype(np.float32)
-            cosine = rows @ others.astype(np.float32).T
-        column = (cosine - bits / 64).argmax(1)
-        row = np.arange(len(column))
-        near = row, column
-        found = Matches(indices[column], cosine[near], bits[near])
-        better = found.likeness > best.likeness[part]
-        for name in ('index', 'cosine', 'bits'):
-            getattr(best, name)[part][better] = getattr(found, name)[better]
+        if vectors is not None:
+            cosine = self.own.cosines(self.own.project(vectors))
+        best = (cosine - bits / 64).argmax(1)
+        near = np.arange(len(best)), best
+        better = cosine[near] - bits[near] / 64 > self.likeness
+        for name, values in (
+            ('index', indices[best]),
+            ('cosine', cosine[near]),
+            ('bits', bits[near]),
+        ):
+            getattr(self, name)[better] = values[better]
 
 
-def difference_hash(image: torch.Tensor) -> np.ndarray:
+def difference_hash(image: Tensor) -> np.ndarray:
     """Hashes a picture so that copies of it have nearly the same bits.
 
     Each bit says whether a pixel of the picture, made grey and reduced to
@@ -176,9 +157,9 @@ def difference_hash(image: torch.Tensor) -> np.ndarray:
     return np.packbits(small[:, 1:] > small[:, :-1])
 
 
-def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Counts the bits in which hashes differ, int64 (N, B)."""
-    total = np.zeros((len(first), len(second)), np.int64)
+def differing(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Counts the bits in which hashes differ, uint8 (N, B)."""
+    total = np.zeros((len(first), len(second)), np.uint8)
     for byte in range(8):
         total += _ONES[first[:, None, byte] ^ second[None, :, byte]]
     return total

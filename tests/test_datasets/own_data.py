@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from ltml_mm.datasets.converters.convert import convert_custom
+from ltml_mm.datasets.converters.label_columns import TableOptions
 from ltml_mm.datasets.converters.records import OutputOptions
-from ltml_mm.datasets.converters.tables import TableOptions
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'

@@ -216,6 +216,10 @@ def test_columns_of_classes_by_name(root, out):
     summary = convert(source, out, table=asked)
     assert '3 columns of 0 and 1; columns left out: flipped, fold' in summary
     assert converted(out) == EXPECTED
+    # One name means a class, too, where it is none of the labels.
+    convert(source, out, output=['force'], table={'label_columns': ('dog',)})
+    assert converted(out)['b.jpg'] == ['dog']
+    assert converted(out)['a.jpg'] == []
     # Unasked, a column of 0 and 1 is a class, and one of others is not.
     asked = {'ignore_columns': ('flipped',)}
     summary = convert(source, out, output=['force'], table=asked)

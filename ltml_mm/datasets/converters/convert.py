@@ -25,6 +25,7 @@ from ltml_mm.datasets.converters.formats import (
 )
 from ltml_mm.datasets.converters.image_files import settle_paths
 from ltml_mm.datasets.converters.json_formats import read_coco
+from ltml_mm.datasets.converters.label_columns import FIND_ALL, TableOptions
 from ltml_mm.datasets.converters.records import (
     ImageSet,
     OutputOptions,
@@ -35,11 +36,7 @@ from ltml_mm.datasets.converters.summary import (
     describe_draw,
     suspicions,
 )
-from ltml_mm.datasets.converters.tables import (
-    FIND_ALL,
-    TableOptions,
-    read_names,
-)
+from ltml_mm.datasets.converters.tables import read_names
 from ltml_mm.datasets.converters.xml_formats import read_voc
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 from ltml_mm.datasets.splits import (
@@ -193,7 +190,10 @@ def convert_custom(
             split[record] = {'fraction': shares[part], 'seed': seed}
     if recipe is not None:
         whole = sets['train']
-        drawn = recipe.split(whole.matrix(), whole.classes)
+        with warnings.catch_warnings():
+            # It tells classes by their numbers; describe_draw by their names.
+            warnings.simplefilter('ignore')
+            drawn = recipe.split(whole.matrix())
         sets['train'] = whole.subset(drawn)
         split['recipe'] = asdict(recipe)
         notes += describe_draw(recipe, whole, sets['train'])

@@ -16,12 +16,12 @@ from ltml_mm.datasets.converters.json_formats import (
     read_label_studio,
     read_mmpretrain,
 )
-from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
-from ltml_mm.datasets.converters.tables import (
+from ltml_mm.datasets.converters.label_columns import (
     read_csv,
     read_huggingface,
     split_labels,
 )
+from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
 from ltml_mm.datasets.converters.xml_formats import read_cvat, read_voc
 from ltml_mm.datasets.images import EXTENSIONS
 
@@ -135,12 +135,13 @@ def _folder_formats(path: str) -> list[tuple[str, str]]:
         return [('huggingface', path)]
     if 'annotations.xml' in names:
         return [('cvat', path)]
-    # Other files may lie beside; our own output is none of them.
+    # Other files may lie beside; what a conversion wrote is none of them.
     written = {'train.json', 'val.json', 'test.json', 'split.json'}
+    written = written if 'split.json' in names else set()
     found = [
         (form, str(file))
         for file in files
-        if file.name not in written | {'data.json'}
+        if file.name not in {*written, 'data.json'}
         and file.suffix.lower() in ('.csv', '.tsv', '.json', '.jsonl')
         and (form := _file_format(str(file)))
     ]

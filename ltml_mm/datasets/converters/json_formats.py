@@ -15,14 +15,14 @@ from pycocotools.coco import COCO
 
 from ltml_mm.datasets.annotations import load_json, read_annotations
 from ltml_mm.datasets.converters.image_files import guess_root
-from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
-from ltml_mm.datasets.converters.tables import (
+from ltml_mm.datasets.converters.label_columns import (
     FIND_ALL,
     TableOptions,
     labels_in,
     read_table,
-    table_of,
 )
+from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
+from ltml_mm.datasets.converters.tables import table_of
 from ltml_mm.datasets.images import EXTENSIONS
 
 # The keys of COCO's JSON that are read. The rest, most of all the outlines

@@ -51,7 +51,8 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
         try:
             image, classes = _read_annotation(file)
             if listing is not None:  # an id names the image, too
-                image, others = others[0], (*others[1:], image)
+                stem = os.path.splitext(name)[0]
+                image, others = f'{stem}.jpg', (*others, image)
             examples.append(Example(image, classes, file, others))
         except FAULTS as error:
             fault = f'not an annotation of VOC: {error}'

@@ -21,6 +21,8 @@
   find.addEventListener('keydown', (event) => {
     if (event.key === 'Escape') { find.value = ''; filter(); }
     if (event.key === 'Enter') {
+      // Else the summary that gets the focus would be pressed, too.
+      event.preventDefault();
       const first = details.find((one) => !one.hidden);
       if (first) { first.open = true; first.querySelector('summary').focus(); }
     }
