@@ -26,12 +26,13 @@ from ltml_mm.experiments.runs import (
     Run,
     make_runs,
     plan_runs,
+    run_folder,
     write_config,
 )
 from ltml_mm.experiments.tuning import (
+    FOLDER,
     Search,
     plan_searches,
-    plan_values,
     render_choices,
     tune_rows,
     write_tuning,
@@ -68,11 +69,8 @@ def main(
     configs = {row.name: build_config(row, args) for row in rows}
     searches = plan_searches(args, rows) if args.tune else []
     if args.dry_run:
-        for search in searches:
-            print_plan(args, *plan_values(args, search, search.given))
-        print_plan(
-            args, plan_runs(args, configs, args.seeds, variants), configs
-        )
+        planned = plan_runs(args, configs, args.seeds, variants)
+        print_plan(args, planned, configs, searches)
         return
     make = partial(make_runs, jobs=args.jobs)
     status = 130
@@ -119,11 +117,20 @@ def print_plan(
     args: argparse.Namespace,
     planned: list[Run],
     configs: dict[str, Config],
+    searches: list[Search],
 ) -> None:
     """Lists runs and their configs; writes those that no file holds."""
+    for search in searches:
+        for value in search.given:
+            name = search.row_of(value).name
+            for seed in args.tune_seeds:
+                folder = run_folder(args.out / FOLDER, name, seed)
+                print(folder, f'{search.key}={value}')
     for run in planned:
         path = configs[run.row].filename
-        if args.data not in PUBLISHED or args.tune:
+        if searches:
+            path = f'{searches[0].key} as chosen'
+        elif args.data not in PUBLISHED:
             path = run.folder / CONFIG
             if not (run.folder / RUN).exists():
                 write_config(run, configs[run.row])

@@ -175,3 +175,18 @@ def test_every_row_and_seed_is_listed_and_nothing_written(tmp_path):
         assert dataset.type == 'VOCLTDataset'
     assert out.exists() == before
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_fast_table_searches_the_rate_of_every_row(tmp_path):
+    words = ('reproduce.sh', 'voc', '--fast', '--dry-run', '--seeds', '0')
+    out = f'--out={tmp_path}'
+    output = finish(start(*words, out, cwd=tmp_path, PYTHONPATH=REPO))
+    lines = dict(re.findall(r'^(\S+/seed_0) +(\S.*)$', output, re.M))
+    # Three rates of every row that are tried, and the rows.
+    assert len(lines) == 4 * len(ROWS)
+    rates = sorted(
+        float(words.split('=')[1])
+        for folder, words in lines.items()
+        if '/tune/ltml-' in folder
+    )
+    assert rates == pytest.approx([0.025, 0.05, 0.1])
