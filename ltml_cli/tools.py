@@ -64,6 +64,12 @@ TOOLS = {
         run_parsers.check_to_safetensors,
         'ltml_mm.decisions.model_card:main',
     ),
+    'export': Tool(
+        'model_converters/export.py',
+        run_parsers.export_parser,
+        run_parsers.check_export,
+        'ltml_mm.export.export:main',
+    ),
     'convert': Tool(
         'dataset_converters/custom.py',
         data_parsers.convert_parser,
