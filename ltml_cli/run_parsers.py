@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ltml_cli.options import (
+    FLAGS,
     Parser,
     add_cfg_options,
     add_common_arguments,
     add_config,
+    add_flags,
     check_checkpoint,
-    check_data_root,
+    check_new_run,
     check_source,
     find_config,
+    settle_flags,
 )
 
 #: What --amp may name, as in ``apis.train.PRECISIONS``.
@@ -34,6 +37,7 @@ def train_parser() -> Parser:
     """Builds the parser of ``train.py``."""
     parser = Parser(description='Train a model')
     add_config(parser)
+    add_flags(parser, *FLAGS)
     add_common_arguments(parser)
     parser.add_argument(
         '--resume',
@@ -78,7 +82,9 @@ def add_safetensors(parser: argparse.ArgumentParser) -> None:
 def check_train(parser: Parser, args: argparse.Namespace) -> None:
     """Checks the files that a training reads."""
     args.config = find_config(args.config)
-    check_data_root(args.cfg_options)
+    settle_flags(parser, args)
+    if args.resume is None and args.work_dir is not None:
+        check_new_run(args.work_dir)
     if args.resume not in (None, 'auto') and '://' not in args.resume:
         check_checkpoint(args.resume)
         if args.resume.endswith(SAFETENSORS):
@@ -94,6 +100,7 @@ def test_parser() -> Parser:
     parser = Parser(description='Evaluate a checkpoint')
     add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    add_flags(parser, '--data', '--size', '--batch-size')
     add_common_arguments(parser)
     parser.add_argument(
         '--tta',
@@ -120,7 +127,7 @@ def check_test(parser: Parser, args: argparse.Namespace) -> None:
         parser.error('--show-dir draws single views: leave out --tta')
     args.config = find_config(args.config)
     check_checkpoint(args.checkpoint)
-    check_data_root(args.cfg_options)
+    settle_flags(parser, args)
     if args.thresholds is not None:
         check_source(args.thresholds, 'file of thresholds')
 

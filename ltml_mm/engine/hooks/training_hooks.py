@@ -437,7 +437,8 @@ class ClassReportHook(Hook):
                 path = Path(runner.work_dir, f'{split}_class_report.json')
                 runner.logger.info(
                     f'Average precision in percent ({path}):\n'
-                    f'{class_table(report)}{said}'
+                    f'{class_table(report)}{said}',
+                    extra={'screen': True},  # Also shown by quiet tools.
                 )
                 write_json(path, report)
                 return
