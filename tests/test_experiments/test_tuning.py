@@ -72,7 +72,7 @@ def test_the_search_past_an_edge_is_bounded():
     [
         ('a.b=0.2,0.1', ([0.1, 0.2], False)),
         ('a.b=x2,x.5', ([0.5, 2.0], True)),
-        ('a.b=[1,2],[3]', ([[1, 2], [3]], False)),
+        ('a.b=[1,2],[3]', ([(1, 2), (3,)], False)),
         ('a.b=sum,mean', (['sum', 'mean'], False)),
         ('a.b=None,1', ([None, 1], False)),
     ],
@@ -89,6 +89,7 @@ def test_values_of_all_kinds(text, expected):
         (['lr=0.1,0.1'], 'twice'),
         (['lr=x1,0.1'], 'with factors'),
         (['lr=x0,x1'], 'no positive number'),
+        (['lr=dict(a=1),dict(a=2)'], 'no dict'),
         (['lr=1,2', 'a=1,2'], 'takes one key, got lr=1,2 and a=1,2'),
     ],
 )
@@ -226,7 +227,7 @@ def test_failed_values_and_edges_are_told(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, 'make_runs', made)
     compare.main(command(data, tmp_path, f'--tune={LR}=0.1,0.2'))
     told = capsys.readouterr().out
-    assert 'a run failed: own 0.4.' in told
+    assert 'No result (failed or unfinished): own 0.4.' in told
     assert 'past the edge: own at 0.2.' in told
     # Without any result a row is missing, and the others are reported.
     made = partial(make_up, scores={})
