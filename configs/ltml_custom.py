@@ -30,6 +30,8 @@ train_dataloader = dict(
         epoch_length='rebalanced',
     ),
 )
+# None: filled in from the number of classes and the images of a step.
+optim_wrapper = dict(optimizer=dict(lr=None))
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(
@@ -42,3 +44,5 @@ param_scheduler = [
     dict(type='MultiStepLR', by_epoch=True, milestones=[5, 7], gamma=0.1),
 ]
 auto_scale_lr = dict(base_batch_size=32)
+# Stable at rates that suit many classes: "Stability" in docs/method.md.
+custom_hooks = [dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')]

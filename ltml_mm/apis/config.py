@@ -18,6 +18,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
+from ltml_mm.apis.learning_rate import (
+    LearningRateHook,
+    fill_learning_rate,
+)
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
@@ -256,9 +260,17 @@ class RunnerFromData:
 
     @staticmethod
     def from_cfg(cfg: Config) -> Runner:
-        """Builds MMEngine's Runner; raises what :func:`load_config` does."""
+        """Builds MMEngine's Runner; raises what :func:`load_config` does.
+
+        Here, where launcher and batch are known, a learning rate of None is
+        filled in, too: see :func:`fill_learning_rate`.
+        """
         complete_config(cfg)
-        return Runner.from_cfg(cfg)
+        reason = fill_learning_rate(cfg)
+        runner = Runner.from_cfg(cfg)
+        if reason is not None:
+            runner.register_hook(LearningRateHook(reason))
+        return runner
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:

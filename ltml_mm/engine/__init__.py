@@ -13,7 +13,9 @@ from ltml_mm.engine.hooks.preemption_hook import (
 from ltml_mm.engine.hooks.training_hooks import (
     ClassReportHook,
     ClassStatisticsHook,
+    ConsistencyLimitHook,
     NumericsHook,
+    PriorBiasHook,
     ScheduleCheckHook,
 )
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
@@ -25,6 +27,7 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
 __all__ = [
     'ClassReportHook',
     'ClassStatisticsHook',
+    'ConsistencyLimitHook',
     'DeviceHook',
     'ExactResumeHook',
     'GuardedAmpOptimWrapper',
@@ -32,6 +35,7 @@ __all__ = [
     'NonFiniteError',
     'NumericsHook',
     'PreemptionHook',
+    'PriorBiasHook',
     'ResumeCheckHook',
     'SafeCheckpointHook',
     'ScheduleCheckHook',

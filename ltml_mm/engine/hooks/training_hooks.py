@@ -19,7 +19,7 @@ from mmengine.optim import (
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
-from torch import nn
+from torch import Tensor, nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
@@ -118,6 +118,96 @@ def _check_num_classes(
                 f'{len(classes)} classes ({shown}): set '
                 f"num_classes={len(classes)} in the config's model"
             )
+
+
+@HOOKS.register_module()
+class PriorBiasHook(Hook):
+    """Starts the heads at the frequencies of the classes.
+
+    With biases of zero every class starts at a probability of one half, far
+    above its frequency. The first steps then move all logits down together,
+    and the faster the more features and rate there are: the two branches
+    overshoot, each in its own way, and the squared difference of their logits
+    takes over. With log n_k / (N - n_k) nothing is left to move. A training
+    that resumes or starts from a checkpoint keeps its biases.
+    """
+
+    # After the checkpoint was loaded, ahead of the copies of the weights.
+    priority = 'HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Sets the bias of each head's last linear layer, if it has one.
+
+        Raises:
+            ValueError: The training set has no counts.
+        """
+        if runner.iter or runner._load_from:
+            return
+        metainfo = training_metainfo(runner.train_dataloader.dataset)
+        statistics = ClassStatistics.from_metainfo(metainfo)
+        counts = torch.tensor(statistics.counts, dtype=torch.float64)
+        # One image more on both sides: a class without images has a logit.
+        others = statistics.num_images - counts
+        prior = torch.log((counts + 1) / (others + 1))
+        for head in unwrap_model(runner.model).modules():
+            if isinstance(head, (ClsHead, MultiLabelClsHead)):
+                linear = [
+                    x for x in head.modules() if isinstance(x, nn.Linear)
+                ]
+                if linear and linear[-1].bias is not None:
+                    with torch.no_grad():
+                        linear[-1].bias.copy_(prior)
+
+
+@HOOKS.register_module()
+class ConsistencyLimitHook(Hook):
+    """Weakens the consistency loss where the rate is too high for it.
+
+    Two linear heads with equal features of mean squared length m draw
+    together at the curvature 8 lambda m / K. SGD with momentum b and rate r
+    makes them overshoot, further at each step, where r times that exceeds
+    2 (1 + b): see "Stability" in docs/method.md. So lambda is lowered in each
+    step to ``limit`` K / (r m); the loss is as configured where that is more.
+
+    Args:
+        limit: 0.475 is where SGD with momentum 0.9 diverges.
+    """
+
+    def __init__(self, limit: float = 0.2) -> None:
+        if not limit > 0:
+            raise ValueError(f'limit must be positive, got {limit!r}')
+        self.limit = limit
+        self._rate = 0.0
+        self._powers: list[Tensor] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the loss; without one, or another optimizer, does nothing."""
+        model: Any = unwrap_model(runner.model)
+        loss: Any = getattr(model, 'loss_consistency', None)
+        sgd = isinstance(runner.optim_wrapper.optimizer, torch.optim.SGD)
+        if sgd and getattr(loss, 'on', None) == 'logits':
+            for head in model.heads.values():
+                head.register_forward_pre_hook(self._measure)
+            loss.register_forward_hook(self._weaken)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Notes the rate of the step."""
+        self._rate = max(runner.optim_wrapper.get_lr()['lr'])
+        self._powers = []
+
+    @torch.no_grad()
+    def _measure(self, head: nn.Module, args: tuple) -> None:
+        feats = args[0][-1].float()
+        feats = feats.flatten(2).mean(2) if feats.dim() > 2 else feats
+        self._powers = [*self._powers[-1:], feats.square().sum(1).mean()]
+
+    def _weaken(self, loss: Any, args: tuple, output: Tensor) -> Tensor:
+        classes = 1 if loss.reduction == 'sum' else args[0].shape[1]
+        power = torch.stack(self._powers).mean()
+        steepness = self._rate * loss.loss_weight * power / classes
+        return output * (self.limit / steepness).clamp(max=1)
 
 
 @HOOKS.register_module()

@@ -1,0 +1,130 @@
+"""Fills in the learning rate that fits the classes and images of a step."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+
+from ltml_mm.apis.distributed import RANK_VARIABLES
+from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
+from ltml_mm.models.losses import ClassMeanLoss, ClassStatisticsLoss
+
+#: Of SGD with momentum 0.9, for one class and 64 images a step. Measured with
+#: 12, 20 and 80 classes: "Learning rate" in docs/method.md.
+RATE_PER_CLASS = 0.002
+IMAGES = 64
+#: What a config says to have its rate filled in.
+KEY = 'optim_wrapper.optimizer.lr'
+HELP = f'{KEY} is None, and no rate is known for this config'
+
+
+class LearningRateHook(Hook):
+    """Logs at the start of a training why its learning rate is what it is.
+
+    Args:
+        reason: See :func:`fill_learning_rate`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def before_train(self, runner: Runner) -> None:
+        """Logs the reason."""
+        runner.logger.info(self.reason)
+
+
+def fill_learning_rate(cfg: Config) -> str | None:
+    """Sets a learning rate of None, in place.
+
+    The losses of LTML are means over the K classes, so their gradients shrink
+    as K grows, and the rate grows with it. It grows with the images of a
+    step, too: of all streams, processes and accumulated batches. Where
+    ``auto_scale_lr`` is enabled, the Runner multiplies by the batches of all
+    processes over ``base_batch_size``, so the rate is that of the base.
+
+    Args:
+        cfg: A config that is complete otherwise, with the batch size and the
+            launcher that it trains with.
+
+    Returns:
+        str | None: What was set and why; None where the config has a rate or
+        trains nothing.
+
+    Raises:
+        ValueError: The rate is None and the optimizer is not SGD, whose step
+            alone follows the scale of the loss, or the config does not say
+            how many classes or images there are.
+    """
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    loader = cfg.get('train_dataloader')
+    if optimizer.get('lr', 0) is not None or not loader:
+        return None
+    if optimizer.get('type') != 'SGD':
+        raise ValueError(
+            f'{HELP}: the step of {optimizer.get("type")} does not follow '
+            f'the scale of the loss as that of SGD does; set one, such as '
+            f'--cfg-options {KEY}=0.0001'
+        )
+    classes = _averaged_classes(cfg.model)
+    images, parts = _images_of_a_step(cfg)
+    # One gradient moves the weights by rate / (1 - momentum) in the end.
+    scale = RATE_PER_CLASS * (1 - optimizer.get('momentum', 0)) / 0.1
+    rate = float(f'{scale * classes * images / IMAGES:.4g}')
+    optimizer['lr'] = rate
+    return (
+        f'learning rate {rate:g} = {scale:g} x {classes} classes that the '
+        f'loss averages over x {images} images of a step ({parts}) / '
+        f'{IMAGES}; for another one: --cfg-options {KEY}=RATE'
+    )
+
+
+def _averaged_classes(model: Mapping[str, Any]) -> int:
+    """Returns K, or 1 where the loss is a sum over the classes."""
+    head = model.get('head') or {}
+    loss = MODELS.get(str((head.get('loss') or {}).get('type')))
+    network = MODELS.get(str(model.get('type')))
+    if not (
+        issubclass(network or object, CollaborativeTwoBranchClassifier)
+        or issubclass(loss or object, (ClassMeanLoss, ClassStatisticsLoss))
+    ):
+        return 1  # MMPretrain's heads have MMPretrain's losses sum
+    classes = model.get('num_classes') or head.get('num_classes')
+    if not isinstance(classes, int):
+        raise ValueError(f'{HELP}: the model has no num_classes')
+    return classes
+
+
+def _images_of_a_step(cfg: Config) -> tuple[int, str]:
+    """Returns the images between two steps of the optimizer, and factors."""
+    loader = cfg.train_dataloader
+    batch = loader.get('batch_size')
+    if batch is None:
+        raise ValueError(f'{HELP}: train_dataloader has no batch_size')
+    processes = _processes(cfg.get('launcher') or 'none')
+    auto = cfg.get('auto_scale_lr') or {}
+    if auto.get('enable'):
+        batch, processes = auto['base_batch_size'], 1
+    factors = {
+        'a batch': batch,
+        'streams': len((loader.get('sampler') or {}).get('streams') or '1'),
+        'processes': processes,
+        'batches accumulated': cfg.optim_wrapper.get('accumulative_counts', 1),
+    }
+    shown = ', '.join(f'{n} {name}' for name, n in factors.items() if n > 1)
+    return math.prod(factors.values()), shown
+
+
+def _processes(launcher: str) -> int:
+    """Returns the number of processes, also before their group is made."""
+    if launcher == 'none' or torch.distributed.is_initialized():
+        return get_world_size()
+    return int(os.environ.get(RANK_VARIABLES[launcher][1], 1))
