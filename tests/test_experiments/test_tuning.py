@@ -10,11 +10,17 @@ from comparison_results import make_result
 from mmengine.config import Config
 from tiny_comparison import SMALL_HEAD, arguments, write_set
 
+from ltml_mm.apis.learning_rate import IMAGES, RATE_PER_CLASS
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.experiments import compare, single_run
 from ltml_mm.experiments.rows import Row, build_config, parse_rows
 from ltml_mm.experiments.runs import RESULT, write_run
-from ltml_mm.experiments.tuning import Search, hold_out, parse_tuning
+from ltml_mm.experiments.tuning import (
+    Search,
+    hold_out,
+    parse_tuning,
+    plan_searches,
+)
 from ltml_mm.files import write_json
 
 LR = 'optim_wrapper.optimizer.lr'
@@ -115,6 +121,16 @@ def test_options_that_do_not_fit_are_refused(data, tmp_path, flags, words):
     with pytest.raises((ValueError, OSError), match=words):
         compare.main(command(data, out, *flags))
     assert not [*out.glob('**/result.json')]
+
+
+def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
+    flags = [f'--tune={LR}=x0.5,x1', f'--cfg-options={LR}=None']
+    args = compare.parse_args([*command(data, tmp_path), *flags])
+    _, rows = parse_rows(args.rows)
+    (search,) = plan_searches(args, rows)
+    # 3 classes, 4 images of a step.
+    own = RATE_PER_CLASS * 3 * 4 / IMAGES
+    assert search.given == pytest.approx([own / 2, own])
 
 
 def held(data, out, *flags):
