@@ -1,8 +1,10 @@
 """Installs ltml_mm; the choice of an mm stack is an extra."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = (ROOT / 'ltml_mm' / 'version.py').read_text().split("'")[1]
@@ -39,7 +41,29 @@ TESTS = [
     'tensorboard',
     'timm',
     'twine',
+    'wheel',
 ]
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs, tools and the model index beside the modules.
+
+    They go to ``ltml_mm/.mim``, where MIM looks for those of a package. An
+    editable install has them in the checkout.
+    """
+
+    def run(self):
+        """Copies the modules, then what belongs to them."""
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            return
+        target = Path(self.build_lib, 'ltml_mm', '.mim')
+        shutil.rmtree(target, ignore_errors=True)
+        for name in ('configs', 'tools'):
+            ignored = shutil.ignore_patterns('__pycache__', '*.pyc')
+            shutil.copytree(ROOT / name, target / name, ignore=ignored)
+        shutil.copy(ROOT / 'model-index.yml', target)
+
 
 setup(
     name='ltml_mm',
@@ -50,6 +74,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
+    cmdclass={'build_py': BuildWithConfigs},
     packages=find_packages(include=['ltml_mm', 'ltml_mm.*', 'ltml_cli']),
     entry_points={'console_scripts': ['ltml = ltml_cli:main']},
     package_data={'ltml_mm': ['py.typed', 'inspection/templates/*']},

@@ -18,6 +18,18 @@ PATH_OPTIONS = (
     'load_from',
     'work_dir',
 )
+#: Keys of two flags that set more than one entry of a config.
+SIZE, WEIGHTS = '--size', '--weights'
+#: What people change most, by the entry of a config that each flag sets.
+FLAGS = {
+    '--data': 'data_root',
+    '--weights': WEIGHTS,
+    '--size': SIZE,
+    '--batch-size': 'train_dataloader.batch_size',
+    '--lr': 'optim_wrapper.optimizer.lr',
+    '--epochs': 'train_cfg.max_epochs',
+    '--seed': 'randomness.seed',
+}
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -26,6 +38,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with one line and status 2."""
+        unknown = message.partition('unrecognized arguments: ')[2].split(' ')
+        message += nearest(unknown[0], self._option_string_actions)
         self.exit(2, f'{self.prog}: error: {message} (see --help)\n')
 
     @property
@@ -62,6 +76,87 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--launcher', choices=LAUNCHERS, default='none', help='job launcher'
     )
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0)
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help='show the whole log, with hooks, config and library warnings',
+    )
+
+
+def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds some of :data:`FLAGS`; :func:`settle_flags` reads them."""
+    known: dict[str, dict[str, Any]] = {
+        '--data': dict(metavar='FOLDER', help='folder of the data: data_root'),
+        '--weights': dict(
+            metavar='FILE',
+            help="the backbone's first weights: a local file of MMPretrain, "
+            'torchvision or timm',
+        ),
+        '--size': dict(type=positive, help='side of the images, in pixels'),
+        '--batch-size': dict(
+            type=positive,
+            help='images of a step; of two streams, pairs of them',
+        ),
+        '--lr': dict(type=_rate, help='learning rate'),
+        '--epochs': dict(
+            type=positive,
+            help='length of the training; the schedule shrinks or grows by it',
+        ),
+        '--seed': dict(type=int, help='seed of weights, order and crops'),
+    }
+    group = parser.add_argument_group('short for an override of the config')
+    for name in names:
+        group.add_argument(name, **known[name])
+
+
+def settle_flags(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> None:
+    """Moves the flags of :func:`add_flags` into ``args.cfg_options``.
+
+    Of a test, the batch size is that of the test.
+    """
+    options = dict(args.cfg_options or {})
+    for flag, key in FLAGS.items():
+        value = getattr(args, flag[2:].replace('-', '_'), None)
+        if flag == '--batch-size' and not hasattr(args, 'lr'):
+            key = 'test_dataloader.batch_size'
+        if value is None:
+            continue
+        if key in options:
+            parser.error(f'{flag} and --cfg-options {key} set the same')
+        options[key] = value
+    args.cfg_options = options or None
+    if WEIGHTS in options:
+        check_source(options[WEIGHTS], 'file of weights')
+    check_data_root(options)
+
+
+def check_new_run(work_dir: str) -> None:
+    """Raises FileExistsError where a folder holds checkpoints of a run."""
+    if int(os.environ.get('RANK') or 0):
+        return
+    folder = Path(work_dir)
+    found = sorted(
+        (path for path in folder.glob('*.pth') if path.is_file()),
+        key=os.path.getmtime,
+    )
+    if found:
+        raise FileExistsError(
+            f'{work_dir} holds a run already ({found[-1].name}): go on with '
+            '--resume, or give another --work-dir'
+        )
+
+
+def _rate(text: str) -> float:
+    """Reads a number above 0, for ``type=``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
+    return value
 
 
 def positive(text: str) -> int:

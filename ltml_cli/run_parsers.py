@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ltml_cli.options import (
+    FLAGS,
     Parser,
     add_cfg_options,
     add_common_arguments,
     add_config,
+    add_flags,
     check_checkpoint,
-    check_data_root,
+    check_new_run,
     check_source,
     find_config,
+    settle_flags,
 )
 
 #: What --amp may name, as in ``apis.train.PRECISIONS``.
 PRECISIONS = ('fp16', 'bf16')
+#: What --format of the export may name.
+EXPORT_FORMATS = ('onnx', 'torch_export', 'torchscript')
 #: The suffix of weights in the safetensors format.
 SAFETENSORS = '.safetensors'
 #: The least score of a predicted class where none is given.
@@ -32,6 +37,7 @@ def train_parser() -> Parser:
     """Builds the parser of ``train.py``."""
     parser = Parser(description='Train a model')
     add_config(parser)
+    add_flags(parser, *FLAGS)
     add_common_arguments(parser)
     parser.add_argument(
         '--resume',
@@ -76,7 +82,9 @@ def add_safetensors(parser: argparse.ArgumentParser) -> None:
 def check_train(parser: Parser, args: argparse.Namespace) -> None:
     """Checks the files that a training reads."""
     args.config = find_config(args.config)
-    check_data_root(args.cfg_options)
+    settle_flags(parser, args)
+    if args.resume is None and args.work_dir is not None:
+        check_new_run(args.work_dir)
     if args.resume not in (None, 'auto') and '://' not in args.resume:
         check_checkpoint(args.resume)
         if args.resume.endswith(SAFETENSORS):
@@ -92,6 +100,7 @@ def test_parser() -> Parser:
     parser = Parser(description='Evaluate a checkpoint')
     add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
+    add_flags(parser, '--data', '--size', '--batch-size')
     add_common_arguments(parser)
     parser.add_argument(
         '--tta',
@@ -118,7 +127,7 @@ def check_test(parser: Parser, args: argparse.Namespace) -> None:
         parser.error('--show-dir draws single views: leave out --tta')
     args.config = find_config(args.config)
     check_checkpoint(args.checkpoint)
-    check_data_root(args.cfg_options)
+    settle_flags(parser, args)
     if args.thresholds is not None:
         check_source(args.thresholds, 'file of thresholds')
 
@@ -239,6 +248,71 @@ def check_merge(parser: Parser, args: argparse.Namespace) -> None:
             raise ValueError(f'{target} is {kind}; give another OUT.pth')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
+
+
+def export_parser() -> Parser:
+    """Builds the parser of ``export.py``."""
+    parser = Parser(
+        description='Export a network for deployment: pixels in, scores out'
+    )
+    add_config(parser, ' of the training, or of a merged network')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', metavar='OUT', help='file to write')
+    parser.add_argument(
+        '--format',
+        choices=EXPORT_FORMATS,
+        default='onnx',
+        help='ONNX, torch.export or TorchScript (default: onnx)',
+    )
+    parser.add_argument(
+        '--without-preprocessing',
+        action='store_true',
+        help='take the normalised input of the network, float32 '
+        '(N, 3, h, w), in place of RGB pixels, uint8 (N, H, W, 3)',
+    )
+    parser.add_argument(
+        '--int8',
+        metavar='OUT.onnx',
+        help='write the network in 8 bits, too, and measure the mAP it loses',
+    )
+    parser.add_argument(
+        '--int8-images',
+        type=int,
+        default=200,
+        metavar='N',
+        help='training images to measure ranges on (default: 200)',
+    )
+    add_thresholds(parser)
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--force', action='store_true', help='overwrite existing output'
+    )
+    return parser
+
+
+def check_export(parser: Parser, args: argparse.Namespace) -> None:
+    """Checks that the files can be read, and the output be written."""
+    if args.int8 is not None:
+        if args.format != 'onnx' or args.without_preprocessing:
+            parser.error('--int8 is of ONNX files with preprocessing')
+        if args.int8_images < 1:
+            parser.error(
+                f'--int8-images must be at least 1, got {args.int8_images}'
+            )
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    if args.thresholds is not None:
+        check_source(args.thresholds, 'file of thresholds')
+    targets = [path for path in (args.out, args.int8) if path is not None]
+    read = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
+    for target in targets:
+        if os.path.realpath(target) in read or os.path.isdir(target):
+            kind = 'a folder' if os.path.isdir(target) else 'read'
+            raise ValueError(f'{target} is {kind}; give another file')
+        if os.path.lexists(target) and not args.force:
+            raise ValueError(f'{target} exists; pass --force to overwrite it')
+    if len({os.path.realpath(target) for target in targets}) < len(targets):
+        raise ValueError(f'--int8 {args.int8} is OUT; give another file')
 
 
 def to_safetensors_parser() -> Parser:

@@ -64,6 +64,12 @@ TOOLS = {
         run_parsers.check_to_safetensors,
         'ltml_mm.decisions.model_card:main',
     ),
+    'export': Tool(
+        'model_converters/export.py',
+        run_parsers.export_parser,
+        run_parsers.check_export,
+        'ltml_mm.export.export:main',
+    ),
     'convert': Tool(
         'dataset_converters/custom.py',
         data_parsers.convert_parser,
@@ -154,9 +160,11 @@ def run_script(
     """Runs a tool; expected errors become one line and status 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        parse(name, argv, prog)
+        args = parse(name, argv, prog)
     except (OSError, ValueError) as error:
         fail(str(error), error)
+    if getattr(args, 'verbose', False):
+        os.environ['LTML_VERBOSE'] = '1'  # Read by the imports.
     module, function = TOOLS[name].run.split(':')
     try:
         # Every tool registers the package first.

@@ -7,9 +7,12 @@ neither.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
 
 from packaging.specifiers import SpecifierSet
@@ -97,10 +100,12 @@ def import_stack(stack: str) -> None:
             command that mends it.
     """
     try:
-        import mmcv  # noqa: F401
-        import mmengine  # noqa: F401
+        with _quiet_imports():
+            import mmcv  # noqa: F401
+            import mmengine  # noqa: F401
 
-        _import_mmpretrain()
+            _import_mmpretrain()
+            import mmpretrain.datasets  # noqa: F401
     except (ImportError, AssertionError) as error:
         reason = f'{type(error).__name__}: {error}'
         of_system = 'cannot open shared object file' in reason
@@ -109,6 +114,25 @@ def import_stack(stack: str) -> None:
             f'ltml_mm found the {stack} builds of the mm stack, but they do '
             f'not import ({reason}). Run: {mend}'
         ) from error
+
+
+@contextmanager
+def _quiet_imports() -> Iterator[None]:
+    """Keeps back what the stack says of parts that are not used here.
+
+    MMCV warns of a compiled operator, and MMPretrain looks for the client of
+    a data service. LTML_VERBOSE=1 shows both.
+    """
+    if os.environ.get('LTML_VERBOSE'):
+        yield
+        return
+    printed = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(printed):
+        warnings.filterwarnings('ignore', 'Fail to import')
+        yield
+    for line in printed.getvalue().splitlines():
+        if line != 'Could not import OneDL':
+            print(line)
 
 
 def _import_mmpretrain() -> None:

@@ -151,7 +151,9 @@ def test_pictures_are_drawn(trained, tmp_path):
 
 
 def test_resume_continues_after_the_last_epoch(trained, tmp_path):
-    train(tmp_path, 'train_cfg.max_epochs=1')
+    entries = ('0.end=20', '1.T_max=2', '1.end=2')
+    schedule = [f'param_scheduler.{entry}' for entry in entries]
+    train(tmp_path, 'train_cfg.max_epochs=1', *schedule)
     # The schedule is that of the whole run; more epochs are asked for.
     change = 'default_hooks.exact_resume.on_change=warn'
     train(tmp_path, change, flags=['--resume'])

@@ -28,10 +28,22 @@ def lines(paths):
     return sum(len(path.read_text('utf-8').splitlines()) for path in paths)
 
 
+#: Folders of tools around training and evaluating: each may grow by itself.
+AROUND = ('converters', 'decisions', 'experiments', 'export', 'inspection')
+
+
 def test_size():
-    assert lines(MODULES) <= 17_800
-    assert len(MODULES) <= 126
-    assert lines(Path(__file__).parent.rglob('*.py')) <= 21_500
+    core = [
+        path
+        for path in PACKAGE.rglob('*.py')
+        if not set(AROUND) & set(path.parts)
+    ]
+    # All that trains, evaluates and predicts.
+    assert lines(core) <= 12_000
+    assert len(core) <= 80
+    assert lines(MODULES) <= 23_000
+    assert len(MODULES) <= 132
+    assert lines(Path(__file__).parent.rglob('*.py')) <= 24_000
 
 
 def test_every_module_has_a_name_of_its_own():
@@ -108,4 +120,4 @@ def test_a_training_visits_few_files(tmp_path, quick):
     finally:
         sys.setprofile(None)
     assert (tmp_path / 'epoch_1.pth').is_file()
-    assert len(visited) <= 34, sorted(visited)
+    assert len(visited) <= 37, sorted(visited)

@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,6 +53,10 @@ def run_tool(main: Callable[[], None]) -> None:
         if stop.together:
             destroy_distributed()
         raise
+    except KeyboardInterrupt:
+        # One that a training or a comparison does not answer by itself.
+        print('stopped by Ctrl-C', file=sys.stderr)
+        sys.exit(130)
     except (CheckpointError, OSError, ValueError) as error:
         # Of an error in a data worker torch makes a text with its stack; the
         # last line is what the error said.

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.fileio import JsonHandler, register_handler
 from mmengine.fileio.handlers.json_handler import set_default
 from mmengine.fileio.handlers.yaml_handler import Dumper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
 from ltml_mm.apis.learning_rate import (
     LearningRateHook,
     fill_learning_rate,
 )
+from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
@@ -38,23 +39,6 @@ VALIDATION, TEST = 'val.json', 'test.json'
 #: Where ``augment_on`` lets the steps be done that can be done in batches.
 PLACES = ('worker', 'device')
 ON_DEVICE = ('PhotoMetricDistortion', 'RandomMirror')
-
-#: What a config may lack and an override may add all the same.
-FURTHER_SECTIONS = (
-    'allow_outside',
-    'augment_on',
-    'auto_scale_lr',
-    'data_prefix',
-    'data_root',
-    'find_unused_parameters',
-    'image_cache',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-    'tta_model',
-    'tta_pipeline',
-    *list(signature(Runner.__init__).parameters)[1:],
-)
 
 
 def load_config(
@@ -86,8 +70,7 @@ def load_config(
             or training and test set name different classes.
     """
     cfg = read_config(path)
-    for key, value in (cfg_options or {}).items():
-        override(cfg, key, value)
+    apply_overrides(cfg, cfg_options or {})
     complete_config(cfg, dataset_meta)
     return cfg
 
@@ -106,26 +89,6 @@ def read_config(path: str | Path) -> Config:
         raise ValueError(f'{path} is not a config: {reason}') from error
 
 
-def override(cfg: Config, key: str, value: Any) -> None:
-    """Sets one entry in place; ValueError where the config has no place."""
-    section = key.split('.')[0]
-    if section not in cfg and section not in FURTHER_SECTIONS:
-        near = get_close_matches(section, [*cfg, *FURTHER_SECTIONS], 1)
-        # Another name may be one that the config's own modules read.
-        if near:
-            raise ValueError(
-                f'--cfg-options {key}: the config has no {section}; did you '
-                f'mean {near[0]}?'
-            )
-    try:
-        cfg.merge_from_dict({key: value})
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'--cfg-options {key}={value!r} does not fit the config: '
-            f'{error.args[0]}'
-        ) from error
-
-
 def complete_config(
     cfg: Config, dataset_meta: Mapping[str, Any] | None = None
 ) -> None:
@@ -138,7 +101,7 @@ def complete_config(
             # Its own counts do not describe the training set.
             if not any(dataset is one for one in training):
                 dataset.setdefault('test_mode', True)
-            for key in ('data_root', 'data_prefix', 'allow_outside'):
+            for key in DATA_KEYS:
                 if cfg.get(key) is not None:
                     dataset.setdefault(key, cfg[key])
     for name in ('val_dataloader', 'test_dataloader'):
@@ -287,6 +250,47 @@ def training_dataset(cfg: Config, pipeline: Any) -> Any:
     for dataset in innermost_datasets(config):
         dataset.update(pipeline=pipeline, lazy_init=False)
     return DATASETS.build(config)
+
+
+def fit_to_data(cfg: Config) -> None:
+    """Fits batch, epoch and warm-up to a small training set, in place.
+
+    Where an epoch does not fill a batch, both are set so that an epoch has
+    four steps, which is said. A warm-up shorter than a step takes one.
+    """
+    loader: Any = cfg.get('train_dataloader') or {}
+    if not isinstance(loader.get('sampler'), Mapping):
+        return
+    dataset = training_dataset(cfg, [])
+    sampler = DATA_SAMPLERS.build(
+        deepcopy(loader.sampler), default_args=dict(dataset=dataset)
+    )
+    world = int(os.environ.get('WORLD_SIZE') or 1)
+    draws = getattr(sampler, 'epoch_length', len(dataset)) // world
+    batch = loader.get('batch_size')
+    if isinstance(batch, int) and loader.get('drop_last') and draws < batch:
+        few = max(min(batch, len(dataset) // (4 * world)), 2)
+        loader.batch_size = few
+        words = f'batches of {few}'
+        if 'epoch_length' in loader.sampler:
+            draws = 4 * few
+            loader.sampler.epoch_length = draws * world
+            words += f' and epochs of {draws * world} draws'
+        if is_main_process():
+            print(
+                f'Data:   an epoch would be shorter than a batch of {batch}: '
+                f'takes {words} for the {len(dataset)} images'
+            )
+        batch = few
+    steps = max(draws // (batch or 1), 1)
+    schedulers: Any = cfg.get('param_scheduler') or []
+    if isinstance(schedulers, Mapping):
+        schedulers = [schedulers]
+    for scheduler in schedulers:
+        end, begin = scheduler.get('end', 1), scheduler.get('begin', 0)
+        if scheduler.get('convert_to_iter_based') and end < 1:
+            # A little more, since the Runner cuts it to whole steps.
+            scheduler.end = max(end, begin + 1 / steps + 1e-6)
 
 
 def config_parts(node: Any) -> Iterator[Any]:

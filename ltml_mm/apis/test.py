@@ -20,6 +20,7 @@ from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.pictures import draw_prediction, encode_picture
+from ltml_mm.apis.screen import quiet_run
 from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
@@ -124,26 +125,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
     args = parse_args(argv)
     cfg = test_config(args)
-    runner = RUNNERS.build(cfg)
     digest = weights_digest(read_checkpoint(args.checkpoint)['state_dict'])
-    meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
-    thresholds, source = find_thresholds(
-        args.checkpoint, digest, meta.get('classes') or (), args.thresholds
-    )
     collector = PredictionCollector()
-    if thresholds or args.out is not None or args.show_dir is not None:
-        runner.test_evaluator.metrics.append(collector)
-    metrics: dict[str, Any] = runner.test()
+    with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+        meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
+        thresholds, source = find_thresholds(
+            args.checkpoint,
+            digest,
+            meta.get('classes') or (),
+            args.thresholds,
+        )
+        if thresholds or args.out is not None or args.show_dir is not None:
+            runner.test_evaluator.metrics.append(collector)
+        metrics: dict[str, Any] = runner.test()
+        content = {
+            # Figures of several views are none of the model's own.
+            'model': None if args.tta else digest,
+            'metrics': metrics,
+            'predictions': collector.predictions,
+        }
+        if thresholds and is_main_process():
+            content['decisions'] = decide(
+                thresholds, source, collector, runner
+            )
     if not is_main_process():
         return
-    content = {
-        # Figures of several views are none of the model's own.
-        'model': None if args.tta else digest,
-        'metrics': metrics,
-        'predictions': collector.predictions,
-    }
-    if thresholds:
-        content['decisions'] = decide(thresholds, source, collector, runner)
     if args.out is not None:
         write_json(args.out, content)
     if args.show_dir is not None:
@@ -181,7 +187,8 @@ def decide(
     found = measure(thresholds, scores, targets)
     runner.logger.info(
         f'Decisions in percent, at the thresholds of {source}:\n'
-        f'{threshold_table(found)}\n{gain_text(found, scores, targets)}'
+        f'{threshold_table(found)}\n{gain_text(found, scores, targets)}',
+        extra={'screen': True},
     )
     return {
         'thresholds': source,

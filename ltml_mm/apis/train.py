@@ -14,10 +14,13 @@ from mmengine.dist import is_main_process
 from mmengine.registry import RUNNERS
 
 from ltml_cli import parse
+from ltml_cli.options import check_new_run
 from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import fit_to_data, load_config
+from ltml_mm.apis.screen import quiet_run
+from ltml_mm.apis.weights import fetch_weights
 from ltml_mm.decisions.model_card import share
 
 #: What --amp may name. bfloat16 has float32's range: nothing overflows, and
@@ -58,6 +61,9 @@ def training_config(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    elif not cfg.get('resume'):
+        check_new_run(cfg.work_dir)
+    fit_to_data(cfg)
     path = cfg.get('load_from')
     if path is None and cfg.get('resume'):
         # Named here, since the Runner would follow the pointer alone.
@@ -71,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for."""
     args = parse_args(argv)
     cfg = training_config(args)
-    RUNNERS.build(cfg).train()
+    if not cfg.get('resume') and cfg.get('load_from') is None:
+        fetch_weights(cfg)
+    with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+        runner.train()
     if args.safetensors and is_main_process():
         checkpoint = find_whole_checkpoint(cfg.work_dir)
         if checkpoint is None:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,14 +81,11 @@ class ParetoRecipe:
             for t in points
         ]
 
-    def split(
-        self, labels: np.ndarray, names: Sequence[str] | None = None
-    ) -> np.ndarray:
+    def split(self, labels: np.ndarray) -> np.ndarray:
         """Draws the subset.
 
         Args:
             labels: 0/1 array of shape (N, K), any numeric or bool dtype.
-            names: The K class names for the warning. Defaults to indices.
 
         Returns:
             np.ndarray: The chosen indices, ascending, int64 of shape (M,).
@@ -112,8 +109,7 @@ class ParetoRecipe:
                 members = np.flatnonzero(positives[:, label]).tolist()
                 pool = set(members) - inside
                 if new > len(pool):
-                    name = label if names is None else names[label]
-                    short.append(f'{name} ({len(members)}/{target})')
+                    short.append(f'{label} ({len(members)}/{target})')
                 picked = rng.sample(tuple(pool), min(new, len(pool)))
                 change = set.add
             else:

@@ -94,7 +94,7 @@ def distort(img: np.ndarray, drawn: Distortion) -> np.ndarray:
     hue, saturation = hsv[..., 0], hsv[..., 1]
     if drawn.saturation != 1:
         np.multiply(saturation, drawn.saturation, out=saturation)
-        np.clip(saturation, 0, 1, out=saturation)
+        np.minimum(saturation, 1, out=saturation)
     turn = math.fmod(drawn.hue, 360)
     if turn:
         np.add(hue, turn, out=hue)

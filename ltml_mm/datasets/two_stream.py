@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain.registry import DATASETS
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ltml_mm.class_statistics import COUNTS_KEY, IMAGES_KEY
 from ltml_mm.datasets.annotations import (
@@ -41,9 +41,10 @@ class TwoStreamDataset:
     of the wrapped dataset, unchanged.
 
     The pipeline of a draw runs under random states that are a function of
-    the sampler's seed, the epoch, the position and the stream alone, and
-    gives the callers' states back: stock transforms draw from the global
-    generators. So a run is the same for any number of workers.
+    the sampler's seed, the epoch, the position and the stream alone: stock
+    transforms draw from the global generators. Outside of data workers it
+    gives the callers' states back. So a run is the same for any number of
+    workers.
 
     Args:
         dataset (dict | Dataset): The dataset, or its config: any of
@@ -121,10 +122,13 @@ class TwoStreamDataset:
         if not isinstance(draw, Mapping):
             return self.dataset[draw]
         samples = {}
-        for name in [name for name in draw if name != DRAW]:
-            # Each stream from states of its own: a stream is augmented alike
-            # with and without the other.
-            with seeded_draw(draw[DRAW], name):
+        # Numpy's takes longer than a crop; in a worker nobody else draws.
+        in_worker = get_worker_info() is not None
+        with nullcontext() if in_worker else kept_random_states():
+            for name in [name for name in draw if name != DRAW]:
+                # Each stream from states of its own: a stream is augmented
+                # alike with and without the other.
+                seed_generators(draw[DRAW], name)
                 samples[name] = self.dataset[draw[name]]
         first = next(iter(samples.values()))
         # A stock classifier knows no streams.
@@ -180,23 +184,35 @@ def innermost_dataset(holder: Any) -> Any:
 
 
 @contextmanager
-def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
-    """Seeds the global generators for one draw and restores them after.
-
-    Args:
-        number: Seed, epoch and position of the draw.
-        stream: Name of the stream.
-    """
+def kept_random_states() -> Iterator[None]:
+    """Restores the states of the global generators at its end."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    sequence = np.random.SeedSequence((*number, zlib.crc32(stream.encode())))
-    words = sequence.generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(words[1])
-    # The default generator alone: torch.manual_seed would touch every GPU.
-    torch.default_generator.manual_seed(int(words[2]))
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def seed_generators(number: tuple[int, ...], stream: str) -> None:
+    """Seeds the global generators for one draw.
+
+    Args:
+        number: Seed, epoch and position of the draw.
+        stream: Name of the stream.
+    """
+    sequence = np.random.SeedSequence((*number, zlib.crc32(stream.encode())))
+    words = sequence.generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    # The default generator alone: torch.manual_seed would touch every GPU.
+    torch.default_generator.manual_seed(int(words[2]))
+
+
+@contextmanager
+def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
+    """Seeds the global generators for one draw and restores them after."""
+    with kept_random_states():
+        seed_generators(number, stream)
+        yield

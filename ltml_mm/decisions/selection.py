@@ -185,12 +185,16 @@ def describe_images(loader: Any) -> dict[str, Any]:
     }
 
 
-def no_validation(cfg: Config, loader: Any = None) -> str | None:
+def no_validation(
+    cfg: Config, loader: Any = None, read_test: bool = True
+) -> str | None:
     """Says why a set cannot serve to choose on; None where it can.
 
     Args:
         cfg: A complete config.
         loader: The loader of the set, by default that of the validation.
+        read_test: Whether to read the test set's annotations, to find copies
+            of it and images that both share.
 
     Returns:
         str | None: It does not exist, is the test set by path, by content,
@@ -200,17 +204,21 @@ def no_validation(cfg: Config, loader: Any = None) -> str | None:
     if loader is None:
         return 'the config has no validation set'
     own = list(_parts(cfg, loader))
-    for name, told in (('test', 'test'), ('train', 'training')):
+    paths = [path for path in map(_file_of, own) if path]
+    if any(Path(path).name == TEST for path in paths):
+        return f'{paths[0]} is the test set'
+    for name in ('train', 'test') if read_test else ('train',):
+        told = f'{name}ing' if name == 'train' else name
         other = cfg.get(f'{name}_dataloader')
         parts = []
         # Images that are not here cannot be those to choose on.
         with suppress(FileNotFoundError):
             parts = list(_parts(cfg, other)) if other is not None else []
         files = {_file_of(part) for part in parts} - {''}
-        for path in filter(None, map(_file_of, own)):
-            beside = Path(path).with_name(TEST)
-            if name == 'test' and beside.is_file():
-                files.add(str(beside))
+        if name == 'test':
+            beside = (Path(path).with_name(TEST) for path in paths)
+            files |= {str(path) for path in beside if path.is_file()}
+        for path in paths:
             digest = file_sha256(path)
             for file in files:
                 if path == file or digest == file_sha256(file):

@@ -16,10 +16,10 @@ from ltml_cli.result_parsers import PLAIN, PUBLISHED, ROWS, VARIANTS
 from ltml_mm.apis.config import (
     complete_config,
     config_parts,
-    override,
     read_config,
 )
 from ltml_mm.apis.learning_rate import fill_learning_rate
+from ltml_mm.apis.overrides import apply_overrides
 
 #: The rows of the two-branch network.
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
@@ -191,13 +191,14 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
             the comparison sets, or the streams cannot share the images.
     """
     cfg = row_config(row.base, args.data)
-    for key, value in {**(args.cfg_options or {}), **row.overrides}.items():
+    options = {**(args.cfg_options or {}), **row.overrides}
+    for key in options:
         if key in RESERVED_KEYS:
             raise ValueError(
                 f'--cfg-options {key}: the comparison sets it; see --seeds '
                 'and --out'
             )
-        override(cfg, key, value)
+    apply_overrides(cfg, options)
     # Ahead of what follows from the data and the images of a step.
     streams = len(cfg.train_dataloader.sampler.streams)
     for name, key in IMAGE_OPTIONS.items():

@@ -28,7 +28,7 @@ from ltml_mm.apis.checkpoint import (
     read_checkpoint,
 )
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.config import load_config
+from ltml_mm.apis.config import fit_to_data, load_config
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.apis.norm_statistics import (
     remeasure_checkpoint,
@@ -192,6 +192,7 @@ def _train(cfg: Config, tell: Hook) -> tuple[int, float | None]:
     checkpoint = find_whole_checkpoint(cfg.work_dir)
     if checkpoint is not None:
         cfg.resume, cfg.load_from = True, checkpoint
+    fit_to_data(cfg)
     runner = RUNNERS.build(cfg)
     runner.register_hook(tell)
     start = time.perf_counter()

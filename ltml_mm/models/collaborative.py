@@ -78,7 +78,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
 
             - ``at`` (str | Sequence[str]): the names of the backbone's
               modules from the branching point on, or ``'auto'``, the
-              default, for the last stage of a known family;
+              default, for the last stage, found by a run;
             - ``init``: how the re-balanced copy starts, ``'copy'``, the
               default: as the uniform one (the paper: both from the same
               ImageNet weights), or ``'reinit'``;

@@ -10,11 +10,13 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from math import isqrt
 from typing import Any
 
 import torch
 from mmengine.model import ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmpretrain.models.backbones import HRNet
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -35,6 +37,11 @@ FORK_SPELLINGS = dict(
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
 DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
 DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
+#: Where networks keep the side of their images: ViT and timm, Swin's patch
+#: embedding, Hugging Face's.
+SIZES = ('img_size', 'img_resolution', 'init_input_size', 'image_size')
+#: Under what names networks keep their class token.
+CLASS_TOKENS = {'cls_token', 'class_token', 'class_embedding'}
 #: The side of the blank image where the backbone names none, in pixels.
 PROBE_SIDE = 224
 
@@ -50,11 +57,14 @@ class TokenPooling(nn.Module):
     Args:
         num_prefix_tokens (int): Tokens ahead of the patches; the first of
             them is the class token. Defaults to 0: none.
+        mean (bool): Whether to average the patches even where there is a
+            class token. Defaults to False.
     """
 
-    def __init__(self, num_prefix_tokens: int = 0) -> None:
+    def __init__(self, num_prefix_tokens: int = 0, mean: bool = False) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
+        self.mean = mean
 
     def forward(self, feats: Tensor | tuple[Tensor, ...]) -> tuple[Tensor]:
         """Pools the last of the features to (N, C).
@@ -64,9 +74,10 @@ class TokenPooling(nn.Module):
                 (N, H, W, C).
         """
         tokens = feats if isinstance(feats, Tensor) else feats[-1]
-        if self.num_prefix_tokens:
+        if self.num_prefix_tokens and not self.mean:
             return (tokens[:, 0],)
-        return (tokens.flatten(1, -2).mean(1),)
+        patches = tokens.flatten(1, -2)[:, self.num_prefix_tokens :]
+        return (patches.mean(1),)
 
 
 def check_keywords(
@@ -120,7 +131,7 @@ def fork_options(
 def run_blank_image(network: nn.Module) -> Any:
     """Returns a network's features of one blank image, in eval mode."""
     with evaluating(network):
-        return network(torch.zeros(1, *_image_shape(network)))
+        return network(torch.zeros(1, *image_shape(network)))
 
 
 @contextmanager
@@ -146,7 +157,7 @@ def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
         return run_blank_image(network)
     except (RuntimeError, AssertionError) as error:
         kinds = ' and '.join(type(module).__name__ for module in network)
-        channels, height, width = _image_shape(backbone)
+        channels, height, width = image_shape(backbone)
         raise ValueError(
             f'{kinds} do not run on a blank image of {height} x {width} with '
             f'{channels} channels: {error}. With the neck and '
@@ -166,17 +177,23 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
 
     Args:
         config: Config of the neck, None for no neck, or ``'auto'``: global
-            average pooling of feature maps, :class:`TokenPooling` of tokens,
-            none for vectors.
+            average pooling of feature maps, behind a fusion of scales for
+            HRNet, :class:`TokenPooling` of tokens, none for vectors.
         backbone: The backbone, not forked yet.
     """
     if config != 'auto':
         return config
-    shape = last_shape(probe_features(backbone))
+    features = probe_features(backbone)
+    shape = last_shape(features)
+    if isinstance(backbone, HRNet) and len(features) > 1:
+        # Its weights end in several features; a pooling would use the last.
+        widths = [feature.shape[1] for feature in features]
+        return [
+            dict(type='HRFuseScales', in_channels=widths),
+            dict(type='GlobalAveragePooling'),
+        ]
     if len(shape) == 3:
-        model = getattr(backbone, 'timm_model', backbone)
-        prefix = getattr(model, 'num_prefix_tokens', 0)
-        return dict(type='TokenPooling', num_prefix_tokens=prefix)
+        return _token_pooling(backbone, shape[1])
     if len(shape) == 4:
         # The blank image is square: two equal sides ahead of another axis
         # are a map with its channels last, as timm's Swin gives.
@@ -184,6 +201,23 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
         pooling = 'TokenPooling' if channels_last else 'GlobalAveragePooling'
         return dict(type=pooling)
     return None
+
+
+def _token_pooling(backbone: nn.Module, length: int) -> dict:
+    """Returns the config of the pooling of so many tokens."""
+    model = getattr(backbone, 'timm_model', backbone)
+    prefix = getattr(model, 'num_prefix_tokens', None)
+    if prefix is None:
+        prefix = getattr(model, 'num_extra_tokens', None)
+    if prefix is None:
+        names = {n.rpartition('.')[2] for n, _ in model.named_parameters()}
+        # The patches of the square blank image fill a square.
+        prefix = length - isqrt(length) ** 2 if names & CLASS_TOKENS else 0
+    # timm's networks with a norm behind the pooling pool by the mean.
+    norm = getattr(model, 'fc_norm', None)
+    mean = norm is not None and not isinstance(norm, nn.Identity)
+    config = dict(type='TokenPooling', num_prefix_tokens=prefix)
+    return {**config, 'mean': True} if prefix and mean else config
 
 
 def build_neck(
@@ -254,15 +288,23 @@ def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
     return ModuleDict({name: MODELS.build(config) for name in BRANCHES})
 
 
-def _image_shape(network: nn.Module) -> tuple[int, int, int]:
+def image_shape(network: nn.Module) -> tuple[int, int, int]:
     """Returns the channels, height and width that a network takes."""
-    channels, size = 0, None
+    channels, size, fold = 0, None, 1
+    module: Any
     for module in network.modules():
-        # img_size in ViT and timm, init_input_size in Swin's patch embedding.
-        for name in ('img_size', 'img_resolution', 'init_input_size'):
+        for name in SIZES:
             size = size or getattr(module, name, None)
         if isinstance(module, nn.Conv2d):
-            channels = channels or module.in_channels
+            channels = channels or module.in_channels // fold
+        if type(module).__name__ == 'SpaceToDepth':  # of TResNet
+            fold = module.bs**2
+    if size is None:
+        # timm's networks that take one size, or none below another.
+        timm = getattr(network, 'timm_model', network)
+        facts = getattr(timm, 'pretrained_cfg', None) or {}
+        fixed = facts.get('fixed_input_size') and facts.get('input_size')
+        size = (fixed or facts.get('min_input_size') or [None])[-1]
     size = size or PROBE_SIDE
     sides = size if isinstance(size, Sequence) else (size, size)
     return channels or 3, int(sides[0]), int(sides[-1])

@@ -80,8 +80,8 @@ def test_a_number_of_classes_that_is_given_stays(data):
 
 def test_a_head_inside_a_list_is_filled_in(data):
     heads = [{'num_classes': None}, {'num_classes': 5}]
-    cfg = load(data, **{'model.further': {'heads': heads, 'a': (1,)}})
-    numbers = [head['num_classes'] for head in cfg.model.further.heads]
+    cfg = load(data, **{'model.head': {'heads': heads, 'a': (1,)}})
+    numbers = [head['num_classes'] for head in cfg.model.head.heads]
     assert numbers == [3, 5]
 
 

@@ -89,7 +89,7 @@ REFUSED = {
     ),
     'mistyped argument': (
         ['model.backbone.dept=18'],
-        "the config does not fit ResNet: .* argument 'dept'",
+        r"nothing reads 'dept' in model\.backbone; .*model\.backbone\.depth",
     ),
     'depth that does not exist': (
         ['model.backbone.depth=19'],
@@ -121,7 +121,8 @@ def test_classes_of_a_stock_model(tmp_path):
     """No module of it takes the class counts; it is checked all the same."""
     config = write_case(tmp_path, plain=True)
     assert training(config)[0] == 0
-    outcome = training(config, 'model.head.num_classes=5')
+    other = ('model.head.num_classes=5', f'work_dir={tmp_path / "other"}')
+    outcome = training(config, *other)
     assert_refused(outcome, 'head has num_classes=5, but .* has 3 classes')
 
 

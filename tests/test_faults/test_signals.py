@@ -3,6 +3,7 @@
 import re
 
 import forked
+import pytest
 from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
@@ -26,9 +27,11 @@ def train(data, folder, **sender):
     return status, stderr.read_text()
 
 
-def test_a_signal_to_all_processes_of_a_job(data, tmp_path):
-    status, said = train(data, tmp_path, name='SIGTERM', to='group', step=5)
-    assert status == 143
+@pytest.mark.parametrize(('name', 'code'), [('SIGTERM', 143), ('SIGINT', 130)])
+def test_a_signal_to_all_processes_of_a_job(data, tmp_path, name, code):
+    """SIGINT is Ctrl-C, which a terminal sends to the workers, too."""
+    status, said = train(data, tmp_path, name=name, to='group', step=5)
+    assert status == code
     assert 'Traceback' not in said
     path = tmp_path / 'work' / 'iter_5.pth'
     assert find_whole_checkpoint(tmp_path / 'work') == str(path)

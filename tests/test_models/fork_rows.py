@@ -23,6 +23,26 @@ HRNET = {
     )
     for i in range(4)
 }
+BLOCKS = dict(
+    img_size=32,
+    patch_size=8,
+    arch=dict(
+        embed_dims=16, num_layers=6, num_heads=2, feedforward_channels=32
+    ),
+)
+TWINS = dict(
+    embed_dims=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1],
+    patch_sizes=[4, 2, 2, 2], strides=[4, 2, 2, 2], mlp_ratios=[2, 2, 2, 2],
+    sr_ratios=[8, 4, 2, 1],
+)  # fmt: skip
+SVT = dict(window_sizes=[2, 2, 2, 2], **TWINS)
+TIMM_SWIN = dict(
+    type='TIMMBackbone', img_size=64, window_size=2, embed_dim=8,
+    depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), drop_path_rate=0.0,
+)  # fmt: skip
+TIMM_BLOCKS = dict(
+    type='TIMMBackbone', img_size=28, embed_dim=24, depth=6, num_heads=2
+)
 TIMM_VIT = dict(
     type='TIMMBackbone',
     model_name='vit_tiny_patch16_224',
@@ -45,6 +65,15 @@ TIMM_CONVNEXT = dict(
     dims=(8, 8, 16, 16),
     drop_path_rate=0.0,
 )
+
+
+def timm(model_name, **options):
+    return dict(type='TIMMBackbone', model_name=model_name, **options)
+
+
+def stages(count, *names, prefix='timm_model.'):
+    return [f'{prefix}{name}' for name in (f'stages.{count}', *names)]
+
 
 ROWS = {
     'resnet': (dict(type='ResNet', depth=18, **SMALL), ['layer4']),
@@ -203,4 +232,271 @@ ROWS = {
         dict(global_pool='avg', class_token=False, **TIMM_VIT),
         ['timm_model.blocks.5', 'timm_model.fc_norm'],
     ),
+    'densenet-121': (
+        dict(type='DenseNet', arch='121'), ['stages.3', 'transitions.3'],
+    ),
+    'beit': (dict(type='BEiTViT', **BLOCKS), ['layers.5', 'ln2']),
+    'beit-shared': (
+        dict(
+            type='BEiTViT', use_abs_pos_emb=False, use_rel_pos_bias=False,
+            use_shared_rel_pos_bias=True, **BLOCKS,
+        ),
+        ['layers.5', 'ln2'],
+    ),
+    'eva02': (dict(type='ViTEVA02', **BLOCKS), ['layers.5', 'ln1']),
+    'deit3': (dict(type='DeiT3', **BLOCKS), ['layers.5', 'ln1']),
+    'clip-vit': (
+        dict(
+            type='VisionTransformer', pre_norm=True, final_norm=False,
+            **BLOCKS,
+        ),
+        ['layers.5'],
+    ),
+    'xcit': (
+        dict(
+            type='XCiT', patch_size=16, embed_dims=16, depth=6, num_heads=2,
+        ),
+        ['xca_layers.5', 'ca_layers.0', 'ca_layers.1', 'norm'],
+    ),
+    'levit': (dict(type='LeViT', arch='128s'), ['stages.2']),
+    'mobileone': (
+        dict(
+            type='MobileOne',
+            arch=dict(
+                num_blocks=[1] * 4, width_factor=[0.25] * 4,
+                num_conv_branches=[1] * 4, num_se_blocks=[0] * 4,
+            ),
+        ),
+        ['stage4'],
+    ),
+    'edgenext': (
+        dict(
+            type='EdgeNeXt',
+            arch=dict(
+                channels=[8, 16, 24, 32], depths=[1] * 4, num_heads=[2] * 4
+            ),
+        ),
+        ['downsample_layers.3', 'stages.3', 'norm3'],
+    ),
+    'hornet': (
+        dict(
+            type='HorNet',
+            arch=dict(
+                base_dim=16, depths=[1] * 4, orders=[2] * 4,
+                dw_cfg=[dict(type='DW', kernel_size=3)] * 4,
+            ),
+        ),
+        ['downsample_layers.3', 'stages.3', 'norm3'],
+    ),
+    'van': (
+        dict(
+            type='VAN',
+            arch=dict(
+                embed_dims=[8, 8, 16, 16], depths=[1] * 4, ffn_ratios=[2] * 4
+            ),
+        ),
+        ['patch_embed4', 'blocks4.0', 'norm4'],
+    ),
+    'mvit': (
+        dict(
+            type='MViT', img_size=64,
+            arch=dict(
+                embed_dims=16, num_layers=4, num_heads=1,
+                downscale_indices=[1, 2, 3],
+            ),
+        ),
+        ['blocks.3', 'norm3'],
+    ),
+    'hivit': (
+        dict(type='HiViT', arch='tiny'), ['blocks.14', 'blocks.15'],
+    ),
+    'davit': (
+        dict(
+            type='DaViT', window_size=2, drop_path_rate=0.0,
+            arch=dict(
+                embed_dims=8, depths=[1] * 4, num_heads=[1, 1, 2, 2]
+            ),
+        ),
+        ['stages.3', 'norm3'],
+    ),
+    'twins-pcpvt': (
+        dict(type='PCPVT', arch=TWINS, drop_path_rate=0.0),
+        ['patch_embeds.3', 'stages.3.0', 'position_encodings.3'],
+    ),
+    'twins-svt': (
+        dict(type='SVT', arch=SVT, drop_path_rate=0.0),
+        ['patch_embeds.3', 'stages.3.0', 'position_encodings.3'],
+    ),
+    'tinyvit': (
+        dict(
+            type='TinyViT', img_size=(64, 64), drop_path_rate=0.0,
+            arch=dict(
+                channels=[8, 16, 24, 32], num_heads=[1] * 4, depths=[1] * 4,
+                window_sizes=[4, 4, 4, 2],
+            ),
+        ),
+        ['stages.3', 'norm3'],
+    ),
+    'mobilevit': (
+        dict(type='MobileViT', arch='xx_small'),
+        ['layers.4', 'conv_1x1_exp'],
+    ),
+    'efficientformer': (
+        dict(
+            type='EfficientFormer',
+            arch=dict(
+                layers=[1, 1, 1, 2], embed_dims=[8, 16, 24, 32],
+                downsamples=[False, True, True, True], vit_num=1,
+            ),
+        ),
+        ['network.3', 'norm3'],
+    ),
+    'mlp-mixer': (
+        dict(type='MlpMixer', arch='s', img_size=32), ['layers.7', 'ln1'],
+    ),
+    'convmixer': (
+        dict(
+            type='ConvMixer',
+            arch=dict(embed_dims=16, depth=12, patch_size=16, kernel_size=3),
+        ),
+        ['stages.10', 'stages.11'],
+    ),
+    'tnt': (
+        dict(
+            type='TNT', img_size=32,
+            arch=dict(
+                embed_dims_outer=16, embed_dims_inner=4, num_layers=6,
+                num_heads_outer=2, num_heads_inner=2,
+            ),
+        ),
+        ['layers.5', 'norm'],
+    ),
+    'mixmim': (
+        dict(
+            type='MixMIMTransformer', img_size=64, window_size=[2] * 4,
+            arch=dict(embed_dims=16, depths=[1] * 4, num_heads=[1] * 4),
+        ),
+        ['layers.3', 'norm'],
+    ),
+    'revvit': (
+        dict(
+            type='RevVisionTransformer', no_custom_backward=True, **BLOCKS
+        ),
+        ['layers.5', 'ln1'],
+    ),
+    'timm-efficientnet': (
+        timm('test_efficientnet'),
+        [f'timm_model.{n}' for n in ('blocks.4', 'conv_head', 'bn2')],
+    ),
+    'timm-mobilenetv3': (
+        timm('mobilenetv3_small_050'),
+        [f'timm_model.{n}' for n in ('blocks.4', 'blocks.5', 'conv_head')],
+    ),
+    'timm-mobilenetv4': (
+        timm('mobilenetv4_conv_small_035'),
+        [
+            f'timm_model.{n}'
+            for n in ('blocks.3', 'blocks.4', 'conv_head', 'norm_head')
+        ],
+    ),
+    'timm-regnet': (timm('regnetx_002'), ['timm_model.s4']),
+    'timm-swin': (
+        dict(model_name='swin_tiny_patch4_window7_224', **TIMM_SWIN),
+        ['timm_model.layers.3', 'timm_model.norm'],
+    ),
+    'timm-swinv2': (
+        dict(model_name='swinv2_tiny_window8_256', **TIMM_SWIN),
+        ['timm_model.layers.3', 'timm_model.norm'],
+    ),
+    'timm-eva02': (
+        dict(model_name='eva02_tiny_patch14_224', **TIMM_BLOCKS),
+        ['timm_model.blocks.5', 'timm_model.fc_norm'],
+    ),
+    'timm-beit': (
+        dict(
+            model_name='beit_base_patch16_224', patch_size=14, **TIMM_BLOCKS
+        ),
+        ['timm_model.blocks.5', 'timm_model.fc_norm'],
+    ),
+    'timm-cait': (
+        dict(model_name='cait_xxs24_224', patch_size=14, **TIMM_BLOCKS),
+        ['timm_model.blocks_token_only.1', 'timm_model.norm'],
+    ),
+    'timm-maxvit': (
+        timm(
+            'maxvit_tiny_tf_224', img_size=64, depths=(1, 1, 1, 1),
+            embed_dim=(32, 32, 32, 64), stem_width=(8, 16),
+            drop_path_rate=0.0,
+        ),
+        stages(3, 'norm'),
+    ),
+    'timm-nfnet': (timm('test_nfnet'), stages(3, 'final_conv')),
+    'timm-ghostnet': (
+        timm('ghostnet_050', drop_rate=0.0),
+        [
+            f'timm_model.{n}'
+            for n in ('blocks.7', 'blocks.8', 'blocks.9', 'conv_head')
+        ],
+    ),
+    'timm-davit': (
+        timm(
+            'davit_tiny', depths=(1, 1, 1, 1), embed_dims=(8, 16, 24, 32),
+            num_heads=(1, 1, 1, 1),
+        ),
+        stages(3, 'head'),
+    ),
+    'timm-mambaout': (timm('test_mambaout'), stages(3, 'head')),
+    'timm-resnetv2': (
+        timm(
+            'resnetv2_50', layers=(1, 1, 1, 1), channels=(16, 16, 32, 32),
+            stem_chs=8,
+        ),
+        stages(3, 'norm'),
+    ),
+    'timm-efficientformer': (
+        timm(
+            'efficientformer_l1', depths=(1, 1, 1, 2), num_vit=1,
+            embed_dims=(8, 16, 24, 32),
+        ),
+        stages(3, 'norm'),
+    ),
+    'timm-vit-features': (
+        dict(features_only=True, **TIMM_VIT), ['timm_model.model.blocks.5'],
+    ),
 }  # fmt: skip
+
+#: Of one size alone, which their configs do not name.
+FIXED = {
+    'levit': 224,
+    'hivit': 224,
+    'vgg': 32,
+    'vgg-bn': 32,
+    'efficientformer': 224,
+    'timm-efficientformer': 224,
+}
+
+
+def side(row):
+    """The height and width of small images for a row."""
+    size = FIXED.get(row, ROWS[row][0].get('img_size', 64))
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def table():
+    """The rows as the page of backbones shows them."""
+    lines = [
+        '| Row | `backbone` | `fork.at`, found by itself |',
+        '|---|---|---|',
+    ]
+    for row, (config, names) in ROWS.items():
+        kind = config['type']
+        if kind == 'TIMMBackbone':
+            kind = f'timm {config["model_name"]}'
+            kind += ', features_only' * config.get('features_only', False)
+        shown = ' '.join(f'`{name}`' for name in names)
+        lines.append(f'| {row} | {kind} | {shown} |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    print(table())

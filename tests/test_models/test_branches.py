@@ -1,7 +1,10 @@
 """The modules that stand in for a forked one."""
 
+import collections
 import copy
+import dataclasses
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -111,6 +114,72 @@ def test_dict_of_tensors_is_joined_and_halved():
     assert found['size'] == 2
 
 
+class Output(OrderedDict):
+    """A mapping that its attributes follow, as those of Hugging Face."""
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        self.__dict__[key] = value
+
+
+@dataclasses.dataclass
+class Record:
+    x: torch.Tensor
+    size: int = 2
+
+
+Pair = collections.namedtuple('Pair', ('x', 'size'))
+
+
+@pytest.mark.parametrize('kind', [Output, Record, Pair])
+def test_structures_of_their_own_class_are_joined_and_halved(kind):
+    class Stage(nn.Module):
+        def forward(self, given):
+            if kind is Output:
+                found = Output()
+                found['x'], found['size'] = given.x + 1, 2
+                return found
+            return kind(given.x + 1, 2)
+
+    x = torch.rand(4, 2)
+    given = Stage()(Pair(x - 1, 2))
+    joined = Fork(Stage(), Stage())(given)
+    assert type(joined) is kind
+    assert_close(joined.x, torch.cat([x + 1, x + 1]))
+    found = ForkedTail(Stage(), Stage())(joined)
+    assert_close(found.x, torch.cat([x + 2, x + 2]))
+    assert (type(found), found.size) == (kind, 2)
+    assert_close(split_branches(found, 4)['rebalanced'].x, x + 2)
+    assert_close(given.x, x)
+
+
+def test_every_tensor_as_long_as_the_first_is_halved():
+    class Stage(nn.Module):
+        def forward(self, x, table, tokens=None):
+            return x + tokens + table
+
+    tail = ForkedTail(Stage(), Stage())
+    x, tokens = torch.rand(4, 3), torch.rand(4, 3)
+    table = torch.rand(3)
+    assert_close(tail(x, table, tokens=tokens), x + tokens + table)
+    # The lengths in the plain network tell a table of just that length.
+    tail.path = 'tail'
+    tail.first.lengths['tail', 'in', 3] = [1, -4, 1]
+    square = torch.rand(4, 1, 3)
+    expected = torch.cat(
+        [x[part] + tokens[part] + square for part in (slice(2), slice(2, 4))],
+        dim=1,
+    )
+
+    class Wide(Stage):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs).transpose(0, 1)
+
+    wide = ForkedTail(Wide(), Wide())
+    wide.path, wide.first = tail.path, tail.first
+    assert_close(wide(x, square, tokens=tokens), expected.transpose(0, 1))
+
+
 def test_tail_may_change_its_half_in_place_and_is_differentiable():
     tail = ForkedTail(nn.ReLU(inplace=True), nn.ReLU(inplace=True))
     x = torch.tensor([[-1.0], [2.0]], requires_grad=True)
@@ -127,19 +196,25 @@ def test_features_that_fit_no_branch_are_an_error():
         split_branches(torch.rand(3, 1))
 
 
-def test_attributes_are_handed_through_and_methods_are_not():
+def test_attributes_and_methods_are_handed_through():
     class Stage(nn.Linear):
         width = 7
 
-        def method(self):
-            """Would run on one copy only."""
+        def _shift(self, by):
+            self.bias.data += by
+
+        def method(self, x):
+            """Would not know which half it gets."""
 
     fork = Fork(Stage(2, 3), Stage(2, 3))
     assert fork.width == 7
     assert fork.weight is fork.uniform.weight
-    assert not hasattr(fork, 'method')
-    with pytest.raises(AttributeError, match='hands no methods through'):
-        fork.method()
+    before = [module.bias.clone() for module in fork.copies]
+    fork._shift(2)
+    for module, bias in zip(fork.copies, before, strict=True):
+        assert_close(module.bias, bias + 2)
+    with pytest.raises(ValueError, match='hands no methods through'):
+        fork.method(torch.rand(1))
     with pytest.raises(AttributeError, match='missing'):
         fork.missing()
 

@@ -301,14 +301,7 @@ def test_parametric_neck_is_copied_for_each_branch():
 @pytest.mark.parametrize(
     ('backbone', 'neck', 'width'),
     [
-        (
-            ROWS['hrnet'][0],
-            [
-                dict(type='HRFuseScales', in_channels=(4, 8, 16, 32)),
-                dict(type='GlobalAveragePooling'),
-            ],
-            2048,
-        ),
+        (ROWS['hrnet'][0], 'auto', 2048),
         (
             dict(
                 type='TIMMBackbone',
@@ -352,13 +345,35 @@ def test_features_with_their_channels_last_are_pooled_over_the_map():
         depths=(1, 1, 1, 1),
         num_heads=(1, 1, 1, 1),
     )
-    at = ['timm_model.layers.3', 'timm_model.norm']
-    model = build(backbone=backbone, fork=dict(at=at)).eval()
+    model = build(backbone=backbone).eval()
     assert model.heads['uniform'].fc.in_features == 64
     images = batch(2, side=64)['inputs']['uniform']
     maps = model.backbone(images)[-1][:2]
     (pooled,) = model.extract_feat(images)['uniform']
     torch.testing.assert_close(pooled, maps.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ('row', 'options', 'prefix', 'mean'),
+    [
+        ('vit', dict(out_type='raw'), 1, False),
+        ('deit', dict(out_type='raw'), 2, False),
+        ('timm-eva02', {}, 1, True),
+        ('timm-cait', {}, 1, False),
+        ('timm-vit', {}, 1, False),
+    ],
+)
+def test_class_tokens_are_never_averaged_with_the_patches(
+    row, options, prefix, mean
+):
+    if row.startswith('timm'):
+        pytest.importorskip('timm')
+    config = dict(copy.deepcopy(ROWS[row][0]), **options)
+    neck = build(backbone=config).neck
+    assert (neck.num_prefix_tokens, neck.mean) == (prefix, mean)
+    tokens = torch.rand(2, prefix + 4, 3)
+    expected = tokens[:, prefix:].mean(1) if mean else tokens[:, 0]
+    torch.testing.assert_close(neck((tokens,)), (expected,))
 
 
 @pytest.mark.parametrize('channels', [1, 4])

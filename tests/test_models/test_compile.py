@@ -50,8 +50,11 @@ def step(model, forward):
     data = batch(4)
     for name, images in data['inputs'].items():
         data['inputs'][name] = images.to(device)
-    losses = forward(**data, mode='loss')
-    sum(v for k, v in losses.items() if 'loss' in k).backward()
+    # Without the correlation of the branches, which is noise over noise
+    # where a network that has learned nothing gives one answer to all.
+    terms = forward(**data, mode='loss')
+    losses = {k: v for k, v in terms.items() if 'loss' in k}
+    sum(losses.values()).backward()
     gradients = {
         k: p.grad for k, p in model.named_parameters() if p.requires_grad
     }

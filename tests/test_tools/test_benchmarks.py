@@ -9,18 +9,29 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from tiny_run import TOOLS, environment
+from tiny_training import REPO, write_small
 
 FOLDER = TOOLS / 'benchmarks'
+#: A config, and what makes it small.
+SMALL = (
+    f'{REPO}/configs/ltml_demo.py --cfg-options '
+    'model.backbone.base_channels=8 model.backbone.stem_channels=8 '
+    'train_dataloader.sampler.epoch_length=16 train_dataloader.batch_size=4'
+)
 #: The smallest size of each. compare.py, which trains, has tests of its own.
 SMALLEST = {
     'converters': '--scale 0.003 --repeats 1',
     'dataset_load': '--repeats 1',
+    'end_to_end': '--pictures 8 --images 8 --batch 4 --side 32 --workers 1 '
+    '--epochs 2 --rounds 1 --depth 18 --channels 8',
     'load': '--steps 8 --epoch 2 --workers 1 --pairs 2',
     'loading': '--pictures 64 --epochs 1',
     'metric': '--images 100 --classes 5 --repeats 1',
     'sampling': '--images 100 --classes 5 --repeats 1',
     'step_time': '--images 4 --side 32 --repeats 1 --tasks training '
     '--backbone type=ResNet depth=18 base_channels=8 stem_channels=8',
+    'startup': '--repeats 1 --warm-up 0',
+    'throughput': f'{SMALL} --images 8 --seconds 0',
 }
 
 
@@ -29,7 +40,7 @@ SMALLEST = {
     sorted(
         path.stem
         for path in FOLDER.glob('*.py')
-        if path.stem not in ('compare', 'timing')
+        if path.stem not in ('compare', 'pictures', 'timing')
     ),
 )
 def test_benchmark_runs_at_its_smallest_size(name, tmp_path):
@@ -60,3 +71,47 @@ def test_labels_of_a_batch_lie_on_the_device_of_its_images(kind, monkeypatch):
     rows = samples.values() if kind == 'two_branch' else [samples]
     labels = [sample.gt_label for row in rows for sample in row]
     assert [label.device for label in labels] == [images.device] * 4
+
+
+STOCK = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=64))
+data_preprocessor = dict(
+    mean=[0.0] * 3, std=[255.0] * 3, num_classes=3, to_onehot=True)
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False,
+    collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='MultiLabelDataset', ann_file='train.json', data_root='{data}',
+        pipeline=[dict(type='LoadImageFromFile'),
+                  dict(type='Resize', scale=32), dict(type='PackInputs')]))
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+@pytest.mark.parametrize('kind', ['own', 'stock'])
+def test_throughput_of_files(kind, tmp_path, monkeypatch, capsys):
+    """A folder of one's own pictures, and a config of MMPretrain's."""
+    config = write_small(tmp_path)
+    if kind == 'stock':
+        text = STOCK.replace('{data}', str(tmp_path / 'data'))
+        config = tmp_path / 'stock.py'
+        config.write_text(text)
+    monkeypatch.syspath_prepend(FOLDER)
+    throughput = importlib.import_module('throughput')
+    out = tmp_path / 'out.json'
+    command = ['throughput.py', str(config), '--images', '8']
+    command += ['--seconds', '0', '--device', 'cpu', '--out', str(out)]
+    monkeypatch.setattr(sys, 'argv', command)
+    throughput.main()
+    assert 'What to set:' in capsys.readouterr().out
+    result = json.loads(out.read_text())
+    loading = {'own': 'LoadCheckedImage', 'stock': 'LoadImageFromFile'}[kind]
+    assert result['pipeline']['second_pass'][loading] > 0
+    assert result['device']['images'] == {'own': 10, 'stock': 4}[kind]
+    assert result['limit'] in ('the loader', 'the device')

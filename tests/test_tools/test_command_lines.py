@@ -127,11 +127,14 @@ def test_resume_from_the_latest_or_a_checkpoint(folder):
 
 
 def test_overrides(folder):
-    first = ('--cfg-options', 'x.y=[1, 2]', 'optim_wrapper.optimizer.lr=1e-3')
-    (folder / 'my data' / 'a=b').mkdir(parents=True)
-    cfg = config_of(*first, '--cfg-options', 'data_root=my data/a=b')
-    assert cfg.data_root == 'my data/a=b'
-    assert cfg.x == dict(y=[1, 2])
+    first = (
+        '--cfg-options',
+        'env_cfg.mp_cfg.x=[1, 2]',
+        'optim_wrapper.optimizer.lr=1e-3',
+    )
+    cfg = config_of(*first, '--cfg-options', 'work_dir=my data/a=b')
+    assert cfg.work_dir == 'my data/a=b'
+    assert cfg.env_cfg.mp_cfg.x == [1, 2]
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.001)
 
 

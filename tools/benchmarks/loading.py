@@ -1,8 +1,18 @@
-"""Measures the images a second that one worker loads, epoch by epoch.
+"""Measures the images a second that one core loads, epoch by epoch.
 
-The wrapper that makes draws reproducible is compared, in turns, with the
-plain dataset under the same pipeline. Without ``--config`` it writes
-pictures of the size of VOC's and loads them by ltml_voc's pipeline.
+Writes pictures of VOC's size and loads them in turns through
+
+- ``stock``: what MMPretrain has for it: LoadImageFromFile,
+  RandomResizedCrop, RandomFlip, ColorJitter, PackInputs, by plain indices;
+- ``stock_plain_colours``: the same without ColorJitter;
+- ``decoding``: ltml_voc's pipeline without a cache of decoded images;
+- ``kept``: the same with the cache, after a first epoch that fills it;
+- ``kept_for_device``: and distortion and mirroring left to the device;
+- ``plain``: as ``kept``, but without the wrapper that makes draws
+  reproducible.
+
+The figures are the processor time of one data worker, batches included, so
+another program on the machine changes them little.
 
 Example:
     python tools/benchmarks/loading.py --pictures 256 --epochs 5
@@ -11,65 +21,127 @@ Example:
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
+from pictures import write_pictures
 from torch.utils.data import DataLoader
 
+from ltml_mm.apis.config import load_config
 from ltml_mm.datasets import TwoStreamDataset, TwoStreamSampler
-from ltml_mm.files import write_json
+from ltml_mm.models.fork.branches import BRANCHES
 from timing import medians, report
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ltml_voc.py'
+PAIRS = 16  # a batch
+STOCK = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=224),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(
+        type='ColorJitter',
+        brightness=0.125,
+        contrast=0.5,
+        saturation=0.5,
+        hue=0.05,
+    ),
+    dict(type='PackInputs'),
+]
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Writes smooth random JPEG files of 500 x 375 pixels, and labels."""
-    rng = np.random.default_rng(0)
-    data = []
-    for i in range(count):
-        small = rng.integers(0, 256, (24, 32, 3), np.uint8)
-        cv2.imwrite(str(folder / f'{i}.jpg'), cv2.resize(small, (500, 375)))
-        data.append({'img_path': f'{i}.jpg', 'gt_label': [i % 2]})
-    metainfo = {'classes': ['a', 'b']}
-    write_json(
-        folder / 'train.json', {'metainfo': metainfo, 'data_list': data}
+def build(folder: str, pipeline: Any, image_cache: Any) -> Any:
+    """Builds the set of the pictures."""
+    return DATASETS.build(
+        dict(
+            type='LongTailMultiLabelDataset',
+            data_root=folder,
+            ann_file='train.json',
+            image_cache=image_cache,
+            pipeline=pipeline,
+        )
     )
 
 
-def seconds(dataset: Any, sampler: Any, epoch: int) -> float:
-    """Returns the time of one epoch through one worker."""
-    sampler.set_epoch(epoch)
-    loader = DataLoader(
-        dataset, 32, sampler=sampler, num_workers=1, collate_fn=len
+def protocol(**options: Any) -> Any:
+    """Returns ltml_voc's training pipeline."""
+    cfg: Config = load_config(CONFIG, options)
+    return cfg.train_dataloader.dataset.dataset.pipeline
+
+
+def stamp(samples: list[dict]) -> float:
+    """Makes a batch in a data worker; returns the worker's time so far."""
+    default_collate(samples)
+    return time.process_time()
+
+
+def make_cases(folder: str) -> dict[str, Callable[[int], float]]:
+    """Returns functions from an epoch to the seconds of an image."""
+    kept = build(folder, protocol(), 'auto')
+    sampler = TwoStreamSampler(
+        TwoStreamDataset(kept),
+        streams=dict(
+            uniform=dict(type='UniformSampler'),
+            rebalanced=dict(type='ClassAwareMultiLabelSampler'),
+        ),
+        epoch_length=len(kept) // 2,
+        seed=0,
     )
-    iterator = iter(loader)
-    next(iterator)  # the worker has started
-    start = time.perf_counter()
-    for _ in iterator:
-        pass
-    return time.perf_counter() - start
+    uncoloured = [step for step in STOCK if step['type'] != 'ColorJitter']
+    sets = {
+        'stock': build(folder, STOCK, False),
+        'stock_plain_colours': build(folder, uncoloured, False),
+        'decoding': TwoStreamDataset(build(folder, protocol(), False)),
+        'kept': TwoStreamDataset(kept),
+        'kept_for_device': TwoStreamDataset(
+            build(folder, protocol(augment_on='device'), 'auto')
+        ),
+        'plain': kept,
+    }
+
+    def case(name: str) -> Callable[[int], float]:
+        single = name in ('stock', 'stock_plain_colours', 'plain')
+        loader = DataLoader(
+            sets[name],
+            2 * PAIRS if single else PAIRS,
+            sampler=Singles(sampler) if single else sampler,
+            num_workers=1,
+            persistent_workers=True,
+            collate_fn=stamp,
+        )
+
+        def run(epoch: int) -> float:
+            sampler.set_epoch(epoch)
+            stamps = list(loader)
+            # The first batch holds the start of the worker.
+            images = 2 * PAIRS * (len(stamps) - 1)
+            return (stamps[-1] - stamps[0]) / images
+
+        return run
+
+    return {name: case(name) for name in sets}
 
 
-class Indices:
-    """The plain indices of one stream of a sampler, one after another."""
+class Singles:
+    """The images of a sampler's pairs, one after another."""
 
     def __init__(self, sampler: TwoStreamSampler) -> None:
         self.sampler = sampler
-        self.set_epoch = sampler.set_epoch
 
-    def __iter__(self) -> Any:
-        return (draw['uniform'] for draw in self.sampler)
+    def __iter__(self) -> Iterator[int]:
+        return (draw[key] for draw in self.sampler for key in BRANCHES)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return 2 * len(self.sampler)
 
 
 def main() -> None:
@@ -79,43 +151,34 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=5)
     parser.add_argument('--out', type=Path, help='JSON file')
     args = parser.parse_args()
-
-    cfg = Config.fromfile(CONFIG)
     init_default_scope('mmpretrain')
+    warnings.simplefilter('ignore')  # of ColorJitter, at every image
+    cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as name:
+        os.environ['LTML_IMAGE_CACHE'] = str(Path(name) / 'kept')
         write_pictures(Path(name), args.pictures)
-        plain = DATASETS.build(
-            dict(
-                type='LongTailMultiLabelDataset',
-                data_root=name,
-                ann_file='train.json',
-                pipeline=cfg.train_dataloader.dataset.dataset.pipeline,
-            )
-        )
-        reproducible = TwoStreamDataset(plain)
-        sampler = TwoStreamSampler(
-            reproducible,
-            streams=dict(uniform=dict(type='UniformSampler')),
-            epoch_length=args.pictures,
-            seed=0,
-        )
-        cases = {
-            'plain': (plain, Indices(sampler)),
-            'reproducible': (reproducible, sampler),
-        }
+        cases = make_cases(name)
+        first = {case: run(0) for case, run in cases.items()}
         times: dict[str, list[float]] = {case: [] for case in cases}
-        for epoch in range(args.epochs):
-            for case, (dataset, order) in cases.items():
-                times[case].append(seconds(dataset, order, epoch))
-    images = args.pictures - 32
+        for epoch in range(1, args.epochs + 1):
+            for case, run in cases.items():
+                times[case].append(run(epoch))
     median = medians(times)
     report(
         {
-            'images_a_second': {
-                case: [images / t for t in values]
-                for case, values in times.items()
+            'images_a_second_and_core': {
+                case: 1 / t for case, t in median.items()
             },
-            'time_ratio': median['reproducible'] / median['plain'],
+            'milliseconds_an_image': {
+                case: 1000 * t for case, t in median.items()
+            },
+            'first_epoch_milliseconds': {
+                case: 1000 * t for case, t in first.items()
+            },
+            'times_stock': {
+                case: median['stock'] / t for case, t in median.items()
+            },
+            'time_ratio_of_the_wrapper': median['kept'] / median['plain'],
         },
         args.out,
     )

@@ -190,7 +190,10 @@ def convert_custom(
             split[record] = {'fraction': shares[part], 'seed': seed}
     if recipe is not None:
         whole = sets['train']
-        drawn = recipe.split(whole.matrix(), whole.classes)
+        with warnings.catch_warnings():
+            # It tells classes by their numbers; describe_draw by their names.
+            warnings.simplefilter('ignore')
+            drawn = recipe.split(whole.matrix())
         sets['train'] = whole.subset(drawn)
         split['recipe'] = asdict(recipe)
         notes += describe_draw(recipe, whole, sets['train'])

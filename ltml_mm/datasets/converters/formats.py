@@ -135,12 +135,13 @@ def _folder_formats(path: str) -> list[tuple[str, str]]:
         return [('huggingface', path)]
     if 'annotations.xml' in names:
         return [('cvat', path)]
-    # Other files may lie beside; our own output is none of them.
+    # Other files may lie beside; what a conversion wrote is none of them.
     written = {'train.json', 'val.json', 'test.json', 'split.json'}
+    written = written if 'split.json' in names else set()
     found = [
         (form, str(file))
         for file in files
-        if file.name not in written | {'data.json'}
+        if file.name not in {*written, 'data.json'}
         and file.suffix.lower() in ('.csv', '.tsv', '.json', '.jsonl')
         and (form := _file_format(str(file)))
     ]

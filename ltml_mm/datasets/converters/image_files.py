@@ -48,7 +48,7 @@ def guess_root(path: str, names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
         tuple: The folder, and a note where it is another.
     """
     folder = os.path.dirname(path) or '.'
-    names = list(names)[:20]
+    names = [path for name in list(names)[:20] for path in _below(name)]
     for place in ('', *IMAGE_FOLDERS):
         root = os.path.normpath(os.path.join(folder, place))
         if any(os.path.isfile(os.path.join(root, name)) for name in names):
@@ -97,10 +97,10 @@ def settle_paths(
                 fault = f'{path} stands at {places[path]}, too'
                 problems.add('images that repeat', place, fault)
             elif not os.path.isfile(file):
+                missing.append(listed)
                 if options.skip_missing:
                     left_out.append(f'missing: {listed}')
                     continue
-                missing.append(listed)
                 told = f'{path!r} in {root}{files.namesakes(listed)}'
                 problems.add(MISSING, place, told)
             elif not options.allow_outside and (
@@ -112,7 +112,11 @@ def settle_paths(
         settled.append(
             images._replace(examples=examples, root=root, left_out=left)
         )
-    problems.check(_suggest_folder(root, missing))
+    hint = _suggest_folder(root, missing)
+    problems.check(hint)
+    if missing and not settled[0].examples:
+        told = f'all {len(settled[0].left_out)} images are missing in {root}'
+        raise ValueError(f'{settled[0].source}: {told}\n{hint}'.rstrip())
     if renamed:
         told = 'are not where the source says; found under another name'
         told = f'{len(renamed)} images {told}: {renamed[0]}'
@@ -251,6 +255,12 @@ def _local_path(listed: str) -> tuple[str, bool]:
     return '/'.join(listed.split('\\')), foreign
 
 
+def _below(listed: str) -> tuple[str, ...]:
+    """Returns the paths that may lie below a folder of images."""
+    local, foreign = _local_path(listed)
+    return (os.path.basename(local),) if foreign else (listed, local)
+
+
 def _suggest_folder(root: str, missing: list[str]) -> str:
     """Names the folder, one level up or down, that holds missing images."""
     if not missing:
@@ -266,8 +276,8 @@ def _suggest_folder(root: str, missing: list[str]) -> str:
     some = missing[:100]
 
     def count(folder: str) -> int:
-        paths = (os.path.join(folder, path) for path in some)
-        return sum(os.path.isfile(path) for path in paths)
+        paths = ([os.path.join(folder, p) for p in _below(n)] for n in some)
+        return sum(any(map(os.path.isfile, found)) for found in paths)
 
     best = max(folders, key=count)
     if not count(best):

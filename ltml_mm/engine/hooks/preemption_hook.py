@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -56,7 +57,8 @@ class PreemptionHook(Hook):
     Args:
         signals (Sequence[str]): Names of signals. Add ``'SIGUSR1'`` for
             schedulers that are told to send it, as by ``sbatch
-            --signal=USR1@120``. Defaults to ``('SIGTERM',)``.
+            --signal=USR1@120``. Defaults to ``('SIGTERM', 'SIGINT')``; a
+            second Ctrl-C ends the run at once.
 
     Raises:
         ValueError: There is no signal of such a name, or none to listen to.
@@ -65,7 +67,7 @@ class PreemptionHook(Hook):
     # After CheckpointHook.
     priority = 'LOWEST'
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM',)) -> None:
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT')) -> None:
         # Nobody can listen to those two, which Windows does not have.
         known = dict(signal.Signals.__members__)
         known.pop('SIGKILL', None)
@@ -76,7 +78,7 @@ class PreemptionHook(Hook):
                 f'got {signals!r}'
             )
         self._signals = [known[name] for name in signals]
-        self._received = 0
+        self._received, self._since = 0, 0.0
         self._checkpoint: SafeCheckpointHook | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -132,7 +134,13 @@ class PreemptionHook(Hook):
             end_workers(loader)
 
     def _note(self, number: int, frame: Any) -> None:
-        self._received = number
+        now = time.monotonic()
+        # A launcher and the terminal may both send the first one.
+        again = self._received == signal.SIGINT and now - self._since > 1
+        if number == signal.SIGINT and again:
+            raise KeyboardInterrupt
+        if not self._received:
+            self._received, self._since = number, now
 
     def _by_epoch(self, runner: Runner) -> bool:
         """Whether epochs and their checkpoints end together."""

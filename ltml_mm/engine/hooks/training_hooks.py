@@ -42,7 +42,13 @@ LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 #: The schedulers that serve as warm-ups.
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
 #: What in a dataset's config says how its images are shown, not which.
-SHOWING = ('pipeline', 'metainfo', 'lazy_init', 'serialize_data')
+SHOWING = (
+    'image_cache',
+    'lazy_init',
+    'metainfo',
+    'pipeline',
+    'serialize_data',
+)
 #: MMEngine's "end" of a scheduler that has none.
 NO_END = int(1e9)
 
@@ -435,7 +441,8 @@ class ClassReportHook(Hook):
                 path = Path(runner.work_dir, f'{split}_class_report.json')
                 runner.logger.info(
                     f'Average precision in percent ({path}):\n'
-                    f'{class_table(report)}{said}'
+                    f'{class_table(report)}{said}',
+                    extra={'screen': True},  # Also shown by quiet tools.
                 )
                 write_json(path, report)
                 return
@@ -448,10 +455,10 @@ class ClassReportHook(Hook):
     ) -> str:
         """Adds thresholds to the report, writes them, says what they bring."""
         val, test = (
-            runner.cfg.get(f'{s}_dataloader') for s in ('val', 'test')
+            _images_of(runner.cfg.get(f'{split}_dataloader'))
+            for split in ('val', 'test')
         )
-        same = val is None or (test and val.dataset == test.dataset)
-        if same or metric.evaluated is None:
+        if not val or val == test or metric.evaluated is None:
             return ''
         # Not at the top: the tools import the hooks.
         from ltml_mm.decisions.selection import (
@@ -461,7 +468,8 @@ class ClassReportHook(Hook):
         )
 
         scores, targets = metric.evaluated
-        if no_validation(runner.cfg) is not None or not targets.any():
+        # The test set is not read in a training: test.py alone does that.
+        if no_validation(runner.cfg, read_test=False) or not targets.any():
             return ''
         name = Path(
             runner.message_hub.runtime_info.get('last_ckpt') or 'model'

@@ -4,26 +4,51 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 #: The branches, named like the streams that supervise them, in the order in
 #: which a batch joins them.
 BRANCHES = ('uniform', 'rebalanced')
 
 
-class FirstModule:
-    """The name of a fork's first module and whether it has run."""
+class ForkState:
+    """What the modules of one fork know of each other.
 
-    def __init__(self, name: str = '') -> None:
+    Attributes:
+        name: The name of the fork's first module.
+        has_run: Whether that module has run.
+        lengths: By module, ``'in'`` or ``'out'`` and number of values, how
+            long each of them is in the plain network: n where it is n times
+            the number of images, -n where it is n whatever their number, 0
+            for what is no tensor.
+        in_place: Modules that change what they are given.
+        doubled: Whether the network runs on every image twice, and what is
+            ahead of the fork on the first of the two.
+    """
+
+    def __init__(
+        self,
+        name: str = '',
+        lengths: dict[tuple[str, str, int], list[int]] | None = None,
+        in_place: Iterable[str] = (),
+    ) -> None:
         self.name = name
         self.has_run = False
+        self.lengths = lengths or {}
+        self.in_place = {*in_place}
+        self.doubled = False
+
+    def lengths_of(self, path: str, side: str, value: Any) -> list[int] | None:
+        """Returns the lengths of a module's values, None if not known."""
+        return self.lengths.get((path, side, len(leaves(value))))
 
 
 class Branches(BaseModule):
@@ -32,8 +57,8 @@ class Branches(BaseModule):
     A plain checkpoint loads into both copies; one that names the branches
     loads as it is. Attributes that the surrounding code reads from the
     module are handed through: a sub-module as :class:`ForkedTail` of both
-    copies' sub-modules, anything else from the uniform copy. Methods are not,
-    because they would run on one copy only.
+    copies' sub-modules, a method as one that runs on both, anything else from
+    the uniform copy.
 
     Args:
         uniform: The copy of the uniform branch.
@@ -56,7 +81,8 @@ class Branches(BaseModule):
         self.training = uniform.training
         self.init = init
         self.awaits_sync = init == 'copy'
-        self.first = FirstModule()
+        self.first = ForkState()
+        self.path = ''
 
     @property
     def copies(self) -> tuple[nn.Module, nn.Module]:
@@ -102,24 +128,36 @@ class Branches(BaseModule):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name.startswith('_') or name in BRANCHES:
+            # Half-made copies have no modules yet.
+            if name.startswith('__') or name in (*BRANCHES, '_modules'):
                 raise
         values = [getattr(module, name) for module in self.copies]
         if isinstance(values[0], nn.Module):
-            return self._view(ForkedTail, *values)
+            return self._view(ForkedTail, name, *values)
         if isinstance(values[0], MethodType):
-            raise AttributeError(
-                f'{type(self).__name__} hands no methods through, and '
-                f'"{name}" is one of {type(self.copies[0]).__name__}: name '
-                'the modules that it calls in fork.at instead'
-            )
+            return partial(self._run_method, name)
+        if name.startswith('_'):
+            raise AttributeError(f'{type(self).__name__} hides {name!r}')
         return values[0]
 
+    def _run_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(v, Tensor) for v in leaves((args, kwargs))):
+            raise ValueError(
+                f'{type(self).__name__} hands no methods through that take '
+                f'tensors, and "{name}" is one of '
+                f'{type(self.copies[0]).__name__}: name the modules that it '
+                'calls in fork.at instead, or build the backbone so that it '
+                'does not call it'
+            )
+        results = [getattr(m, name)(*args, **kwargs) for m in self.copies]
+        return join(*results)
+
     def _view(
-        self, kind: type[Branches], uniform: Any, rebalanced: Any
+        self, kind: type[Branches], name: str, uniform: Any, rebalanced: Any
     ) -> Branches:
         view = kind(uniform, rebalanced, self.init)
         view.first = self.first
+        view.path = f'{self.path}.{name}'
         return view
 
     # A backbone that walks through the blocks of a forked stage itself runs
@@ -132,28 +170,46 @@ class Branches(BaseModule):
 
     def __getitem__(self, index: int) -> Branches:
         copies: Any = self.copies
-        first = index in (0, -len(self))
-        kind = type(self) if first else ForkedTail
-        return self._view(kind, *(module[index] for module in copies))
+        index %= len(self)
+        kind = ForkedTail if index else type(self)
+        return self._view(
+            kind, str(index), *(module[index] for module in copies)
+        )
 
     def __iter__(self) -> Iterator[Branches]:
         return (self[index] for index in range(len(self)))
+
+    def run_on_halves(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs each copy on its half and joins the outputs again."""
+        given = args, kwargs
+        lengths = self.first.lengths_of(self.path, 'in', given)
+        outputs = []
+        for branch, module in enumerate(self.copies):
+            own_args, own_kwargs = half_call(given, branch, lengths)
+            outputs.append(module(*own_args, **own_kwargs))
+        return join(*outputs)
 
 
 class Fork(Branches):
     """The first forked module: both copies see the whole input."""
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs both copies and joins their outputs along the batch axis.
 
         Tensors (B, ...) give (2B, ...), the uniform branch first. A module
-        that changes its input in place is an error.
+        that changes its input in place is an error, unless the plain network
+        was seen to work so: then the uniform copy gets an input of its own.
         """
+        if self.first.doubled:
+            output = self.run_on_halves(*args, **kwargs)
+            self.first.has_run = True
+            return output
         uniform, rebalanced = self.copies
-        given = ((x, *args), kwargs)
+        given = args, kwargs
         seen = versions(given)
+        own = self.path in self.first.in_place
         # New lists around the same tensors: a copy may change those it gets.
-        args, kwargs = tree_map(lambda leaf: leaf, given)
+        args, kwargs = map_leaves(_clone if own else _same, given)
         output = uniform(*args, **kwargs)
         if seen != versions(given):
             raise ValueError(
@@ -161,7 +217,7 @@ class Fork(Branches):
                 'the second copy would not see the same: start fork.at one '
                 'module earlier or build it without inplace=True'
             )
-        args, kwargs = tree_map(lambda leaf: leaf, given)
+        args, kwargs = map_leaves(_same, given)
         output = join(output, rebalanced(*args, **kwargs))
         self.first.has_run = True
         return output
@@ -170,11 +226,11 @@ class Fork(Branches):
 class ForkedTail(Branches):
     """A later forked module: each copy sees its half of the input."""
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs each copy on its half and joins the outputs again.
 
-        The first argument, (2B, ...) with the uniform branch first, is
-        halved; the others are handed to both copies as they are.
+        Of the arguments, tensors (2B, ...) with the uniform branch first are
+        halved, see :func:`half_call`; each copy gets the others whole.
         """
         if self.first.name and not self.first.has_run:
             raise ValueError(
@@ -182,12 +238,7 @@ class ForkedTail(Branches):
                 f'"{self.first.name}", the first module of fork.at: '
                 'list the modules in the order in which forward runs them'
             )
-        return join(
-            *(
-                module(half(x, branch), *args, **kwargs)
-                for branch, module in enumerate(self.copies)
-            )
-        )
+        return self.run_on_halves(*args, **kwargs)
 
 
 def sync_branches(module: nn.Module) -> None:
@@ -244,10 +295,11 @@ def join(first: Any, second: Any) -> Any:
     Tensors (B, ...) become (2B, ...). Plain values beside them, such as a
     height and width, have to agree.
     """
-    values, structure = tree_flatten(first)
-    others = tree_flatten(second)[0]
-    pairs = zip(values, others, strict=True)
-    return tree_unflatten([_join(*pair) for pair in pairs], structure)
+    values = leaves(second)
+    if len(leaves(first)) != len(values):
+        raise ValueError('the copies of a forked module return other lengths')
+    others = iter(values)
+    return map_leaves(lambda own: _join(own, next(others)), first)
 
 
 def _join(first: Any, second: Any) -> Any:
@@ -275,12 +327,7 @@ def half(value: Any, index: int) -> Any:
     (B, ...) beside them come from ahead of the fork and belong to both
     branches; another size is an error. Anything else stays as it is.
     """
-    both = max(batch_sizes(value), default=0)
-    if both % 2:
-        raise ValueError(
-            f'a batch of {both} does not hold two branches; a module of '
-            'fork.at ran before the first one did'
-        )
+    both = _even(max(batch_sizes(value), default=0))
     size = both // 2
 
     def take(item: Any) -> Any:
@@ -291,28 +338,130 @@ def half(value: Any, index: int) -> Any:
                 f'a feature has a batch of {item.shape[0]} beside one of '
                 f'{both}; it must be the same or half of it'
             )
-        # Not chunk() or narrow(): a module may change its half in place, as
-        # an inplace ReLU does, and nothing reads the whole any more. Not
-        # unsafe_chunk(), which fixes the batch of an exported network.
-        return torch.unsafe_split_with_sizes(item, [size, size])[index]
+        return _part(item, index)
 
-    return tree_map(take, value)
+    return map_leaves(take, value)
+
+
+def half_call(
+    given: tuple[tuple, dict], index: int, lengths: list[int] | None = None
+) -> Any:
+    """Takes what belongs to one branch out of a module's arguments.
+
+    Args:
+        given: The positional arguments and those by keyword.
+        index: Which branch.
+        lengths: Of the values in the plain network, see :class:`ForkState`.
+            Tensors that hold twice as many images as those from ahead of the
+            fork are halved, and tables of twice their length. Where it is
+            not known, tensors as long as the longest in the first argument.
+    """
+    values = leaves(given)
+    if lengths is None:
+        first = len(leaves(given[0][:1] or [*given[1].values()][:1]))
+        known = [1 if i < first else 0 for i in range(len(values))]
+    else:
+        known = lengths
+    tensors = [isinstance(v, Tensor) and v.dim() > 0 for v in values]
+    counts = [
+        value.shape[0] // length if length > 1 else value.shape[0]
+        for value, length, fits in zip(values, known, tensors, strict=True)
+        if fits and length > 0
+    ]
+    both = _even(max(counts, default=0))
+    numbers = iter(range(len(values)))
+
+    def take(item: Any) -> Any:
+        at = next(numbers)
+        if not tensors[at]:
+            return item
+        length = 1 if lengths is None else lengths[at]
+        whole = both * length if length > 0 else -2 * length
+        return _part(item, index) if item.shape[0] == whole else item
+
+    return map_leaves(take, given)
+
+
+def _even(both: int) -> int:
+    if both % 2:
+        raise ValueError(
+            f'a batch of {both} does not hold two branches; a module of '
+            'fork.at ran before the first one did'
+        )
+    return both
+
+
+def _part(item: Tensor, index: int) -> Tensor:
+    size = item.shape[0] // 2
+    # Not chunk() or narrow(): a module may change its half in place, as an
+    # inplace ReLU does, and nothing reads the whole any more. Not
+    # unsafe_chunk(), which fixes the batch of an exported network.
+    return torch.unsafe_split_with_sizes(item, [size, size])[index]
 
 
 def batch_sizes(value: Any) -> list[int]:
     """Lists the length of the batch axis of each tensor."""
-    return [t.shape[0] for t in _leaves(value) if t.dim()]
+    found = [v for v in leaves(value) if isinstance(v, Tensor)]
+    return [tensor.shape[0] for tensor in found if tensor.dim()]
 
 
 def versions(value: Any) -> list[int]:
     """Counts the in-place changes of each tensor, where torch counts them."""
     if torch.compiler.is_compiling():
         return []
-    return [t._version for t in _leaves(value) if not t.is_inference()]
+    found = [v for v in leaves(value) if isinstance(v, Tensor)]
+    return [t._version for t in found if not t.is_inference()]
 
 
-def _leaves(value: Any) -> list[Tensor]:
-    return [v for v in tree_flatten(value)[0] if isinstance(v, Tensor)]
+def leaves(value: Any) -> list[Any]:
+    """Lists what lists, tuples, dicts and data classes hold, in order.
+
+    Mappings of their own class, such as the ``ModelOutput`` of Hugging Face,
+    are dicts, too.
+    """
+    parts = _parts(value)
+    if parts is None:
+        return [value]
+    return [leaf for part in parts for leaf in leaves(part)]
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Rebuilds a structure with new leaves, see :func:`leaves`."""
+    parts = _parts(value)
+    if parts is None:
+        return function(value)
+    new = [map_leaves(function, part) for part in parts]
+    if isinstance(value, Mapping):
+        items = dict(zip(value, new, strict=True))
+        if type(value) is dict:
+            return items
+        twin: Any = copy.copy(value)
+        for key, item in items.items():
+            twin[key] = item
+        return twin
+    if isinstance(value, list | tuple):
+        kind: Any = type(value)
+        return kind(*new) if hasattr(value, '_fields') else kind(new)
+    names = [field.name for field in fields(value)]
+    return replace(value, **dict(zip(names, new, strict=True)))
+
+
+def _parts(value: Any) -> list[Any] | None:
+    if isinstance(value, Mapping):
+        return [*value.values()]
+    if isinstance(value, list | tuple):
+        return [*value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name) for field in fields(value)]
+    return None
+
+
+def _same(leaf: Any) -> Any:
+    return leaf
+
+
+def _clone(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

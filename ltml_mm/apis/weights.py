@@ -1,0 +1,200 @@
+"""Initial weights of a backbone: from a local file, or to be downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from ltml_mm.datasets.images import first_line
+from ltml_mm.files import write_bytes
+
+#: Keys under which other trainers keep the weights.
+CONTAINERS = ('state_dict', 'model', 'model_state', 'model_ema', 'teacher')
+#: Words in the name of a file whose ResNet strides in the 1 x 1 convolution.
+CAFFE = re.compile(r'caffe|keras|msra|detectron', re.I)
+#: The share of the backbone's tensors that a file has to hold.
+ENOUGH = 0.9
+
+
+def set_weights(cfg: Config, path: str) -> None:
+    """Makes the backbone start from a file, in place.
+
+    The file may be a checkpoint of MMPretrain, torchvision or timm, or
+    safetensors; what stands ahead of the backbone's keys is found by itself.
+
+    Raises:
+        ValueError: The file cannot be read, or holds too little of the
+            backbone; names what is missing.
+    """
+    backbone = cfg.model.backbone
+    plain = {**backbone, 'init_cfg': None}
+    built = MODELS.build(plain)
+    own, style = built.state_dict(), getattr(built, 'style', None)
+    found, is_flat = _read(path)
+    strip, add = max(
+        _prefixes(found, own),
+        key=lambda one: (len(_fitting(found, own, *one)), -len(''.join(one))),
+    )
+    fitting = _fitting(found, own, strip, add)
+    wanted = [k for k in own if not k.endswith('num_batches_tracked')]
+    missing = [k for k in wanted if k not in fitting]
+    if len(missing) > (1 - ENOUGH) * len(wanted):
+        raise ValueError(
+            f'--weights {path}: it holds {len(wanted) - len(missing)} of the '
+            f'{len(wanted)} tensors of {backbone.get("type")}; missing: '
+            f'{", ".join(missing[:3])}; there: {", ".join([*found][:3])}. '
+            "MMPretrain's tools/model_converters rename those of others"
+        )
+    stored = path
+    if add or not is_flat:
+        stored, strip = _store(fitting), ''
+    init = dict(type='Pretrained', checkpoint=os.path.abspath(stored))
+    if strip:
+        init['prefix'] = strip.rstrip('.')
+    backbone.init_cfg = init
+    words = f'Weights: {path}'
+    words += f', keys {strip}*' if strip else ''
+    if style and CAFFE.search(Path(path).name):
+        backbone.style = 'caffe'
+        words += ", style='caffe' after the file's name"
+    elif style:
+        words += (
+            f', style={style!r}; weights of Caffe or Keras need '
+            '--cfg-options model.backbone.style=caffe'
+        )
+    _tell(words)
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], bool]:
+    """Reads weights; and whether MMEngine finds them in the file, too."""
+    try:
+        if path.endswith('.safetensors'):
+            from safetensors.torch import load_file
+
+            return load_file(path), False
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'--weights {path} is refused: it holds pickled objects beside '
+            'weights; save its state_dict alone to a new file'
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f'--weights {path} cannot be read ({first_line(error)})'
+        ) from error
+    is_flat = True
+    for name in CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(
+            content.get(name), Mapping
+        ):
+            is_flat &= name == 'state_dict'
+            content = content[name]
+    tensors = {
+        key: value
+        for key, value in (
+            content.items() if isinstance(content, Mapping) else ()
+        )
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise ValueError(f'--weights {path} holds no weights')
+    return tensors, is_flat
+
+
+def _prefixes(
+    found: Mapping[str, Any], own: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yields what may stand ahead of the file's keys, and of one's own."""
+
+    def ahead(keys: Mapping[str, Any]) -> set[str]:
+        parts = (key.split('.') for key in keys)
+        return {'.'.join([*p[:n], '']) for p in parts for n in (1, 2, 3)}
+
+    yield '', ''
+    yield from ((prefix, '') for prefix in sorted(ahead(found)))
+    yield from (('', prefix) for prefix in sorted(ahead(own)))
+
+
+def _fitting(
+    found: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    strip: str,
+    add: str,
+) -> dict[str, Tensor]:
+    """Returns the tensors that fit, by the backbone's own keys."""
+    renamed = {
+        add + key.removeprefix(strip): value
+        for key, value in found.items()
+        if key.startswith(strip)
+    }
+    return {
+        key: value
+        for key, value in renamed.items()
+        if key in own and value.shape == own[key].shape
+    }
+
+
+def _store(weights: Mapping[str, Tensor]) -> str:
+    """Writes weights as MMEngine reads them, into the cache of torch."""
+    content = BytesIO()
+    torch.save({'state_dict': dict(weights)}, content)
+    name = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+    path = Path(torch.hub.get_dir(), 'checkpoints', f'ltml_{name}.pth')
+    if not path.is_file():
+        write_bytes(path, content.getvalue())
+    return str(path)
+
+
+def fetch_weights(cfg: Config) -> None:
+    """Says which weights are downloaded, and from where, and does it.
+
+    Raises:
+        ValueError: The download fails; says how a local file is given.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    init = backbone.get('init_cfg') or {}
+    source = init.get('checkpoint') if isinstance(init, Mapping) else None
+    if not isinstance(source, str) or '://' not in source:
+        return
+    url = source
+    if source.startswith('torchvision://'):
+        name = source.removeprefix('torchvision://')
+        url = get_torchvision_models().get(name, source)
+    name = os.path.basename(urlparse(url).path)
+    cached = Path(torch.hub.get_dir(), 'checkpoints', name)
+    if cached.is_file() or int(os.environ.get('RANK', 0)):
+        return
+    _tell(
+        f'Weights: the config starts from {source}; {name} is downloaded from '
+        f'{urlparse(url).netloc} to {cached.parent}. A local file is given by '
+        '--weights FILE'
+    )
+    try:
+        CheckpointLoader.load_checkpoint(source, map_location='cpu')
+    except Exception as error:
+        raise ValueError(
+            f'{url} cannot be downloaded ({first_line(error)}): fetch it '
+            f'elsewhere and pass --weights FILE, put it at {cached}, or start '
+            'from random weights with --cfg-options '
+            'model.backbone.init_cfg=None'
+        ) from error
+
+
+def _tell(words: str) -> None:
+    if not int(os.environ.get('RANK', 0)):
+        print(words, flush=True)

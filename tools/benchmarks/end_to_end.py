@@ -1,0 +1,270 @@
+"""Compares whole trainings on JPEG files, loading included.
+
+A two-branch training as ``ltml_custom`` does it, through ``tools/train.py``,
+against a stock single-branch one with MMPretrain's defaults and its own
+``tools/train.py``: the same backbone, as many images of VOC's size in a step
+and in an epoch, the same number of workers. In turns, each a whole process;
+the time is that of the epochs after the first. On a GPU both train in mixed
+precision, and ``nvidia-smi`` tells how busy it was meanwhile.
+
+Example:
+    python tools/benchmarks/end_to_end.py
+    python tools/benchmarks/end_to_end.py --pictures 1142 --images 7750 \
+        --workers 8 --rounds 1  # an epoch of VOC-LT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pictures import write_pictures
+
+from timing import report
+
+REPO = Path(__file__).resolve().parents[2]
+#: Writes when each epoch began and ended.
+PROBE = """
+import json
+import os
+import time
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class EpochTimes(Hook):
+    priority = 'LOWEST'
+
+    def before_run(self, runner):
+        self.times = []
+
+    def after_train_epoch(self, runner):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.time())
+        with open(os.environ['EPOCH_TIMES'], 'w') as file:
+            json.dump(self.times, file)
+"""
+COMMON = """
+custom_hooks = [dict(type='EpochTimes')]
+val_cfg = val_dataloader = val_evaluator = None
+log_level = 'WARNING'
+train_cfg = dict(by_epoch=True, max_epochs={epochs})
+param_scheduler = []
+"""
+OWN = """
+_base_ = '{repo}/configs/ltml_custom.py'
+custom_imports = dict(imports=['ltml_mm', 'epoch_times'])
+data_root = '{folder}'
+augment_on = '{augment_on}'
+model = dict(backbone=dict({backbone}init_cfg=None))
+train_dataloader = dict(
+    batch_size={pairs}, num_workers={workers},
+    sampler=dict(epoch_length={epoch_pairs}))
+default_hooks = dict(device=dict(memory_format='{layout}'),
+                     checkpoint=dict(interval=-1))
+"""
+STOCK = """
+_base_ = '{mim}/configs/_base_/default_runtime.py'
+custom_imports = dict(imports=['epoch_times'])
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', {backbone}),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='MultiLabelLinearClsHead', num_classes=20,
+              in_channels={width}))
+data_preprocessor = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+    to_rgb=True, to_onehot=True, num_classes=20)
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale={side}),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size={images}, num_workers={workers}, persistent_workers=True,
+    pin_memory=True, collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='MultiLabelDataset', ann_file='repeated.json',
+                 data_root='{folder}', pipeline=pipeline))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4))
+default_hooks = dict(checkpoint=dict(interval=-1))
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    gpu = torch.cuda.is_available()
+    parser.add_argument('--pictures', type=int, default=1142 if gpu else 64)
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=7744 if gpu else 64,
+        help='of an epoch, a multiple of --batch',
+    )
+    parser.add_argument(
+        '--batch', type=int, default=64 if gpu else 16, help='images a step'
+    )
+    parser.add_argument('--side', type=int, default=224, help='in pixels')
+    parser.add_argument('--workers', type=int, default=8 if gpu else 2)
+    parser.add_argument('--epochs', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--depth', type=int, default=50)
+    parser.add_argument('--channels', type=int, default=64, help='at the stem')
+    parser.add_argument(
+        '--augment-on', choices=('worker', 'device'), default='worker'
+    )
+    parser.add_argument(
+        '--layout',
+        choices=('auto', 'channels_last', 'contiguous'),
+        default='channels_last',
+        help='of the two-branch network',
+    )
+    parser.add_argument('--out', type=Path, help='JSON file')
+    args = parser.parse_args()
+    if args.batch % 2 or args.images % args.batch or args.epochs < 2:
+        parser.error(
+            '--batch must be even, --images a multiple of it, and --epochs '
+            'at least 2'
+        )
+    return args
+
+
+def write_configs(
+    folder: Path, args: argparse.Namespace
+) -> dict[str, list[str]]:
+    """Writes pictures and both configs; returns the commands."""
+    write_pictures(folder, args.pictures)
+    content = json.loads((folder / 'train.json').read_text())
+    # Both train on as many images an epoch, each some times over.
+    data = content['data_list']
+    content['data_list'] = [data[i % len(data)] for i in range(args.images)]
+    (folder / 'repeated.json').write_text(json.dumps(content))
+    (folder / 'epoch_times.py').write_text(PROBE)
+    backbone = (
+        f'depth={args.depth}, stem_channels={args.channels}, '
+        f'base_channels={args.channels}, '
+    )
+    values = dict(
+        repo=REPO,
+        mim=Path(str(find_spec('mmpretrain').origin)).parent / '.mim',  # type: ignore[union-attr]
+        folder=folder,
+        backbone=backbone,
+        width=args.channels * (8 if args.depth < 50 else 32),
+        images=args.batch,
+        pairs=args.batch // 2,
+        epoch_pairs=args.images // 2,
+        workers=args.workers,
+        side=args.side,
+        epochs=args.epochs,
+        layout=args.layout,
+        augment_on=args.augment_on,
+    )
+    commands = {}
+    for name, text, tool in (
+        ('stock', STOCK, values['mim'] / 'tools/train.py'),
+        ('two_branch', OWN, REPO / 'tools/train.py'),
+    ):
+        config = folder / f'{name}.py'
+        config.write_text((text + COMMON).format(**values))
+        commands[name] = [sys.executable, str(tool), str(config)]
+        commands[name] += ['--work-dir', str(folder / name)]
+        if torch.cuda.is_available():
+            commands[name].append('--amp')
+    scale = f'({args.side},{args.side})'
+    key = 'train_dataloader.dataset.dataset.pipeline.2.scale'
+    commands['two_branch'] += ['--cfg-options', f'{key}={scale}']
+    return commands
+
+
+def run(command: list[str], folder: Path) -> dict[str, Any]:
+    """Trains once; returns the seconds of the epochs after the first."""
+    times = folder / 'times.json'
+    paths = [str(REPO), str(folder), os.environ.get('PYTHONPATH', '')]
+    busy: list[tuple[float, float]] = []
+    with subprocess.Popen(
+        command,
+        env={
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join(paths),
+            'EPOCH_TIMES': str(times),
+            'LTML_IMAGE_CACHE': str(folder / 'kept'),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        watch = threading.Thread(target=sample_gpu, args=(process, busy))
+        if torch.cuda.is_available():
+            watch.start()
+        _, errors = process.communicate()
+        if watch.ident is not None:
+            watch.join()
+    if process.returncode:
+        raise RuntimeError(f'{command} failed:\n{errors[-3000:]}')
+    ends = json.loads(times.read_text())
+    shares = [share for when, share in busy if ends[0] <= when <= ends[-1]]
+    return {
+        'seconds': (ends[-1] - ends[0]) / (len(ends) - 1),
+        'gpu_busy_percent': statistics.mean(shares) if shares else None,
+    }
+
+
+def sample_gpu(
+    process: subprocess.Popen, busy: list[tuple[float, float]]
+) -> None:
+    """Asks how busy the first GPU is until a process ends."""
+    query = ['nvidia-smi', '--query-gpu=utilization.gpu', '--id=0']
+    query.append('--format=csv,noheader,nounits')
+    while process.poll() is None:
+        found = subprocess.run(query, capture_output=True, text=True)
+        if found.returncode == 0:
+            busy.append((time.time(), float(found.stdout)))
+        time.sleep(0.1)
+
+
+def main() -> None:
+    """Measures, prints and writes the figures."""
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        commands = write_configs(Path(name), args)
+        runs: dict[str, list[dict]] = {key: [] for key in commands}
+        for _ in range(args.rounds):
+            for key, command in commands.items():
+                runs[key].append(run(command, Path(name)))
+    seconds = {
+        key: statistics.median(r['seconds'] for r in found)
+        for key, found in runs.items()
+    }
+    report(
+        {
+            'settings': vars(args),
+            'runs': runs,
+            'median_seconds_an_epoch': seconds,
+            'images_a_second': {
+                key: args.images / s for key, s in seconds.items()
+            },
+            'ratio': seconds['two_branch'] / seconds['stock'],
+        },
+        args.out,
+    )
+
+
+if __name__ == '__main__':
+    main()

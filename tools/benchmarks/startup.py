@@ -1,0 +1,164 @@
+"""Compares the time from the command to the end of the first step.
+
+``tools/train.py configs/ltml_demo.py`` against MMPretrain's own
+``tools/train.py`` with a stock classifier of the same backbone on the same
+pictures' shape, each a whole process, in turns. Both train on the CPU or GPU
+at hand, from weights at random, and stop after one step.
+
+Example:
+    python tools/benchmarks/startup.py --repeats 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from timing import medians, report
+
+REPO = Path(__file__).resolve().parents[2]
+#: Ends the process as soon as a step is done; no clean-up is measured.
+PROBE = """
+import os
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class StopAtFirstStep(Hook):
+    priority = 'LOWEST'
+
+    def after_train_iter(self, *args, **kwargs):
+        os._exit(0)
+"""
+COMMON = """
+custom_hooks = [dict(type='StopAtFirstStep')]
+train_dataloader = dict(batch_size={size}, num_workers=0,
+    persistent_workers=False{more})
+val_cfg = val_dataloader = val_evaluator = None
+"""
+OWN = """
+_base_ = '{repo}/configs/ltml_demo.py'
+custom_imports = dict(imports=['ltml_mm', 'startup_probe'])
+"""
+STOCK = """
+_base_ = '{mim}/configs/_base_/default_runtime.py'
+custom_imports = dict(imports=['startup_probe'])
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='ResNet', depth=18, stem_channels=32, base_channels=32),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='MultiLabelLinearClsHead', num_classes=10,
+              in_channels=256))
+data_preprocessor = dict(
+    mean=[118.0] * 3, std=[50.0] * 3, to_onehot=True, num_classes=10)
+pipeline = [
+    dict(type='RandomCrop', crop_size=64, padding=6,
+         padding_mode='reflect'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs')]
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.003))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+"""
+STOCK_DATA = """,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='MultiLabelDataset', ann_file='train.json',
+        data_root='{folder}', pipeline=[dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=64), dict(type='PackInputs')])"""
+
+
+def write_configs(folder: Path) -> dict[str, list[str]]:
+    """Writes both configs and the stock one's data; returns the commands."""
+    (folder / 'startup_probe.py').write_text(PROBE)
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(64):
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+        entries.append({'img_path': f'{i}.png', 'gt_label': [i % 10]})
+    metainfo = {'classes': [f'class {k}' for k in range(10)]}
+    text = {'metainfo': metainfo, 'data_list': entries}
+    (folder / 'train.json').write_text(json.dumps(text))
+    spec = find_spec('mmpretrain')
+    mim = Path(str(spec and spec.origin)).parent / '.mim'
+    own = OWN.format(repo=REPO) + COMMON.format(size=16, more='')
+    stock = STOCK.format(mim=mim) + COMMON.format(
+        size=32, more=STOCK_DATA.format(folder=folder)
+    )
+    (folder / 'own.py').write_text(own)
+    (folder / 'stock.py').write_text(stock)
+    tools = {'own': REPO / 'tools/train.py', 'stock': mim / 'tools/train.py'}
+    return {
+        name: [
+            *(sys.executable, str(tool), str(folder / f'{name}.py')),
+            *('--work-dir', str(folder / name)),
+        ]
+        for name, tool in tools.items()
+    }
+
+
+def run(command: list[str], folder: Path) -> tuple[float, float]:
+    """Returns seconds on the clock and of the processor."""
+    paths = [str(REPO), str(folder), os.environ.get('PYTHONPATH', '')]
+    before = os.times()
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    wall = time.perf_counter() - start
+    after = os.times()
+    if done.returncode:
+        raise RuntimeError(f'{command} failed:\n{done.stderr[-3000:]}')
+    processor = (
+        after.children_user
+        + after.children_system
+        - before.children_user
+        - before.children_system
+    )
+    return wall, processor
+
+
+def main() -> None:
+    """Measures, prints and writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument(
+        '--warm-up', type=int, default=1, help='rounds that do not count'
+    )
+    parser.add_argument('--out', type=Path, help='JSON file')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        commands = write_configs(Path(name))
+        wall: dict[str, list[float]] = {key: [] for key in commands}
+        processor: dict[str, list[float]] = {key: [] for key in commands}
+        for repeat in range(args.warm_up + args.repeats):
+            for key, command in commands.items():
+                seconds = run(command, Path(name))
+                if repeat >= args.warm_up:  # they fill the disk's cache
+                    wall[key].append(seconds[0])
+                    processor[key].append(seconds[1])
+    result = {'seconds': wall, 'processor_seconds': processor}
+    for label, times in (('', wall), ('processor_', processor)):
+        median = medians(times)
+        result[f'median_{label}seconds'] = median  # type: ignore[assignment]
+        result[f'{label}ratio'] = median['own'] / median['stock']  # type: ignore[assignment]
+    report(result, args.out)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,341 @@
+"""Tells what limits a training on this machine and these data, and what helps.
+
+Loads some batches of a config, and trains a few steps on one of them, in
+about two minutes; nothing is saved but decoded images (``image_cache``). It
+prints where the time of a batch goes: each step of the pipeline, the batch,
+the copy to the device, forward, backward and optimizer; what the workers
+deliver; whether the loader or the device is the limit; and which settings
+to change. Works for MMPretrain's own configs, too.
+
+Example:
+    python tools/benchmarks/throughput.py configs/ltml_custom.py \
+        --cfg-options data_root=data/mine
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from ltml_cli.options import add_cfg_options
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.model import build_model, pick_device, scope_of
+from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.engine.hooks.device_hook import arrange
+from timing import report
+
+LOADING = ('LoadImageFromFile', 'LoadCheckedImage')
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='config file')
+    add_cfg_options(parser)
+    parser.add_argument('--images', type=int, default=256, help='to load')
+    parser.add_argument('--device', help='cpu or cuda')
+    parser.add_argument(
+        '--seconds', type=float, default=20, help='for each measurement'
+    )
+    parser.add_argument('--out', type=Path, help='JSON file')
+    return parser.parse_args()
+
+
+class Timed:
+    """A step of a pipeline that counts its time."""
+
+    def __init__(self, step: Any) -> None:
+        self.step = step
+        self.seconds = 0.0
+
+    def __call__(self, results: dict) -> Any:
+        """Runs the step."""
+        start = time.perf_counter()
+        results = self.step(results)
+        self.seconds += time.perf_counter() - start
+        return results
+
+
+def measure_pipeline(loader: Any, images: int) -> dict[str, Any]:
+    """Loads images in this process, twice; returns milliseconds an image.
+
+    The second time, what is kept decoded is not decoded again.
+    """
+    pipelines = [
+        data.pipeline.transforms
+        for data in innermost_datasets(loader)
+        if hasattr(getattr(data, 'pipeline', None), 'transforms')
+    ]
+    for steps in pipelines:
+        steps[:] = [Timed(step) for step in steps]
+    passes = {}
+    draws = list(itertools.islice(iter(loader.sampler), images))
+    per_draw = 1
+    if draws and isinstance(draws[0], Mapping):
+        per_draw = sum(key != 'draw' for key in draws[0])
+    draws = draws[: max(1, images // per_draw)]
+    count = len(draws) * per_draw
+    for name in ('first_pass', 'second_pass'):
+        for step in itertools.chain(*pipelines):
+            step.seconds = 0.0
+        start = time.perf_counter()
+        samples = [loader.dataset[draw] for draw in draws]
+        whole = time.perf_counter() - start
+        found: dict[str, float] = {}
+        for step in itertools.chain(*pipelines):
+            kind = type(step.step).__name__
+            found[kind] = found.get(kind, 0.0) + step.seconds
+        found['other'] = whole - sum(found.values())
+        start = time.perf_counter()
+        loader.collate_fn(samples)
+        found['batch'] = time.perf_counter() - start
+        passes[name] = {key: 1000 * t / count for key, t in found.items()}
+    for steps in pipelines:
+        steps[:] = [step.step for step in steps]
+    return passes
+
+
+def measure_workers(loader: Any, seconds: float) -> tuple[Any, float]:
+    """Returns a batch and the seconds of one through the loader's workers."""
+    iterator = iter(loader)
+    batch = next(iterator)
+    start = time.perf_counter()
+    batches = 0
+    for _ in iterator:
+        batches += 1
+        if time.perf_counter() - start > seconds:
+            break
+    # Of a loader with a single batch, the first one in this process.
+    if not batches:
+        start = time.perf_counter()
+        samples = itertools.islice(iter(loader.batch_sampler), 1)
+        for indices in samples:
+            loader.collate_fn([loader.dataset[i] for i in indices])
+        batches = 1
+    return batch, (time.perf_counter() - start) / batches
+
+
+def halve(batch: Any) -> Any:
+    """Returns the first half of a batch."""
+    if isinstance(batch, Mapping):
+        return {key: halve(value) for key, value in batch.items()}
+    return batch[: max(1, len(batch) // 2)]
+
+
+def count_images(inputs: Any) -> int:
+    """Returns the images of a batch, over all streams."""
+    if isinstance(inputs, Mapping):
+        return sum(len(images) for images in inputs.values())
+    return len(inputs)
+
+
+class Training:
+    """Training steps on one batch, timed by part."""
+
+    def __init__(self, cfg: Config, dataset: Any, device: torch.device):
+        model = build_model(cfg)
+        model.init_weights()
+        counts = getattr(dataset, 'metainfo', None) or {}
+        if COUNTS_KEY in counts:
+            known = ClassStatistics.from_metainfo(counts)
+            for module in model.modules():
+                if hasattr(module, 'set_class_statistics'):
+                    module.set_class_statistics(known)
+        self.model: Any = model.to(device)
+        self.device = device
+        self.wrapper: Any = build_optim_wrapper(
+            self.model, cfg.optim_wrapper.to_dict()
+        )
+
+    def clock(self) -> float:
+        """Returns the time when all that was started is done."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def step(self, batch: Any) -> dict[str, float]:
+        """Trains one step; returns the seconds of its parts."""
+        self.model.train()
+        times = [self.clock()]
+        data = self.model.data_preprocessor(batch, True)
+        times.append(self.clock())
+        with self.wrapper.optim_context(self.model):
+            losses = self.model(**data, mode='loss')
+            loss, _ = self.model.parse_losses(losses)
+        times.append(self.clock())
+        self.wrapper.backward(loss)
+        times.append(self.clock())
+        self.wrapper.step()
+        self.wrapper.zero_grad()
+        times.append(self.clock())
+        names = ('copy', 'forward', 'backward', 'optimizer')
+        return {
+            name: end - start
+            for name, start, end in zip(names, times, times[1:], strict=False)
+        }
+
+    def measure(self, batch: Any, seconds: float) -> dict[str, float]:
+        """Returns the median milliseconds of each part."""
+        self.step(batch)
+        end = time.perf_counter() + seconds
+        steps = [self.step(batch)]
+        while time.perf_counter() < end and len(steps) < 50:
+            steps.append(self.step(batch))
+        return {
+            key: 1000 * statistics.median(step[key] for step in steps)
+            for key in steps[0]
+        }
+
+
+def measure_device(
+    cfg: Config, batch: Any, dataset: Any, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Times steps in both layouts, and of half of the batch."""
+    training = Training(cfg, dataset, device)
+    hook = (cfg.get('default_hooks') or {}).get('device') or {}
+    arrange(training.model, hook.get('memory_format', 'contiguous'))
+    result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
+    half = halve(batch)
+    result['images'] = count_images(batch['inputs'])
+    result['images_of_half'] = count_images(half['inputs'])
+    result['half'] = sum(training.measure(half, seconds / 2).values())
+    layouts: dict[str, Callable[[], Any]] = {
+        'contiguous': lambda: training.model.to(
+            memory_format=torch.contiguous_format
+        ),
+        'channels_last': lambda: arrange(training.model, 'channels_last'),
+    }
+    result['layouts'] = {}
+    for name, change in layouts.items():
+        change()
+        parts = training.measure(batch, seconds / 2)
+        result['layouts'][name] = sum(parts.values())
+    return result
+
+
+def advise(
+    cfg: Config, loader: Any, result: dict[str, Any], processors: int
+) -> tuple[str, list[str]]:
+    """Names the limit, and what to set."""
+    device = result['device']
+    parts = device['parts']
+    loads, computes = result['loader_ms'], sum(parts.values())
+    first, second = result['pipeline'].values()
+    images = device['images']
+    load_one = sum(second.values()) * images  # ms of one worker a batch
+    needed = max(1, math.ceil(1.25 * load_one / computes))
+    lines = []
+    waits = loads > computes
+    limit = 'the loader' if waits else 'the device'
+    if waits and needed > loader.num_workers:
+        lines.append(
+            f'train_dataloader.num_workers={min(needed, processors)} (now '
+            f'{loader.num_workers}): a worker takes {load_one:.0f} ms for a '
+            f'batch, the device {computes:.0f}'
+            + (
+                f'; {needed} would be needed, the machine has {processors} '
+                'processors'
+                if needed > processors
+                else ''
+            )
+        )
+    kinds = [kind for kind in first if kind in LOADING]
+    decoding = sum(second[kind] for kind in kinds)
+    if kinds and decoding > 0.5 * sum(first[kind] for kind in kinds):
+        how = (
+            'LoadCheckedImage in place of LoadImageFromFile, in a '
+            'LongTailMultiLabelDataset, and '
+            if 'LoadImageFromFile' in kinds
+            else ''
+        )
+        lines.append(
+            f'{how}image_cache=auto, or a number of GiB that holds the '
+            f'images: {decoding:.2f} of {sum(second.values()):.2f} ms an '
+            'image go into reading and decoding (docs/speed.md)'
+        )
+    best = min(device['layouts'], key=device['layouts'].get)
+    gain = max(device['layouts'].values()) / min(device['layouts'].values())
+    if gain > 1.05:
+        lines.append(
+            f'default_hooks.device.memory_format={best}: a step takes '
+            f'{device["layouts"][best]:.0f} ms in it, {gain:.2f} times less '
+            'than in the other layout'
+        )
+    rate = images / computes
+    half_rate = device['images_of_half'] / device['half']
+    if rate > 1.1 * half_rate:
+        lines.append(
+            f'a larger batch: half of it trains {half_rate / rate:.0%} of '
+            'the images a second, so twice as many may train more; the '
+            'learning rate goes with it (--auto-scale-lr)'
+        )
+    if 'augment_on' in cfg and waits and needed > processors:
+        lines.append(
+            'augment_on=device: distortion and mirroring on the device'
+        )
+    return limit, lines or ['nothing: the settings fit this machine']
+
+
+def main() -> None:
+    """Measures, prints and writes the figures."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    init_default_scope(scope_of(cfg))
+    cv2.setNumThreads(0)
+    MMLogger.get_current_instance().setLevel('WARNING')
+    device = pick_device(args.device)
+    if device.type == 'cuda':
+        torch.backends.cudnn.benchmark = bool(
+            (cfg.get('env_cfg') or {}).get('cudnn_benchmark')
+        )
+    config = cfg.train_dataloader.to_dict()
+    if device.type == 'cpu':
+        config['pin_memory'] = False
+    loader = Runner.build_dataloader(config, seed=0)
+    result: dict[str, Any] = {
+        'config': args.config,
+        'machine': {
+            'device': str(device),
+            'name': torch.cuda.get_device_name(device)
+            if device.type == 'cuda'
+            else '',
+            'processors': len(os.sched_getaffinity(0)),
+        },
+        'pipeline': measure_pipeline(loader, args.images),
+    }
+    batch, seconds = measure_workers(loader, args.seconds)
+    result['loader_ms'] = 1000 * seconds
+    result['device'] = measure_device(
+        cfg, batch, loader.dataset, device, args.seconds
+    )
+    limit, lines = advise(cfg, loader, result, result['machine']['processors'])
+    result['limit'], result['set'] = limit, lines
+    computes = sum(result['device']['parts'].values())
+    result['images_a_second'] = {
+        'loader': result['device']['images'] / seconds,
+        'device': 1000 * result['device']['images'] / computes,
+    }
+    report(result, args.out)
+    print(f'\nThe limit is {limit}. What to set:')
+    for line in lines:
+        print(f'- {line}')
+
+
+if __name__ == '__main__':
+    main()
