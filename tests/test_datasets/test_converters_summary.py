@@ -116,4 +116,4 @@ def test_the_printed_command_fits_the_parts(tmp_path):
     for number, part in enumerate(({'test': 0.4}, {'val': 0.4})):
         summary = convert(source, tmp_path / f'out{number}', **part)
         assert 'no test set' not in summary
-        assert 'ltml_custom.py --cfg-options ' in summary
+        assert 'ltml train ltml_custom --data ' in summary
