@@ -20,6 +20,7 @@ from mmpretrain.registry import DATASETS
 
 from ltml_cli.options import parse_cfg_options
 from ltml_mm.apis.config import FILE_DATASETS, VALIDATION, complete_config
+from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import scope_of
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import read_labels
@@ -174,7 +175,9 @@ def plan_searches(args: argparse.Namespace, rows: Sequence[Row]) -> list:
             )
         own = values
         if relative:
-            default = _entry(build_config(row, args), key)
+            cfg = build_config(row, args)
+            fill_learning_rate(cfg)  # a factor of None is one of the rule's
+            default = _entry(cfg, key)
             if not _is_number(default):
                 raise ValueError(
                     f'--tune {key}: row {row.name} has {default!r} there, '
