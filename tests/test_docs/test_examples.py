@@ -60,7 +60,7 @@ RUN_BY = {
     ('howto.md', 'Weights of the loss, or another sampling?'): HOWTO,
     ('howto.md', 'I have few images'): HOWTO,
     ('howto.md', 'Stop, resume, preemption'): HOWTO,
-    ('howto.md', 'Export'): HOWTO,
+    ('howto.md', 'Export'): DECISIONS,
     ('howto.md', 'Which label files are read?'): HOWTO,
     ('howto.md', 'mAP by group'): HOWTO,
     ('howto.md', 'Only the sampler, or only a loss'): SNIPPETS,
@@ -81,6 +81,12 @@ class Block(NamedTuple):
     language: str
     code: str
     section: str
+
+
+def run_by(block):
+    """The test of its section, or that of its page."""
+    section = RUN_BY.get((block.page, block.heading))
+    return section or RUN_BY.get((block.page, None))
 
 
 def blocks():
@@ -196,8 +202,7 @@ def test_python(block):
     'block', BLOCKS, ids=lambda block: f'{block.page}: {block.heading}'
 )
 def test_a_test_runs_it_or_its_section_says_what_it_needs(block):
-    test = RUN_BY.get((block.page, block.heading))
-    test = test or RUN_BY.get((block.page, None))
+    test = run_by(block)
     if test is None:
         assert NEEDS.search(block.section)
         return
