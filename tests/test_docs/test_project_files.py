@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -106,3 +107,14 @@ def test_the_site_has_every_page_and_every_registered_name():
     shown |= {*losses.__all__}
     registered = {name.split(': ')[1] for name in surface['registered']}
     assert registered <= shown
+
+
+def test_the_site_shows_roles_and_formulas():
+    hook = runpy.run_path(str(ROOT / '.ci' / 'site_hook.py'))
+    page = (
+        '<h3 id="ltml_mm.models.A"></h3><p>:class:<code>~x.B</code> and '
+        ':class:<code>A</code></p><p>.. math::\n  \\frac{1}{K}</p>'
+    )
+    shown = hook['on_page_content'](page, config=None)
+    assert '<code>B</code> and <a href="#ltml_mm.models.A">' in shown
+    assert '<pre><code>  \\frac{1}{K}</code></pre>' in shown
