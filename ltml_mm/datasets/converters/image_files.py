@@ -38,22 +38,35 @@ def list_folder(path: str | Path) -> list[Path]:
     return [p for p in paths if not p.name.lower().startswith(SYSTEM_FILES)]
 
 
-def guess_root(path: str, names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+def rooted(images: ImageSet, own: str = '') -> ImageSet:
     """Finds the folder of the images that an exported file names.
 
     It is the folder of the file, unless all of the first names are missing
     there and one is found in a folder that exports use.
 
+    Args:
+        images: The images; ``source`` is the exported file.
+        own: The folder where the format keeps images, seen from the file.
+            It is taken wherever it exists.
+
     Returns:
-        tuple: The folder, and a note where it is another.
+        ImageSet: The same with ``root``, and a note where that is another
+        folder.
     """
-    folder = os.path.dirname(path) or '.'
-    names = [path for name in list(names)[:20] for path in _below(name)]
-    for place in ('', *IMAGE_FOLDERS):
+    folder = os.path.dirname(images.source) or '.'
+    names = [
+        path
+        for example in images.examples[:20]
+        for name in (example.path, *example.others)
+        for path in _below(name)
+    ]
+    for place in (own, '', *IMAGE_FOLDERS):
         root = os.path.normpath(os.path.join(folder, place))
-        if any(os.path.isfile(os.path.join(root, name)) for name in names):
-            return root, (f'images in {root}',) * bool(place)
-    return folder, ()
+        files = (os.path.isfile(os.path.join(root, name)) for name in names)
+        if (place == own != '' and os.path.isdir(root)) or any(files):
+            notes = (*images.notes, *[f'images in {root}'] * bool(place))
+            return images._replace(root=root, notes=notes)
+    return images._replace(root=folder)
 
 
 def settle_paths(

@@ -200,15 +200,13 @@ def jsonl_table(path: str) -> Table:
         if not line.strip():
             continue
         place = f'{path}:{number}'
-        try:
+        with problems.caught(
+            'lines that are no JSON objects', place, RecursionError
+        ):
             record = json.loads(line)
-        except (RecursionError, ValueError) as error:
-            problems.add('lines that are not JSON', place, str(error))
-            continue
-        if not isinstance(record, dict):
-            problems.add('lines that are no objects', place, line[:60])
-            continue
-        records.append((place, record))
+            if not isinstance(record, dict):
+                raise ValueError(line[:60])
+            records.append((place, record))
     problems.check()
     return table_of(path, records)
 
