@@ -38,8 +38,10 @@ from ltml_mm.decisions.calibration import (
     held_out_calibrated,
 )
 from ltml_mm.decisions.choice import (
-    choose_thresholds,
+    choose,
     gain_text,
+    held_out_decisions,
+    measure,
     parse_metric,
     stratified_folds,
     threshold_table,
@@ -65,15 +67,14 @@ from ltml_mm.files import file_sha256, write_bytes
 def main(argv: Sequence[str] | None = None) -> None:
     """Chooses thresholds, writes and shows them."""
     args = parse('thresholds', argv)
-    beside = Path(args.checkpoint).parent
-    out = Path(args.out) if args.out else beside / FILE_NAME
+    out = Path(args.out or Path(args.checkpoint).parent / FILE_NAME)
     network = load_network(
         args.config, args.checkpoint, args.device, args.cfg_options
     )
     if args.out is None:
         _check_owner(out, network)
     found, chosen_on = _collect(network, args)
-    chosen = make_thresholds(
+    chosen = choose_thresholds(
         found.scores,
         found.targets,
         network.class_info,
@@ -87,11 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         gain_text(chosen, found.scores, found.targets),
     ]
     if chosen.calibration is not None:
-        groups = [info['group'] for info in network.class_info]
-        given = found.scores, found.targets, groups
-        calibrated = held_out_calibrated(*given, args.calibration)
+        known = found.targets, chosen.groups
+        calibrated = held_out_calibrated(
+            found.scores, *known, args.calibration
+        )
         report = calibration_report(
-            found.scores, calibrated, *given[1:], found.branches
+            found.scores, calibrated, *known, found.branches
         )
         chosen = replace(
             chosen, calibration={**chosen.calibration, 'report': report}
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print('\n\n'.join([*shown, f'{chosen_on["note"]}.\n{out} written']))
 
 
-def make_thresholds(
+def choose_thresholds(
     scores: np.ndarray,
     targets: np.ndarray,
     class_info: Sequence[Mapping[str, Any]],
@@ -113,22 +115,42 @@ def make_thresholds(
     metric: str = 'f1',
     calibration: str = 'platt',
 ) -> Thresholds:
-    """Chooses thresholds and fits a calibration, ``'none'`` for none.
+    """Chooses thresholds on all images, and measures them on held-out ones.
 
-    The other arguments are those of
-    :func:`~ltml_mm.decisions.choice.choose_thresholds`.
+    Args:
+        scores: From 0 to 1, of shape (N, K).
+        targets: bool (N, K).
+        class_info: Name, group and training count of each class.
+        model: Name and digest of the model, see :class:`Thresholds`.
+        chosen_on: What the images are, see :class:`Thresholds`.
+        metric: What is to be reached, see :func:`parse_metric`.
+        calibration: How scores are calibrated, ``'none'`` for not at all.
 
     Raises:
         ValueError: No image has a label.
     """
-    chosen = choose_thresholds(
-        scores, targets, class_info, parse_metric(metric), model, chosen_on
-    )
-    if calibration == 'none':
-        return chosen
+    if not targets.any():
+        raise ValueError(
+            'no image has a label, so there is no threshold to choose'
+        )
+    aim = parse_metric(metric)
     groups = [info['group'] for info in class_info]
-    fitted = fit_calibration(scores, targets, groups, calibration)
-    return replace(chosen, calibration=fitted)
+    values, own = choose(scores, targets, groups, aim)
+    rows = [
+        {
+            **info,
+            'threshold': float(values[k]),
+            'own_threshold': None if np.isnan(own[k]) else float(own[k]),
+        }
+        for k, info in enumerate(class_info)
+    ]
+    images = {**chosen_on, 'images': len(targets)}
+    chosen = Thresholds(model, metric, images, rows)
+    if calibration != 'none':
+        fitted = fit_calibration(scores, targets, groups, calibration)
+        chosen = replace(chosen, calibration=fitted)
+    decided = held_out_decisions(scores, targets, groups, aim)
+    return measure(chosen, decided, targets)
 
 
 def _check_owner(path: Path, network: Network) -> None:
@@ -172,17 +194,14 @@ def _collect(
 def describe_images(loader: Any) -> dict[str, Any]:
     """Describes the validation images of a loader, for the file."""
     files = [_file_of(part) for part in innermost_datasets(loader)]
-    known = len(files) == 1 and files[0]
-    return {
+    found = {
         'kind': 'validation',
-        **(
-            {'file': files[0], 'sha256': file_sha256(files[0])}
-            if known
-            else {}
-        ),
         'note': f'Chosen on {len(loader.dataset)} images that the network has '
         'not seen; the figures are cross-validated there',
     }
+    if len(files) == 1 and files[0]:
+        found |= {'file': files[0], 'sha256': file_sha256(files[0])}
+    return found
 
 
 def no_validation(

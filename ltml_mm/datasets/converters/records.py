@@ -43,12 +43,13 @@ class Problems(dict[str, list[str]]):
 
     @contextmanager
     def caught(
-        self, kind: str, place: str, *errors: type[Exception]
+        self, kind: str, place: str, *others: type[Exception]
     ) -> Iterator[None]:
-        """Adds the first error of a block, a ValueError or one of these."""
+        """Adds the first error of a block, a ValueError or one of others."""
+        errors: tuple[type[Exception], ...] = (ValueError, *others)
         try:
             yield
-        except (ValueError, *errors) as error:
+        except errors as error:
             missing = 'no ' * isinstance(error, KeyError)
             self.add(kind, place, f'{missing}{error}')
 
