@@ -19,17 +19,9 @@ from mmpretrain.registry import DATASETS
 
 from ltml_cli import parse
 from ltml_cli.result_parsers import TRAINING, VALIDATION
-from ltml_mm.apis.checkpoint import (
-    find_whole_checkpoint,
-    load_weights,
-    read_checkpoint,
-)
+from ltml_mm.apis.checkpoint import find_whole_checkpoint
 from ltml_mm.apis.config import TEST, load_config
-from ltml_mm.apis.model import (
-    build_model,
-    pick_device,
-    scope_of,
-)
+from ltml_mm.apis.model import Network, load_network, scope_of
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
 from ltml_mm.decisions.calibration import (
@@ -46,13 +38,7 @@ from ltml_mm.decisions.choice import (
     stratified_folds,
     threshold_table,
 )
-from ltml_mm.decisions.scores import (
-    Network,
-    Scores,
-    build_loader,
-    collect_scores,
-    load_network,
-)
+from ltml_mm.decisions.scores import Scores, build_loader, collect_scores
 from ltml_mm.decisions.thresholds import (
     FILE_NAME,
     Thresholds,
@@ -169,26 +155,24 @@ def _collect(
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores the images to choose on, and says what they are."""
     cfg, kind = network.cfg, args.on
-    if kind is None:
-        reason = no_validation(cfg)
-        kind = TRAINING if reason else VALIDATION
-        if reason:
-            print(f'{reason}: --on {TRAINING} takes its place', flush=True)
     if kind == TRAINING:
         return cross_fit(args, network)
-    loader = cfg.get('test_dataloader') if kind != VALIDATION else None
-    loader = loader or cfg.get('val_dataloader')
-    if loader is not None and kind != VALIDATION:
-        loader = deepcopy(loader)
-        inner = innermost_dataset(loader)
-        inner.ann_file = str(Path(kind).resolve())
-    if reason := no_validation(cfg, loader):
-        raise ValueError(
-            f'{reason}. Give other images: --on FILE.json, --on {TRAINING}, '
-            'or a val.json beside train.json'
-        )
-    built = build_loader(cfg, loader)
-    return collect_scores(network.model, built), describe_images(built)
+    loader = cfg.get('val_dataloader')
+    if kind not in (None, VALIDATION):
+        loader = deepcopy(cfg.get('test_dataloader') or loader)
+        if loader is not None:
+            innermost_dataset(loader).ann_file = str(Path(kind).resolve())
+    reason = no_validation(cfg, loader)
+    if reason is None:
+        built = build_loader(cfg, loader)
+        return collect_scores(network.model, built), describe_images(built)
+    if kind is None:
+        print(f'{reason}: --on {TRAINING} takes its place', flush=True)
+        return cross_fit(args, network)
+    raise ValueError(
+        f'{reason}. Give other images: --on FILE.json, --on {TRAINING}, '
+        'or a val.json beside train.json'
+    )
 
 
 def describe_images(loader: Any) -> dict[str, Any]:
@@ -347,15 +331,15 @@ def _fold_scores(
     checkpoint = find_whole_checkpoint(cfg.work_dir)
     if checkpoint is None:
         raise ValueError(f'the training in {cfg.work_dir} left no checkpoint')
-    model = build_model(cfg)
-    load_weights(model, read_checkpoint(checkpoint)['state_dict'], checkpoint)
     held_out.dataset = (
         parts[0]
         if len(parts) == 1
         else dict(type='ConcatDataset', datasets=parts)
     )
-    model = model.to(pick_device(args.device)).eval()
-    return collect_scores(model, build_loader(cfg, held_out))
+    network = load_network(
+        args.config, checkpoint, args.device, args.cfg_options
+    )
+    return collect_scores(network.model, build_loader(cfg, held_out))
 
 
 def _fold_indices(
@@ -375,34 +359,25 @@ def _fold_indices(
 
 def calibration_table(report: Mapping[str, Any]) -> str:
     """Renders the calibration error and the shift of every group."""
-    keys = report['all']['shift']
-    names = [key or 'model' for key in keys]
+    shifts = [f'Shift of {key or "model"}' for key in report['all']['shift']]
     rows = []
     for group, part in report.items():
-        cells = [f'{100 * part[k]["ece"]:.2f}' for k in ('before', 'after')]
-        for key in keys:
-            shift = part['shift'][key]
-            known = shift['ratio'] is not None
-            cells.append(
-                f'x {shift["ratio"]:.2f} ({shift["log_odds"]:+.2f})'
-                if known
-                else '-'
-            )
-        rows.append([group, *cells])
-    return (
-        table(
-            [
-                'Group',
-                'ECE in %',
-                'ECE calibrated',
-                *(f'Shift of {name}' for name in names),
-            ],
-            rows,
+        errors = [f'{100 * part[k]["ece"]:.2f}' for k in ('before', 'after')]
+        rows.append(
+            [group, *errors, *map(_shift_text, part['shift'].values())]
         )
+    return (
+        table(['Group', 'ECE in %', 'ECE calibrated', *shifts], rows)
         + '\nECE is the expected calibration error, calibrated on other '
         'images. The shift is the sum\nof the scores over the number of '
         'positives, and in brackets its size in log odds.'
     )
+
+
+def _shift_text(shift: Mapping[str, Any]) -> str | None:
+    if shift['ratio'] is None:
+        return None
+    return f'x {shift["ratio"]:.2f} ({shift["log_odds"]:+.2f})'
 
 
 def reliability_figure(report: Mapping[str, Any], name: str) -> Figure:
