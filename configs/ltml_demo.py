@@ -1,7 +1,10 @@
-# LTML on the procedural demo set: no download, a CPU, minutes.
+# LTML on the procedural demo set: no download, a CPU, minutes. It shows that
+# the machinery runs, not what the method gains: that takes pretrained
+# features.
 #
 # A small network from scratch instead of an ImageNet backbone, so another
-# optimizer and schedule than the protocol's.
+# optimizer and schedule than the protocol's. The rate of AdamW does not follow
+# from the number of classes, so it stands here.
 _base_ = ['./_base_/datasets/demo.py', './_base_/default_runtime.py']
 
 # Neck, heads and losses are the defaults (ltml_mm/models/parts.py).

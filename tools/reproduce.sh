@@ -6,7 +6,7 @@
 #
 # With --fast in a twelfth of the steps, those of configs/recipes/ltml_SET_fast.py,
 # and every row at the best of its own rates, chosen on 30 % of the training
-# images: half, once and twice 0.0025 for each class, or further.
+# images: half, once and twice the one that fits the classes, or further.
 #
 # The sets are made first, see docs/data.md. Start it again after it was
 # stopped: it goes on. With --dry-run it only lists the runs.
@@ -31,10 +31,11 @@ if [[ ${1:-} == --fast ]]; then
     rows+=({erm,rs,asl,uniform_branch,rebalanced_branch,ltml}+bn)
     # Images of an epoch: of both streams of the recipe.
     declare -A images=([voc]=646 [coco]=3760)
-    declare -A rates=([voc]=0.025,0.05,0.1 [coco]=0.1,0.2,0.4)
+    rate=optim_wrapper.optimizer.lr
+    hooks="dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')"
     protocol=(
-        --epoch-images "${images[$data]}"
-        --tune "optim_wrapper.optimizer.lr=${rates[$data]}"
+        --epoch-images "${images[$data]}" --tune "$rate=x0.5,x1,x2"
+        --cfg-options "$rate=None" "custom_hooks=[$hooks]"
     )
 fi
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

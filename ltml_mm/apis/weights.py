@@ -7,7 +7,8 @@ import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
-from io import BytesIO
+from contextlib import redirect_stdout
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -185,7 +186,8 @@ def fetch_weights(cfg: Config) -> None:
         '--weights FILE'
     )
     try:
-        CheckpointLoader.load_checkpoint(source, map_location='cpu')
+        with redirect_stdout(StringIO()):  # It would say the same again.
+            CheckpointLoader.load_checkpoint(source, map_location='cpu')
     except Exception as error:
         raise ValueError(
             f'{url} cannot be downloaded ({first_line(error)}): fetch it '

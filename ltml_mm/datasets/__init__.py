@@ -7,6 +7,7 @@ from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 from ltml_mm.datasets.published import COCOLTDataset, VOCLTDataset
 from ltml_mm.datasets.samplers import (
     ClassAwareMultiLabelSampler,
+    RepeatFactorSampler,
     TwoStreamSampler,
     UniformSampler,
 )
@@ -29,6 +30,7 @@ __all__ = [
     'PhotoMetricDistortion',
     'RandomMirror',
     'RandomRatioCrop',
+    'RepeatFactorSampler',
     'TwoStreamDataset',
     'TwoStreamSampler',
     'UniformSampler',

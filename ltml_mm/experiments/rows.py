@@ -18,6 +18,7 @@ from ltml_mm.apis.config import (
     config_parts,
     read_config,
 )
+from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 
 #: The rows of the two-branch network.
@@ -211,6 +212,8 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
             )
         cfg.merge_from_dict({key: images // streams})
     complete_config(cfg)
+    # Named in the config, so that the hash of the run depends on it.
+    fill_learning_rate(cfg)
     if not chooses(cfg):
         # The last epoch is the result, and is tested on its own.
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

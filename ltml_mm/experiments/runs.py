@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,7 +283,8 @@ class _Screen:
         if waiting and sys.stderr.isatty():
             self.bar = tqdm(
                 total=waiting,
-                bar_format='{percentage:3.0f}%|{bar}| {desc}',
+                bar_format='{percentage:3.0f}%|{bar:10}| {desc}',
+                ncols=shutil.get_terminal_size().columns - 1,
             )
 
     def say(self, text: str) -> None:

@@ -20,6 +20,7 @@ from mmpretrain.registry import DATASETS
 
 from ltml_cli.options import parse_cfg_options
 from ltml_mm.apis.config import FILE_DATASETS, VALIDATION, complete_config
+from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import scope_of
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import read_labels
@@ -138,7 +139,7 @@ def parse_tuning(texts: Sequence[str]) -> tuple[str, list[Any], bool]:
             "least, or with factors of every row's own, KEY=x0.5,x1,x2"
         )
     numbers = [part.removeprefix('x') if relative else part for part in parts]
-    values = [parse_cfg_options([f'{key}={n}'])[key] for n in numbers]
+    values = [_frozen(parse_cfg_options([f'{key}={n}'])[key]) for n in numbers]
     if relative and not all(_is_number(v) and v > 0 for v in values):
         raise ValueError(f'--tune {texts[0]}: a factor is no positive number')
     if any(value in values[:i] for i, value in enumerate(values)):
@@ -146,6 +147,15 @@ def parse_tuning(texts: Sequence[str]) -> tuple[str, list[Any], bool]:
     if all(map(_is_number, values)):
         values.sort()
     return key, [float(v) for v in values] if relative else values, relative
+
+
+def _frozen(value: Any) -> Any:
+    """Makes tuples of lists: values are the keys of a dict."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        raise ValueError(f'--tune takes no dict as a value, got {value}')
+    return value
 
 
 def plan_searches(args: argparse.Namespace, rows: Sequence[Row]) -> list:
@@ -165,7 +175,9 @@ def plan_searches(args: argparse.Namespace, rows: Sequence[Row]) -> list:
             )
         own = values
         if relative:
-            default = _entry(build_config(row, args), key)
+            cfg = build_config(row, args)
+            fill_learning_rate(cfg)  # a factor of None is one of the rule's
+            default = _entry(cfg, key)
             if not _is_number(default):
                 raise ValueError(
                     f'--tune {key}: row {row.name} has {default!r} there, '
@@ -232,17 +244,16 @@ def tune_rows(
             more, own = plan_values(args, search, values, change)
             runs, configs = runs + more, {**configs, **own}
         runs.sort(key=lambda run: args.tune_seeds.index(run.seed))
-        make_runs(runs, configs)
-        further = []
-        for search, values in wanted:
-            for value in values:
-                search.scores[value] = _scores(args, search, value)
-            if all(map(_is_number, search.scores)):
-                search.scores = dict(sorted(search.scores.items()))
-            value = search.next_value()
-            if value is not None:
-                further.append((search, [value]))
-        wanted = further
+        try:
+            make_runs(runs, configs)
+        finally:  # Also where it was stopped, for the report.
+            for search, values in wanted:
+                for value in values:
+                    search.scores[value] = _scores(args, search, value)
+                if all(map(_is_number, search.scores)):
+                    search.scores = dict(sorted(search.scores.items()))
+        further = [(search, search.next_value()) for search, _ in wanted]
+        wanted = [(s, [value]) for s, value in further if value is not None]
 
 
 def _scores(args: argparse.Namespace, search: Search, value: Any) -> list:
@@ -421,7 +432,7 @@ def render_choices(
             f'{FURTHER} values past the edge: {"; ".join(edges)}.'
         )
     if failed:
-        notes.append(f'No result, as a run failed: {"; ".join(failed)}.')
+        notes.append(f'No result (failed or unfinished): {"; ".join(failed)}.')
     rows = table([*head, f'within {FLAT:g} point'], body)
     return '\n\n'.join(['## Chosen values', told, rows, *notes])
 

@@ -219,16 +219,17 @@ class Trial:
         """
         files = files or ()
         found, troubles = [], []
-        for number, path in enumerate(files):
+        for path in files[:MAX_FILES]:
+            name = printable(Path(path).name)
             try:
-                if number < MAX_FILES:
-                    found.append(self.look_at(path))
+                found.append(self.look_at(path))
             except UnreadableImageError as error:
-                name = printable(Path(path).name)
                 troubles.append(f'{name} was left out: {error.reason}.')
-            finally:
-                # Each upload has a folder of its own.
-                shutil.rmtree(Path(path).parent, ignore_errors=True)
+            except OSError:  # the same picture, dropped elsewhere, too
+                troubles.append(f'{name} is gone: drop it again.')
+        for path in files:
+            # The folder of its content: copies of a picture share it.
+            shutil.rmtree(Path(path).parent, ignore_errors=True)
         if len(files) > MAX_FILES:
             troubles.append(
                 f'{len(files) - MAX_FILES} files were left out: at most '

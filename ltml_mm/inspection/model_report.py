@@ -41,10 +41,11 @@ from ltml_mm.inspection.thumbnails import fit, heat_uri, shrink
 PAGE = 'report.html'
 #: What the page may take, in bytes.
 MAX_BYTES = 10_000_000
-#: The pictures of classes on a page, and the most of one kind in a class.
-MAX_CARDS, MAX_OF_CLASS = 1800, 3
-#: The rows of a table of pairs, the cards of a section, points of a curve.
-MAX_PAIRS, MAX_SECTION, MAX_POINTS = 30, 12, 40
+#: The classes in the table, those with pictures, and of each kind in one.
+MAX_CLASSES, MAX_DETAILS, MAX_OF_CLASS = 2000, 300, 3
+#: The rows of a table of pairs, the cards of a section, points of a curve,
+#: and the labels that a card names.
+MAX_PAIRS, MAX_SECTION, MAX_POINTS, MAX_LABELS = 30, 12, 40, 12
 GUESS = (
     'Every class is decided at 0.5, a guess under which rare classes are '
     'seldom named: tools/analysis/thresholds.py chooses one threshold a class.'
@@ -147,6 +148,7 @@ def describe(
             for one, note in zip(subjects, notes, strict=True)
         ],
         'images': len(first.found.targets),
+        'names': first.network.names,
         'train_images': (first.network.meta or {}).get('num_train_images'),
         'groups': describe_groups(subjects, ap),
         'classes': describe_classes(subjects, ap),
@@ -199,13 +201,14 @@ def describe_groups(
 def describe_classes(
     subjects: Sequence[Evidence], aps: Sequence[dict[str, np.ndarray]]
 ) -> list[dict[str, Any]]:
-    """Gathers the figures of each class, the most frequent first."""
-    first = subjects[0]
-    info = first.network.class_info
-    each = max(1, min(MAX_OF_CLASS, MAX_CARDS // (2 * len(info))))
+    """Gathers the figures of each class, the most frequent first.
+
+    Of more than :data:`MAX_CLASSES` those with the lowest AP are kept, and
+    of these :data:`MAX_DETAILS` have pictures.
+    """
     rows: list[dict[str, Any]] = [
-        {**one, 'id': k, 'models': [], 'cards': worst_cards(first, k, each)}
-        for k, one in enumerate(info)
+        {**one, 'id': k, 'models': [], 'cards': {}}
+        for k, one in enumerate(subjects[0].network.class_info)
     ]
     for one, ap in zip(subjects, aps, strict=True):
         found = one.found
@@ -227,7 +230,11 @@ def describe_classes(
                     },
                 }
             )
-    return sorted(rows, key=lambda row: -(row['train_images'] or 0))
+    worst = np.argsort(aps[0][''], kind='stable')[:MAX_CLASSES].tolist()
+    for k in worst[:MAX_DETAILS]:
+        rows[k]['cards'] = worst_cards(subjects[0], k)
+    kept = [rows[k] for k in sorted(worst)]
+    return sorted(kept, key=lambda row: -(row['train_images'] or 0))
 
 
 def curve(scores: np.ndarray, truth: np.ndarray) -> list[list[float]]:
@@ -268,6 +275,9 @@ def describe_confusions(subject: Evidence) -> dict[str, Any]:
 def card(subject: Evidence, image: int, k: int, **more: Any) -> dict[str, Any]:
     """Describes one class in one picture."""
     found, names = subject.found, subject.network.names
+    truth = [names[t] for t in np.flatnonzero(found.targets[image])]
+    if len(truth) > MAX_LABELS:
+        truth[MAX_LABELS:] = [f'{len(truth) - MAX_LABELS} more']
     return {
         'image': image,
         'class': k,
@@ -276,18 +286,18 @@ def card(subject: Evidence, image: int, k: int, **more: Any) -> dict[str, Any]:
         'threshold': float(subject.thresholds[k]),
         'branches': {n: float(s[image, k]) for n, s in found.branches.items()},
         'present': bool(found.targets[image, k]),
-        'truth': [names[t] for t in np.flatnonzero(found.targets[image])],
+        'truth': truth,
         'heats': {},
         **more,
     }
 
 
-def worst_cards(subject: Evidence, k: int, each: int) -> dict[str, Any]:
+def worst_cards(subject: Evidence, k: int) -> dict[str, Any]:
     """Picks the highest scores without a class and the lowest with it."""
     present = subject.found.targets[:, k]
     order = np.argsort(-subject.found.scores[:, k], kind='stable')
-    alarms = order[~present[order]][:each].tolist()
-    misses = order[present[order]][::-1][:each].tolist()
+    alarms = order[~present[order]][:MAX_OF_CLASS].tolist()
+    misses = order[present[order]][::-1][:MAX_OF_CLASS].tolist()
     return {
         'alarms': [card(subject, image, k) for image in alarms],
         'misses': [card(subject, image, k) for image in misses],
@@ -427,7 +437,6 @@ def render(page: dict[str, Any]) -> str:
     template = environment().get_template('report.html.j2')
     facts = {
         **page,
-        'names': {row['id']: row['name'] for row in page['classes']},
         'ratios': {key: p.shape[1] / p.shape[0] for key, p in pixels.items()},
         'limit_pairs': MAX_PAIRS,
     }

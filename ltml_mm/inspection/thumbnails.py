@@ -71,8 +71,7 @@ def heat_uri(values: np.ndarray) -> str:
     smooths: some 300 bytes.
     """
     levels = (values.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8)
-    picture = Image.fromarray(levels, 'L').convert('P')
-    picture.putdata(levels.ravel().tolist())
+    picture = Image.frombytes('P', levels.shape[::-1], levels.tobytes())
     colours = colormaps['turbo'](np.linspace(0.1, 1, LEVELS))[:, :3]
     picture.putpalette((colours * 255).round().astype(np.uint8).tobytes())
     alpha = np.linspace(0, COVER, LEVELS).round().astype(np.uint8)

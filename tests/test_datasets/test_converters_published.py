@@ -38,7 +38,8 @@ def test_voc_lt_end_to_end(devkit, out):
     summary = convert('voc', devkit, out)
     assert 'differ from the published list of 1142' in summary
     assert summary.endswith(
-        f'ltml_voc.py --cfg-options data_root={out} data_prefix=../VOCdevkit'
+        f'ltml train ltml_voc --data {out} --cfg-options '
+        'data_prefix=../VOCdevkit'
     )
     train, test, split = (
         load(out / f'{name}.json') for name in ('train', 'test', 'split')

@@ -112,8 +112,8 @@ def test_the_printed_command_fits_the_parts(tmp_path):
     source = write(tmp_path, ['cat', 'dog', 'cat', 'dog', 'cat', 'dog'])
     without = convert(source, tmp_path / 'out')
     assert 'no test set: --test-fraction' in without
-    assert 'ltml_custom.py --no-validate --cfg-options ' in without
+    assert 'ltml train ltml_custom --no-validate --data ' in without
     for number, part in enumerate(({'test': 0.4}, {'val': 0.4})):
         summary = convert(source, tmp_path / f'out{number}', **part)
         assert 'no test set' not in summary
-        assert 'ltml_custom.py --cfg-options ' in summary
+        assert 'ltml train ltml_custom --data ' in summary

@@ -10,11 +10,17 @@ from comparison_results import make_result
 from mmengine.config import Config
 from tiny_comparison import SMALL_HEAD, arguments, write_set
 
+from ltml_mm.apis.learning_rate import IMAGES, RATE_PER_CLASS
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.experiments import compare, single_run
 from ltml_mm.experiments.rows import Row, build_config, parse_rows
 from ltml_mm.experiments.runs import RESULT, write_run
-from ltml_mm.experiments.tuning import Search, hold_out, parse_tuning
+from ltml_mm.experiments.tuning import (
+    Search,
+    hold_out,
+    parse_tuning,
+    plan_searches,
+)
 from ltml_mm.files import write_json
 
 LR = 'optim_wrapper.optimizer.lr'
@@ -72,7 +78,7 @@ def test_the_search_past_an_edge_is_bounded():
     [
         ('a.b=0.2,0.1', ([0.1, 0.2], False)),
         ('a.b=x2,x.5', ([0.5, 2.0], True)),
-        ('a.b=[1,2],[3]', ([[1, 2], [3]], False)),
+        ('a.b=[1,2],[3]', ([(1, 2), (3,)], False)),
         ('a.b=sum,mean', (['sum', 'mean'], False)),
         ('a.b=None,1', ([None, 1], False)),
     ],
@@ -89,6 +95,7 @@ def test_values_of_all_kinds(text, expected):
         (['lr=0.1,0.1'], 'twice'),
         (['lr=x1,0.1'], 'with factors'),
         (['lr=x0,x1'], 'no positive number'),
+        (['lr=dict(a=1),dict(a=2)'], 'no dict'),
         (['lr=1,2', 'a=1,2'], 'takes one key, got lr=1,2 and a=1,2'),
     ],
 )
@@ -114,6 +121,16 @@ def test_options_that_do_not_fit_are_refused(data, tmp_path, flags, words):
     with pytest.raises((ValueError, OSError), match=words):
         compare.main(command(data, out, *flags))
     assert not [*out.glob('**/result.json')]
+
+
+def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
+    flags = [f'--tune={LR}=x0.5,x1', f'--cfg-options={LR}=None']
+    args = compare.parse_args([*command(data, tmp_path), *flags])
+    _, rows = parse_rows(args.rows)
+    (search,) = plan_searches(args, rows)
+    # 3 classes, 4 images of a step.
+    own = RATE_PER_CLASS * 3 * 4 / IMAGES
+    assert search.given == pytest.approx([own / 2, own])
 
 
 def held(data, out, *flags):
@@ -226,7 +243,7 @@ def test_failed_values_and_edges_are_told(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, 'make_runs', made)
     compare.main(command(data, tmp_path, f'--tune={LR}=0.1,0.2'))
     told = capsys.readouterr().out
-    assert 'a run failed: own 0.4.' in told
+    assert 'No result (failed or unfinished): own 0.4.' in told
     assert 'past the edge: own at 0.2.' in told
     # Without any result a row is missing, and the others are reported.
     made = partial(make_up, scores={})

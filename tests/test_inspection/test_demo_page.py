@@ -1,6 +1,8 @@
 import io
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,58 @@ def test_uploads_are_bounded(trial, pictures, tmp_path, monkeypatch):
     assert [one['name'] for one in found] == ['picture.png'] * 2 + ['kept']
     assert troubles == ['2 files were left out: at most 2 at a time.']
     assert list(tmp_path.iterdir()) == []
+
+
+def test_copies_in_one_drop(trial, pictures, tmp_path):
+    """Gradio keeps files of one content in one folder."""
+    files = [tmp_path / 'up' / name for name in ('a.png', 'b.png')]
+    files[0].parent.mkdir()
+    for path in files:
+        path.write_bytes(Path(pictures[0]).read_bytes())
+    gone = tmp_path / 'elsewhere' / 'gone.png'
+    found, troubles = trial.take([*map(str, files), str(gone)], [])
+    assert [one['name'] for one in found] == ['a.png', 'b.png']
+    assert troubles == ['gone.png is gone: drop it again.']
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_behind(networks, monkeypatch, capsys):
+    """A SIGTERM ends the page, and removes the folder of uploads."""
+    pytest.importorskip('gradio', reason='needs gradio')
+    seen = []
+
+    class Page:
+        local_url = 'http://127.0.0.1:7860/'
+
+        def block_thread(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+        def close(self):
+            seen.append('closed')
+
+    def fake(trial, host, port, folder):
+        seen.extend([host, port, folder])
+        (Path(folder) / 'picture.png').write_bytes(b'')
+        return Page()
+
+    monkeypatch.setattr(demo_page, 'serve', fake)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            demo_page.main([*networks[0], '--train-images', '0'])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    host, port, folder, closed = seen
+    assert (host, port, closed) == ('127.0.0.1', 7860, 'closed')
+    assert not os.path.exists(folder)
+    assert 'Serving on http://127.0.0.1:7860/' in capsys.readouterr().out
+
+
+def test_without_gradio(networks, monkeypatch):
+    monkeypatch.setattr(demo_page, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "ltml_mm\[web\]"'):
+        demo_page.main(networks[0])
 
 
 def test_large_files_are_refused_before_they_are_decoded(

@@ -15,10 +15,13 @@ from report_case import (
 )
 from sklearn.metrics import precision_recall_curve
 
+from ltml_mm.decisions.scores import load_network
+from ltml_mm.decisions.thresholds import Thresholds, write_thresholds
 from ltml_mm.inspection import model_report
 from ltml_mm.inspection.attention import has_grad_cam
 from ltml_mm.inspection.model_report import (
     MAX_BYTES,
+    MAX_DETAILS,
     add_pictures,
     curve,
     describe,
@@ -36,7 +39,7 @@ def noise_page(num_classes, path):
     page['cam'] = add_pictures(page, subject, cam=False)
     heat = heat_uri(np.random.default_rng(0).random((10, 14)))
     for row in page['classes']:
-        for one in (*row['cards']['alarms'], *row['cards']['misses']):
+        for one in (one for kind in row['cards'].values() for one in kind):
             one['heats'] = {'uniform': heat, 'rebalanced': heat}
     path.write_text(render(page), 'utf-8')
     return path
@@ -206,12 +209,8 @@ def test_other_pictures_are_not_compared(networks, tmp_path):
         main(arguments)
 
 
-def test_figures(networks, tmp_path, monkeypatch):
-    """The page's AP, F1 and decisions, by hand."""
-    pages = []
-    monkeypatch.setattr(
-        model_report, 'render', lambda page: pages.append(page) or ''
-    )
+def test_figures():
+    """The page's decisions, pictures and gaps, by hand."""
     subject = noise_subject(12)
     page = describe([subject], [''])
     found = subject.found
@@ -235,6 +234,48 @@ def test_figures(networks, tmp_path, monkeypatch):
     gap = found.branches['rebalanced'] - found.branches['uniform']
     shown = abs(top['rebalanced'] - top['uniform'])
     assert shown == pytest.approx(np.abs(gap).max())
+
+
+def test_very_many_classes(tmp_path):
+    """Those with the lowest AP have pictures; the table has all."""
+    path = noise_page(1000, tmp_path / 'page.html')
+    assert path.stat().st_size <= MAX_BYTES
+    text = path.read_text('utf-8')
+    assert text.count('<details id="class-') == MAX_DETAILS
+    assert len(set(re.findall('id="class-([0-9]+)"', text))) == 1000
+
+
+def test_without_counts():
+    subject = noise_subject(12)
+    for one in subject.network.class_info:
+        one.update(group=None, train_images=None)
+    page = describe([subject], [''])
+    assert [row['name'] for row in page['groups']] == ['all']
+    page['duplicates'] = {'note': ''}
+    page['cam'] = add_pictures(page, subject, cam=False)
+    assert 'The training counts are not known' in render(page)
+
+
+def test_thresholds_of_a_file(networks, tmp_path):
+    network = load_network(*networks[0], 'cpu')
+    rows = [{**one, 'threshold': 0.9} for one in network.class_info]
+    path = tmp_path / 'careful.json'
+    for digest in (network.digest, 'of another'):
+        model = {'name': 'x.pth', 'sha256': digest}
+        found = Thresholds(
+            model, 'precision=0.9', {'kind': 'validation'}, rows
+        )
+        write_thresholds(path, found)
+        command = [*networks[0], '--out', str(tmp_path), '--no-cam']
+        command += ['--train-images', '0', '--thresholds', str(path)]
+        if digest != network.digest:
+            with pytest.raises(ValueError, match='of another model'):
+                main(command)
+            continue
+        main(command)
+        text = (tmp_path / 'report.html').read_text('utf-8')
+        assert 'One threshold a class, for precision=0.9' in text
+        assert text.count('<dt>Threshold</dt><dd>0.900</dd>') == len(rows)
 
 
 def test_curve_against_sklearn():

@@ -428,7 +428,7 @@ ROWS = {
             embed_dim=(32, 32, 32, 64), stem_width=(8, 16),
             drop_path_rate=0.0,
         ),
-        stages(3, 'norm'),
+        stages(3, 'head'),
     ),
     'timm-nfnet': (timm('test_nfnet'), stages(3, 'final_conv')),
     'timm-ghostnet': (

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from tiny_run import REPO, TOOLS, environment, finish, start
 
 from ltml_cli.result_parsers import ROWS
+from ltml_mm.apis.learning_rate import fill_learning_rate
 
 # Records its arguments and a few variables, one JSON line a call.
 RECORDER = """#!{python}
@@ -189,4 +190,14 @@ def test_the_fast_table_searches_the_rate_of_every_row(tmp_path):
         for folder, words in lines.items()
         if '/tune/ltml-' in folder
     )
-    assert rates == pytest.approx([0.025, 0.05, 0.1])
+    script = (REPO / 'tools/reproduce.sh').read_text('utf-8')
+    for data in ('coco', 'voc'):
+        path = REPO / f'configs/recipes/ltml_{data}_fast.py'
+        recipe = Config.fromfile(path)
+        sampler = recipe.train_dataloader.sampler
+        assert f'[{data}]={2 * sampler.epoch_length}' in script
+        for hook in recipe.custom_hooks:
+            assert f"dict(type='{hook.type}')" in script
+    fill_learning_rate(recipe)
+    own = recipe.optim_wrapper.optimizer.lr
+    assert rates == pytest.approx([own / 2, own, 2 * own])

@@ -26,12 +26,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ltml_cli.options import parse_cfg_options
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.engine.hooks.device_hook import arrange
 from ltml_mm.models.fork.branches import BRANCHES
 from ltml_mm.models.parts import last_shape, probe_features
 from timing import medians, report, time_in_turns
 
 KINDS = ('stock', 'two_branch')
 TASKS = ('training', 'prediction')
+PRECISIONS = {
+    'fp32': torch.float32,
+    'fp16': torch.float16,
+    'bf16': torch.bfloat16,
+}
 NUM_CLASSES = 20
 STATISTICS = ClassStatistics((50,) * NUM_CLASSES, num_images=1000)
 
@@ -50,6 +56,20 @@ def parse_args() -> argparse.Namespace:
         help='config of the backbone as key=value',
     )
     parser.add_argument('--device', default=None, help='cpu or cuda')
+    parser.add_argument(
+        '--layout',
+        choices=('contiguous', 'channels_last'),
+        help='of the weights (default: what DeviceHook chooses)',
+    )
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        default='fp16',
+        help='of a GPU; a CPU computes in float32 (default: fp16)',
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='by torch.compile'
+    )
     parser.add_argument('--out', type=Path, help='JSON file')
     args = parser.parse_args()
     args.backbone = parse_cfg_options(args.backbone)
@@ -178,18 +198,23 @@ def make_task(
     Args:
         task: ``'training'`` or ``'prediction'``.
         kind: ``'stock'`` or ``'two_branch'``.
-        options: ``images``, ``side``, ``backbone`` and ``device``.
+        options: ``images``, ``side``, ``backbone``, ``device``, ``layout``,
+            ``precision`` and ``compile``.
     """
     device = options['device']
     torch.manual_seed(0)
     side = options['side']
     images = torch.rand(options['images'], 3, side, side, device=device)
     model = build(kind, dict(options['backbone']), device)
+    arrange(model, options['layout'] or 'auto')
+    if options['compile']:
+        model.forward = torch.compile(model.forward)
+    precision = PRECISIONS[options['precision']]
 
     def autocast() -> AbstractContextManager:
-        if device == 'cpu':
+        if device == 'cpu' or precision == torch.float32:
             return nullcontext()
-        return torch.autocast(device, dtype=torch.float16)
+        return torch.autocast(device, dtype=precision)
 
     if task == 'training':
         return training_step(model, make_batch(kind, images), autocast)
@@ -205,7 +230,11 @@ def main() -> None:
         'images': args.images,
         'side': args.side,
         'backbone': args.backbone,
+        'layout': args.layout,
+        'precision': args.precision,
+        'compile': args.compile,
     }
+    torch.backends.cudnn.benchmark = True
     wait = torch.cuda.synchronize if device != 'cpu' else lambda: None
     result = {**options, 'threads': torch.get_num_threads()}
     for task in args.tasks:

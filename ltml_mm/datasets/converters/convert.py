@@ -390,11 +390,10 @@ def _write(
     told = ', '.join(f'{len(v)} {k}' for k, v in groups.items())
     validated = f'{sizes["val"]} to validate on, ' if 'val' in sizes else ''
     prefix = os.path.relpath(sets['train'].root, out)
-    overrides = [
-        f'data_root={out}',
-        f'data_prefix={prefix}',
-        *['allow_outside=True'] * output.allow_outside,
-    ]
+    words = ['--data', str(out)]
+    if prefix != '.' or output.allow_outside:
+        words += ['--cfg-options', f'data_prefix={prefix}']
+        words += ['allow_outside=True'] * output.allow_outside
     about = [*notes, *describe(sets['train'], split.get('left_out', []))]
     flag = ''
     if not {'val', 'test'} & {*sets}:
@@ -407,6 +406,5 @@ def _write(
         f'{out}: {sizes["train"]} images to train, {validated}'
         f'{sizes.get("test", 0)} to test, {len(classes)} classes ({told})\n'
         f'{"".join(f"  {line}{chr(10)}" for line in about)}'
-        f'python tools/train.py configs/ltml_{config}.py {flag}--cfg-options '
-        f'{shlex.join(overrides)}'
+        f'ltml train ltml_{config} {flag}{shlex.join(words)}'
     )

@@ -72,6 +72,63 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
         return order.reshape(-1)[:length]
 
 
+@DATA_SAMPLERS.register_module()
+class RepeatFactorSampler(ImageStreamSampler):
+    """Repeats images of rare classes, far less than class-aware draws do.
+
+    Gupta et al., *LVIS*, CVPR 2019: a class with the share f of the images
+    has the factor max(1, sqrt(t / f)), an image the largest of its classes;
+    that is how often a pass holds it, rounded at random to the whole number
+    below or above. The epoch is passes after one another, each shuffled.
+
+    Args:
+        dataset: See :class:`~ltml_mm.datasets.samplers.ImageStreamSampler`;
+            so are ``num_samples``, ``reduce`` and ``seed``.
+        threshold (float, optional): t, the share above which nothing is
+            repeated. By default the median share of the classes that have an
+            image.
+
+    Raises:
+        ValueError: No image has a label, or ``threshold`` is not positive.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        num_samples: int | str = 'class_max',
+        reduce: int = 4,
+        seed: int | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__(dataset, num_samples, reduce, seed)
+        counts = self.positive_counts()
+        images, offsets = self.labels.images_by_class(len(counts))
+        known = counts > 0
+        shares = np.where(known, counts, 1) / len(dataset)
+        if threshold is None:
+            threshold = float(np.median(shares[known]))
+        elif not threshold > 0:
+            raise ValueError(f'threshold must be positive, got {threshold!r}')
+        factors = np.maximum(1, np.sqrt(threshold / shares))
+        self.factors = np.ones(len(dataset))
+        owners = np.repeat(factors, np.diff(offsets))
+        np.maximum.at(self.factors, images, owners)
+
+    def order(self, epoch: int, length: int) -> np.ndarray:
+        """Returns the image indices of an epoch, int64 (length,)."""
+        rng = self._generator(epoch)
+        passes, drawn = [], 0
+        while drawn < length:
+            whole = np.floor(self.factors)
+            more = rng.random(len(whole)) < self.factors - whole
+            times = (whole + more).astype(np.int64)
+            passes.append(
+                rng.permutation(np.repeat(np.arange(len(times)), times))
+            )
+            drawn += len(passes[-1])
+        return np.concatenate(passes)[:length]
+
+
 def _cycled(rng: np.random.Generator, size: int, length: int) -> np.ndarray:
     """Concatenates shuffled lists of ``range(size)`` up to a length."""
     if size >= length:

@@ -309,10 +309,14 @@ def _images_of(loader: Any) -> list[dict[str, Any]]:
     for dataset in innermost_datasets(loader):
         facts = {k: v for k, v in dataset.items() if k not in SHOWING}
         if isinstance(facts.get('ann_file'), str):
-            root = facts.pop('data_root', None) or ''
-            facts['ann_file'] = os.path.realpath(
-                os.path.join(root, facts['ann_file'])
+            path = os.path.join(
+                facts.get('data_root') or '', facts['ann_file']
             )
+            # How the file is loaded may differ; which images it lists not.
+            facts = {
+                'file': os.path.realpath(path),
+                'indices': facts.get('indices'),
+            }
         described.append(facts)
     return described
 
