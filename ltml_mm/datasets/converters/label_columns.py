@@ -17,6 +17,7 @@ from ltml_mm.datasets.converters.tables import (
     Table,
     csv_table,
     jsonl_table,
+    trimmed,
 )
 from ltml_mm.datasets.images import EXTENSIONS
 
@@ -446,11 +447,8 @@ def split_labels(
     text: str, separator: str, place: str, problems: Problems
 ) -> tuple[str, ...]:
     """Splits labels; separators at either end are left out."""
-    names = [name.strip() for name in text.split(separator)]
-    while names and not names[-1]:
-        names.pop()
-    while names and not names[0]:
-        names.pop(0)
+    names = trimmed([name.strip() for name in text.split(separator)])
+    names = trimmed(names[::-1])[::-1]
     if '' in names or len(set(names)) != len(names):
         problems.add(REPEATS, place, repr(text))
     return tuple(names)
