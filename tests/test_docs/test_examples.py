@@ -25,6 +25,8 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 SCRIPTS = {f'tools/{tool.script}': name for name, tool in TOOLS.items()}
 #: Programs that are no tools; of them nothing is checked.
 OTHERS = ('pip', 'mkdir', 'cd', 'wget', 'tar', 'unzip', 'python3', '.')
+#: Configs that are written by the examples, or stand for any.
+MADE_UP = ('CONFIG', 'merged', 'out/', 'work_dirs/')
 #: What a section says of examples that no test runs.
 NEEDS = re.compile(r'\bneeds? (?:[\w-]+ )*(?:data|GPUs?|photographs)\b', re.I)
 DOCS = 'test_docs/test_'
@@ -124,14 +126,25 @@ def lines(code):
                 yield words
 
 
-COMMANDS = list(
-    {
-        ' '.join(words): words
-        for block in BLOCKS
-        if block.language != 'python'
-        for words in lines(block.code)
-    }.values()
-)
+def inline(path):
+    """The command lines inside sentences and tables."""
+    text = path.read_text(encoding='utf-8')
+    spans = re.findall(r'`((?:ltml|python|bash) [^`\s]+ [^`\n]+)`', text)
+    return [span for span in spans if '...' not in span]
+
+
+COMMANDS = {
+    ' '.join(words): words
+    for words in (
+        *(
+            words
+            for block in BLOCKS
+            if block.language != 'python'
+            for words in lines(block.code)
+        ),
+        *(line.split() for path in PAGES for line in inline(path)),
+    )
+}
 
 
 def tool_of(words):
@@ -151,7 +164,7 @@ def tool_of(words):
     return None, rest
 
 
-@pytest.mark.parametrize('words', COMMANDS, ids=' '.join)
+@pytest.mark.parametrize('words', COMMANDS.values(), ids=COMMANDS)
 def test_command_lines(words):
     """The tool exists and takes the line; a shipped config, its overrides."""
     tool, rest = tool_of(words)
@@ -166,7 +179,7 @@ def test_command_lines(words):
         return
     args = TOOLS[tool].build().parse_args(rest)
     config = getattr(args, 'config', None)
-    if config is None or config.startswith(('merged', 'out/', 'work_dirs/')):
+    if config is None or config.startswith(MADE_UP):
         return
     path = find_config(str(ROOT / config) if '/' in config else config)
     if args.cfg_options:
