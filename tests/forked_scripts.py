@@ -1,6 +1,7 @@
 """Python scripts that subprocess starts, as forks of this process.
 
-Each would import torch and MMPretrain anew, which takes seconds.
+Each would import torch and MMPretrain anew, which takes seconds; here the
+imports below have done so.
 """
 
 import atexit
@@ -11,6 +12,12 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+
+import cv2  # noqa: F401
+import mmpretrain.apis  # noqa: F401
+import torch.utils.data  # noqa: F401
+
+import ltml_mm.apis.train  # noqa: F401
 
 
 class ForkedPopen(subprocess.Popen):

@@ -54,6 +54,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from ltml_mm.apis.config import load_config
+from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.two_stream import innermost_datasets
@@ -301,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    fill_learning_rate(cfg)
     init_default_scope(scope_of(cfg))
     cv2.setNumThreads(0)
     MMLogger.get_current_instance().setLevel('WARNING')
