@@ -150,7 +150,8 @@ def build_preprocessing(
 
     Args:
         pipeline: Configs of transforms: loading, ``Resize``,
-            ``ResizeEdge`` with ``CenterCrop``, packing.
+            ``ResizeEdge`` with ``CenterCrop``, packing. Without resizing the
+            network sees images as they are.
         preprocessor: MMPretrain's ``ClsDataPreprocessor``, or ours.
 
     Returns:
@@ -163,8 +164,8 @@ def build_preprocessing(
     if preprocessor.pad_size_divisor > 1:
         raise ValueError(f'data_preprocessor.pad_size_divisor: {WITHOUT}')
     steps = [step for given in pipeline for step in _steps(given)]
-    if not steps or getattr(steps[0], 'height', 0) <= 0:
-        raise ValueError(f'the test pipeline resizes no image: {WITHOUT}')
+    if any(isinstance(step, CenterCrop) for step in steps[:1]):
+        raise ValueError(f'CenterCrop before any resizing: {WITHOUT}')
     return nn.Sequential(*steps, Normalize(preprocessor))
 
 

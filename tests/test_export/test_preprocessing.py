@@ -76,6 +76,13 @@ def test_a_step_without_counterpart_is_named(step):
     assert '--without-preprocessing' in str(error.value)
 
 
-def test_a_pipeline_that_keeps_the_size_is_refused():
-    with pytest.raises(ValueError, match='resizes no image'):
-        build_preprocessing([LOAD, PACK], ClsDataPreprocessor())
+def test_a_pipeline_that_keeps_the_size():
+    images = torch.from_numpy(pixels(5, 7))
+    found = build_preprocessing([LOAD, PACK], ClsDataPreprocessor())(images)
+    assert torch.equal(found, images.permute(0, 3, 1, 2).flip(1).float())
+
+
+def test_a_crop_of_images_of_any_size_is_refused():
+    crop = dict(type='CenterCrop', crop_size=8)
+    with pytest.raises(ValueError, match='before any resizing'):
+        build_preprocessing([LOAD, crop, PACK], ClsDataPreprocessor())
