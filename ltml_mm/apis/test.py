@@ -187,7 +187,7 @@ def decide(
         record['pred_label'] = np.flatnonzero(decided[index]).tolist()
     if not targets.any():
         return {'thresholds': source}
-    found = measure(thresholds, scores, targets)
+    found = measure(thresholds, decided, targets)
     runner.logger.info(
         f'Decisions in percent, at the thresholds of {source}:\n'
         f'{threshold_table(found)}\n{gain_text(found, scores, targets)}',

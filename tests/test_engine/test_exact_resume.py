@@ -226,6 +226,14 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
         ),
         ({'model.backbone.drop_path_rate': 0.2}, r'0\.3 -> 0\.2'),
         ({'custom_hooks': [dict(type='EMAHook')]}, 'None -> EMAHook'),
+        (
+            {'custom_hooks': [dict(type='ConsistencyLimitHook', limit=0.1)]},
+            r'custom_hooks\.0\.limit: None -> 0\.1',
+        ),
+        (
+            {'default_hooks.average': dict(type='EMAHook')},
+            'None -> EMAHook',
+        ),
     ],
 )
 def test_another_run_is_refused(data, tmp_path, stopped, changes, message):

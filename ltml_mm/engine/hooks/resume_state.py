@@ -32,6 +32,19 @@ SHAPING = (
     'param_scheduler',
     'randomness',
 )
+#: Parts of the names of hooks that change weights or losses in a training.
+SHAPING_HOOKS = (
+    'AdaptiveMargins',
+    'ConsistencyLimit',
+    'DenseCL',
+    'EMA',
+    'PreciseBN',
+    'SimSiam',
+    'SwAV',
+    'SwitchRecipe',
+    'SyncBuffers',
+    'WarmupParam',
+)
 #: What within them does not: first weights, folders, kept images, workers,
 #: validations, and what happens to steps that are not finite.
 ASIDE = (
@@ -165,11 +178,14 @@ def run_signature(runner: Runner) -> dict[str, Any]:
     """
     dataset = runner.train_dataloader.dataset
     sections = {name: runner.cfg.get(name) for name in SHAPING}
-    # Averaged weights belong to the result; most other hooks only watch.
+    # Most other hooks only watch.
     sections['custom_hooks'] = [
         hook
-        for hook in runner.cfg.get('custom_hooks') or ()
-        if 'EMA' in str(hook)
+        for hook in (
+            *(runner.cfg.get('custom_hooks') or ()),
+            *(runner.cfg.get('default_hooks') or {}).values(),
+        )
+        if any(part in str(hook) for part in SHAPING_HOOKS)
     ]
     if runner.cfg.get('train_dataloader') is None:
         # The Runner was built from objects, which tell a part of it.
