@@ -43,6 +43,9 @@ def test_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
     set_checkpoint(cfg, args.checkpoint)
+    # Not over the complete config that the training left there.
+    name = Path(cfg.filename).stem + '_test.py'
+    object.__setattr__(cfg, '_filename', str(Path(cfg.work_dir, name)))
     if args.tta:
         add_flip_tta(cfg)
     return cfg

@@ -52,13 +52,10 @@ def fit_calibration(
     logits, targets = logit(scores), np.asarray(targets, bool)
     if targets.all() or not targets.any():
         raise ValueError('calibration needs images with and without labels')
-    if method == 'temperature':
-        slope, _ = _fit(logits, targets, intercept=False) or (1.0, 0.0)
-        slopes = np.full(targets.shape[1], slope)
-        offsets = np.zeros(targets.shape[1])
-    else:
-        every = _fit(logits, targets) or (1.0, 0.0)
-        shared = np.tile(every, (targets.shape[1], 1))
+    has_offset = method == 'platt'
+    every = _fit(logits, targets, has_offset) or (1.0, 0.0)
+    shared = np.tile(every, (targets.shape[1], 1))
+    if has_offset:
         own = shared.copy()
         for name in dict.fromkeys(groups):
             inside = np.array([group == name for group in groups])
@@ -69,7 +66,8 @@ def fit_calibration(
         # What is rare decides how much is known.
         rare = np.minimum(targets.sum(0), (~targets).sum(0))
         weight = (rare / (rare + PRIOR_POSITIVES))[:, None]
-        slopes, offsets = (weight * own + (1 - weight) * shared).T
+        shared = weight * own + (1 - weight) * shared
+    slopes, offsets = shared.T
     return {
         'method': method,
         'slope': slopes.tolist(),

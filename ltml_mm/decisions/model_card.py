@@ -91,20 +91,18 @@ def share(
         'dataset_meta': meta,
         'groups': [info['group'] for info in infos],
     }
-    out = Path(out)
-    folder = out.suffix != SAFETENSORS
-    weights = out / f'model{SAFETENSORS}' if folder else out
-    card = out / 'README.md' if folder else out.with_suffix('.md')
+    out, settings = Path(out), Path(config)
+    weights, card = out, out.with_suffix('.md')
     written = [weights, card]
-    write_safetensors(weights, content['state_dict'], header)
-    settings = config
-    if folder:
+    if out.suffix != SAFETENSORS:
+        weights, card = out / f'model{SAFETENSORS}', out / 'README.md'
         settings = out / 'config.py'
         write_text(settings, cfg.pretty_text)
-        written.append(settings)
+        written = [weights, card, settings]
         if found is not None:
             write_thresholds(out / FILE_NAME, found)
             written.append(out / FILE_NAME)
+    write_safetensors(weights, content['state_dict'], header)
     text = model_card(
         {
             'name': out.name.removesuffix(SAFETENSORS),
@@ -113,7 +111,7 @@ def share(
             'parameters': sum(
                 v.numel() for v in content['state_dict'].values()
             ),
-            'command': f'{Path(settings).name} {weights.name}',
+            'command': f'{settings.name} {weights.name}',
             'config': cfg,
             **facts,
         },
@@ -203,13 +201,11 @@ def model_card(
         ]
         calibration = thresholds.calibration or {}
         if report := calibration.get('report'):
-            error = {
-                k: 100 * report['all'][k]['ece'] for k in ('before', 'after')
-            }
+            errors = (report['all'][k]['ece'] for k in ('before', 'after'))
+            before, after = map(percent, (100 * error for error in errors))
             parts.append(
                 f'Calibrated by {calibration["method"]}: expected calibration '
-                f'error {error["before"]:.2f} % before, {error["after"]:.2f} '
-                '% after.'
+                f'error {before} % before, {after} % after.'
             )
     parts += [
         '## Use',

@@ -210,22 +210,22 @@ def no_validation(
     paths = [path for path in map(_file_of, own) if path]
     if any(Path(path).name == TEST for path in paths):
         return f'{paths[0]} is the test set'
-    for name in ('train', 'test') if read_test else ('train',):
-        told = f'{name}ing' if name == 'train' else name
-        other = cfg.get(f'{name}_dataloader')
-        parts = []
+    others = {'training': 'train_dataloader', 'test': 'test_dataloader'}
+    if not read_test:
+        del others['test']
+    for told, key in others.items():
+        other, parts = cfg.get(key), []
         # Images that are not here cannot be those to choose on.
         with suppress(FileNotFoundError):
             parts = list(_parts(cfg, other)) if other is not None else []
         files = {_file_of(part) for part in parts} - {''}
-        if name == 'test':
+        if told == 'test':
             beside = (Path(path).with_name(TEST) for path in paths)
             files |= {str(path) for path in beside if path.is_file()}
+        digests = {file_sha256(file) for file in files}
         for path in paths:
-            digest = file_sha256(path)
-            for file in files:
-                if path == file or digest == file_sha256(file):
-                    return f'{path} is the {told} set'
+            if file_sha256(path) in digests:
+                return f'{path} is the {told} set'
         common = _images(own) & _images(parts)
         if common:
             return (
@@ -251,14 +251,13 @@ def _file_of(dataset: Any) -> str:
 
 
 def _images(datasets: Sequence[Any]) -> set[str]:
-    infos = (
-        dataset.get_data_info(index)
+    return {
+        os.path.normpath(path)
         for dataset in datasets
         if hasattr(dataset, 'get_data_info')
         for index in range(len(dataset))
-    )
-    paths = (info.get('img_path') for info in infos)
-    return {os.path.normpath(path) for path in paths if path}
+        if (path := dataset.get_data_info(index).get('img_path'))
+    }
 
 
 def cross_fit(

@@ -273,6 +273,10 @@ def _below(listed: str) -> tuple[str, ...]:
     return (os.path.basename(local),) if foreign else (listed, local)
 
 
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
 def _suggest_folder(root: str, missing: list[str]) -> str:
     """Names the folder, one level up or down, that holds missing images."""
     if not missing:
@@ -285,7 +289,15 @@ def _suggest_folder(root: str, missing: list[str]) -> str:
 
     def count(folder: str) -> int:
         paths = ([os.path.join(folder, p) for p in _below(n)] for n in some)
-        return sum(any(map(os.path.isfile, found)) for found in paths)
+        number = sum(any(map(os.path.isfile, found)) for found in paths)
+        if number or any(map(_is_image, some)):
+            return number
+        # Ids without an extension.
+        try:
+            names = filter(_is_image, os.listdir(folder))
+        except OSError:
+            return 0
+        return len({os.path.splitext(n)[0] for n in names} & {*some})
 
     best = os.path.normpath(max(folders, key=count))
     told = f'{count(best)} of {len(some)} are in {best}: pass --images {best}'

@@ -22,7 +22,7 @@ from ltml_mm.datasets.converters.tables import (
 from ltml_mm.datasets.images import EXTENSIONS
 
 #: What separates labels where nothing is said; others must be asked for.
-SEPARATORS = (';', '|', '\n', ',')
+SEPARATORS = (';', '|', '\n', '、', '；', '，', ',')
 # Cells of a column of labels, as pandas, R and spreadsheets write them.
 YES = ('1', '1.0', 'true', 'yes', 'y', 't')
 NO = ('0', '0.0', 'false', 'no', 'n', 'f')

@@ -11,7 +11,7 @@ from ltml_mm.datasets.converters.records import MAX_SHOWN, ImageSet
 from ltml_mm.datasets.splits import ParetoRecipe, cooccurrence, rank_classes
 
 #: What no class name holds, and what one may hold as well.
-SEPARATORS, MARKS = ';|,', '/+& '
+SEPARATORS, MARKS = ';|,、；，', '/+& '
 
 
 def first(entries: Iterable[str], separator: str = ', ') -> str:
