@@ -9,9 +9,9 @@ from PIL import Image
 from tiny_training import extend, write_small
 
 from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import build_model
+from ltml_mm.apis.model import Network, build_model
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.decisions.scores import Network, Scores
+from ltml_mm.decisions.scores import Scores
 from ltml_mm.inspection.evidence import Evidence
 from ltml_mm.inspection.neighbours import Features
 

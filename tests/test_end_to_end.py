@@ -146,8 +146,12 @@ def test_flip_test_averages_the_mirror_image(trained, tmp_path):
 
 
 def test_pictures_are_drawn(trained, tmp_path):
+    # The config that the training left is another one than the test's.
+    before = (trained / 'ltml_demo.py').read_bytes()
     evaluate(trained, '--show-dir', str(tmp_path))
     assert len(list(tmp_path.glob('*.png'))) == 120
+    assert (trained / 'ltml_demo.py').read_bytes() == before
+    assert (trained / 'ltml_demo_test.py').is_file()
 
 
 def test_resume_continues_after_the_last_epoch(trained, tmp_path):

@@ -95,6 +95,12 @@ def complete_config(
     """Fills in, in place, what :func:`load_config` describes."""
     separate_metrics(cfg)
     _choose_speed(cfg)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name) or {}
+        if loader.get('num_workers', 0) == 0 and 'num_workers' in loader:
+            # PyTorch refuses what only workers could keep.
+            loader['persistent_workers'] = False
+            loader.pop('prefetch_factor', None)
     training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:

@@ -17,16 +17,9 @@ from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.structures import DataSample
 from PIL import Image, ImageOps
 
-from ltml_mm.apis.checkpoint import (
-    checkpoint_meta,
-    load_weights,
-    read_checkpoint,
-)
-from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import (
-    build_model,
     check_selection,
-    class_info,
+    load_network,
     pick_device,
     prediction_record,
     scope_of,
@@ -39,7 +32,7 @@ from ltml_mm.datasets.images import (
     first_line,
     load_image,
 )
-from ltml_mm.decisions.thresholds import find_thresholds, weights_digest
+from ltml_mm.decisions.thresholds import find_thresholds
 from ltml_mm.engine.hooks.device_hook import arrange
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
@@ -86,21 +79,15 @@ class MultiLabelInferencer(BaseInferencer):
         cfg_options: Mapping[str, Any] | None = None,
         thresholds: str | Path | None = None,
     ) -> None:
-        target = pick_device(device)
-        checkpoint = read_checkpoint(pretrained)
-        meta = checkpoint_meta(checkpoint, pretrained)
-        config = load_config(model, cfg_options, meta)
-        network = build_model(config)
-        load_weights(network, checkpoint['state_dict'], pretrained)
-        network._config = config
-        super().__init__(network, pretrained=False, device=target)
+        network = load_network(model, pretrained, device, cfg_options)
+        network.model._config = network.cfg
+        super().__init__(
+            network.model, pretrained=False, device=pick_device(device)
+        )
         arrange(self.model)
-        self.class_info = class_info(config, meta)
+        self.class_info = network.class_info
         self.thresholds, self.thresholds_note = find_thresholds(
-            pretrained,
-            weights_digest(checkpoint['state_dict']),
-            [info['name'] for info in self.class_info],
-            thresholds,
+            pretrained, network.digest, network.names, thresholds
         )
 
     def __call__(

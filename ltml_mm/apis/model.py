@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +14,16 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmpretrain.structures import DataSample
 
 from ltml_cli.run_parsers import DEFAULT_THRESHOLD
-from ltml_mm.apis.checkpoint import are_names
-from ltml_mm.apis.config import dataset_configs
+from ltml_mm.apis.checkpoint import (
+    are_names,
+    checkpoint_meta,
+    load_weights,
+    read_checkpoint,
+)
+from ltml_mm.apis.config import dataset_configs, load_config
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.images import first_line, printable
-from ltml_mm.decisions.thresholds import Thresholds
+from ltml_mm.decisions.thresholds import Thresholds, weights_digest
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 
@@ -34,6 +41,33 @@ def pick_device(device: str | None = None) -> torch.device:
     return target
 
 
+@dataclass(frozen=True)
+class Network:
+    """A trained network, and what is known of it.
+
+    Attributes:
+        cfg: Its complete config.
+        model: The network on its device, in evaluation mode.
+        meta: The training set's ``metainfo``, None where none is held.
+        class_info: ``name``, ``group`` and ``train_images`` of each class,
+            in the order of the scores; the latter two may be None.
+        digest: The fingerprint of the weights.
+        path: The checkpoint.
+    """
+
+    cfg: Config
+    model: BaseModel
+    meta: Mapping[str, Any] | None
+    class_info: list[dict[str, Any]]
+    digest: str
+    path: Path
+
+    @property
+    def names(self) -> list[str]:
+        """The K class names."""
+        return [info['name'] for info in self.class_info]
+
+
 def scope_of(cfg: Config) -> str:
     """Returns the registry scope of a config's names, MMPretrain's if none."""
     return cfg.get('default_scope') or 'mmpretrain'
@@ -47,6 +81,31 @@ def build_model(cfg: Config) -> BaseModel:
         model.setdefault('data_preprocessor', preprocessor)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         return MODELS.build(model)
+
+
+def load_network(
+    config: str | Path,
+    checkpoint: str | Path,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Network:
+    """Loads a two-branch, merged or stock multi-label classifier.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit.
+        FileNotFoundError: The config does not exist.
+        ValueError: The device does not exist, or no class names are known.
+    """
+    target = pick_device(device)
+    content = read_checkpoint(checkpoint)
+    meta = checkpoint_meta(content, checkpoint)
+    cfg = load_config(config, cfg_options, meta)
+    model = build_model(cfg)
+    load_weights(model, content['state_dict'], checkpoint)
+    digest = weights_digest(content['state_dict'])
+    infos = class_info(cfg, meta)
+    model = model.to(target).eval()
+    return Network(cfg, model, meta, infos, digest, Path(checkpoint))
 
 
 def without_pretrained(node: Any) -> Any:

@@ -43,6 +43,9 @@ def test_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
     prepare_config(cfg, args)
     set_checkpoint(cfg, args.checkpoint)
+    # Not over the complete config that the training left there.
+    name = Path(cfg.filename).stem + '_test.py'
+    object.__setattr__(cfg, '_filename', str(Path(cfg.work_dir, name)))
     if args.tta:
         add_flip_tta(cfg)
     return cfg
@@ -184,7 +187,7 @@ def decide(
         record['pred_label'] = np.flatnonzero(decided[index]).tolist()
     if not targets.any():
         return {'thresholds': source}
-    found = measure(thresholds, scores, targets)
+    found = measure(thresholds, decided, targets)
     runner.logger.info(
         f'Decisions in percent, at the thresholds of {source}:\n'
         f'{threshold_table(found)}\n{gain_text(found, scores, targets)}',

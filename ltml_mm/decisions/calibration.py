@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 from sklearn.linear_model import LogisticRegression
 
 from ltml_mm.class_statistics import GROUPS
@@ -14,7 +15,7 @@ from ltml_mm.decisions.choice import (
     PRIOR_POSITIVES,
     stratified_folds,
 )
-from ltml_mm.decisions.thresholds import logit, sigmoid
+from ltml_mm.decisions.thresholds import calibrate, logit, sigmoid
 
 #: Bins of equal width, for the calibration error and the diagram.
 BINS = 15
@@ -51,13 +52,10 @@ def fit_calibration(
     logits, targets = logit(scores), np.asarray(targets, bool)
     if targets.all() or not targets.any():
         raise ValueError('calibration needs images with and without labels')
-    if method == 'temperature':
-        slope, _ = _fit(logits, targets, intercept=False) or (1.0, 0.0)
-        slopes = np.full(targets.shape[1], slope)
-        offsets = np.zeros(targets.shape[1])
-    else:
-        every = _fit(logits, targets) or (1.0, 0.0)
-        shared = np.tile(every, (targets.shape[1], 1))
+    has_offset = method == 'platt'
+    every = _fit(logits, targets, has_offset) or (1.0, 0.0)
+    shared = np.tile(every, (targets.shape[1], 1))
+    if has_offset:
         own = shared.copy()
         for name in dict.fromkeys(groups):
             inside = np.array([group == name for group in groups])
@@ -68,7 +66,8 @@ def fit_calibration(
         # What is rare decides how much is known.
         rare = np.minimum(targets.sum(0), (~targets).sum(0))
         weight = (rare / (rare + PRIOR_POSITIVES))[:, None]
-        slopes, offsets = (weight * own + (1 - weight) * shared).T
+        shared = weight * own + (1 - weight) * shared
+    slopes, offsets = shared.T
     return {
         'method': method,
         'slope': slopes.tolist(),
@@ -104,8 +103,7 @@ def held_out_calibrated(
     for part in stratified_folds(targets, min(FOLDS, len(targets))):
         rest = np.setdiff1d(np.arange(len(targets)), part)
         fitted = fit_calibration(scores[rest], targets[rest], groups, method)
-        slope, offset = (np.array(fitted[k]) for k in ('slope', 'offset'))
-        found[part] = sigmoid(slope * logit(scores[part]) + offset)
+        found[part] = calibrate(scores[part], fitted)
     return found
 
 
@@ -151,13 +149,12 @@ def score_shift(scores: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     if not positives or positives == np.size(targets):
         return {'ratio': None, 'log_odds': None}
     logits = logit(scores)
-    low, high = -40.0, 40.0
-    for _ in range(60):  # the sum falls with the shift: bisection
-        middle = (low + high) / 2
-        above = sigmoid(logits - middle).sum() > positives
-        low, high = (middle, high) if above else (low, middle)
+
+    def excess(shift: float) -> float:
+        return sigmoid(logits - shift).sum() - positives
+
     ratio = float(np.sum(scores, dtype=float) / positives)
-    return {'ratio': ratio, 'log_odds': float(middle)}
+    return {'ratio': ratio, 'log_odds': brentq(excess, -40, 40)}
 
 
 def calibration_report(
@@ -165,7 +162,7 @@ def calibration_report(
     calibrated: np.ndarray,
     targets: np.ndarray,
     groups: Sequence[str | None],
-    branches: Mapping[str, np.ndarray] | None = None,
+    branches: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Measures the calibration of all classes and of each group.
 
@@ -181,18 +178,19 @@ def calibration_report(
         after as ``before`` and ``after``, and ``shift``, of the model as
         ``''`` and of each branch.
     """
-    report = {}
+    report: dict[str, dict[str, Any]] = {}
     for name in ('all', *GROUPS):
         inside = np.array([name in ('all', group) for group in groups])
         if not inside.any():
             continue
-        part: dict[str, Any] = {}
-        for key, given in (('before', scores), ('after', calibrated)):
-            error, bins = reliability(given[:, inside], targets[:, inside])
-            part[key] = {'ece': error, 'bins': bins}
-        part['shift'] = {
-            key: score_shift(given[:, inside], targets[:, inside])
-            for key, given in {'': scores, **(branches or {})}.items()
+        truth = targets[:, inside]
+        part = report[name] = {
+            'shift': {
+                key: score_shift(given[:, inside], truth)
+                for key, given in {'': scores, **branches}.items()
+            }
         }
-        report[name] = part
+        for key, given in (('before', scores), ('after', calibrated)):
+            error, bins = reliability(given[:, inside], truth)
+            part[key] = {'ece': error, 'bins': bins}
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,8 @@ PRIOR_POSITIVES = 8.0
 FOLDS, RESAMPLINGS = 5, 500
 #: The quantile of the normal distribution of a 95 % interval.
 NORMAL = 1.959963984540054
+#: What is told of decisions, in this order.
+FIGURES = ('precision', 'recall', 'f1')
 
 
 @dataclass(frozen=True)
@@ -148,9 +151,7 @@ def _shared_cut(
     return float(cuts[max(best - 1, 0) : best + 1].mean())
 
 
-def stratified_folds(
-    targets: np.ndarray, count: int, seed: int = 0
-) -> list[np.ndarray]:
+def stratified_folds(targets: np.ndarray, count: int) -> list[np.ndarray]:
     """Deals images into parts of like size and like classes.
 
     Returns:
@@ -158,7 +159,7 @@ def stratified_folds(
     """
     rest, folds = np.arange(len(targets)), []
     for left in range(count, 1, -1):
-        part = stratified_holdout(targets[rest], 1 / left, seed)
+        part = stratified_holdout(targets[rest], 1 / left, 0)
         folds.append(rest[part])
         rest = np.delete(rest, part)
     return [*folds, rest]
@@ -211,13 +212,9 @@ def class_figures(
         share of hits among what is predicted or true.
     """
     rows = []
-    tp = (decided & targets).sum(0)
-    for hit, said, true in zip(
-        tp.tolist(),
-        decided.sum(0).tolist(),
-        targets.sum(0).tolist(),
-        strict=True,
-    ):
+    arrays = decided & targets, decided, targets
+    counts = (array.sum(0).tolist() for array in arrays)
+    for hit, said, true in zip(*counts, strict=True):
         overlap = wilson(hit, said + true - hit) if true else None
         rows.append(
             {
@@ -231,10 +228,7 @@ def class_figures(
 
 
 def summary_figures(
-    decided: np.ndarray,
-    targets: np.ndarray,
-    groups: Sequence[str | None],
-    seed: int = 0,
+    decided: np.ndarray, targets: np.ndarray, groups: Sequence[str | None]
 ) -> dict[str, dict[str, Any]]:
     """Measures decisions over all classes and by group.
 
@@ -245,118 +239,57 @@ def summary_figures(
         are over the classes with a positive; what is never predicted has the
         precision 0.
     """
-    hits = (decided & targets).astype(np.float32)
-    arrays = hits, decided.astype(np.float32), targets.astype(np.float32)
-    rng = np.random.default_rng(seed)
+    arrays = [x.astype(np.float32) for x in (decided & targets, decided)]
+    arrays.append(targets.astype(np.float32))
+    members = {
+        name: np.array([name in ('macro', group) for group in groups])
+        for name in ('macro', *GROUPS)
+    }
+    rng = np.random.default_rng(0)
     count = len(targets)
-    known = targets.any(0)
-    members = {'macro': known}
-    for name in GROUPS:
-        inside = known & np.array([group == name for group in groups])
-        if inside.any():
-            members[name] = inside
-    drawn: dict[str, list[list[float]]] = {}
+    drawn = defaultdict(list)
     for number in range(RESAMPLINGS + 1):
         times: Any = np.ones(count)  # first come the images themselves
         if number:
             times = rng.multinomial(count, np.full(count, 1 / count))
-        weights = times.astype(np.float32)
-        tp, said, true = (weights @ array for array in arrays)
+        tp, said, true = (times.astype(np.float32) @ x for x in arrays)
+        drawn['micro'].append(_ratios(tp.sum(), said.sum(), true.sum()))
         figures = _ratios(tp, said, true)
-        present = true > 0
-        total = _ratios(tp.sum(), said.sum(), true.sum())
-        drawn.setdefault('micro', []).append([float(x) for x in total])
         for name, inside in members.items():
-            rows = figures[:, inside & present]
-            if rows.size:
-                drawn.setdefault(name, []).append(rows.mean(1).tolist())
+            present = inside & (true > 0)
+            if present.any():
+                drawn[name].append(figures[:, present].mean(1))
     return {name: _intervals(np.array(rows)) for name, rows in drawn.items()}
 
 
 def _ratios(tp: Any, said: Any, true: Any) -> np.ndarray:
+    """Returns precision, recall and F1, float64 (3, ...)."""
     parts = (tp, said), (tp, true), (2 * tp, said + true)
-    return np.array([up / np.maximum(down, 1e-9) for up, down in parts])
+    return np.array([up / np.maximum(down, 1e-9) for up, down in parts], float)
 
 
 def _intervals(rows: np.ndarray) -> dict[str, list[float]]:
     low, high = np.percentile(rows[1:], [2.5, 97.5], axis=0)
-    columns = zip(rows[0], low, high, strict=True)
-    names = ('precision', 'recall', 'f1')
-    return {
-        name: [float(value) for value in column]
-        for name, column in zip(names, columns, strict=True)
-    }
-
-
-def choose_thresholds(
-    scores: np.ndarray,
-    targets: np.ndarray,
-    class_info: Sequence[Mapping[str, Any]],
-    metric: Metric,
-    model: Mapping[str, str],
-    chosen_on: Mapping[str, Any],
-) -> Thresholds:
-    """Chooses thresholds on all images, and measures them on held-out ones.
-
-    The figures are of :data:`FOLDS`-fold cross-validation: an image is
-    decided by thresholds that the other folds chose.
-
-    Args:
-        scores: From 0 to 1, of shape (N, K).
-        targets: bool (N, K).
-        class_info: ``name``, ``group`` and ``train_images`` of each class.
-        metric: What is to be reached.
-        model: Name and digest of the model, see :class:`Thresholds`.
-        chosen_on: What the images are, see :class:`Thresholds`.
-
-    Raises:
-        ValueError: No image has a label.
-    """
-    if not targets.any():
-        raise ValueError(
-            'no image has a label, so there is no threshold to choose'
-        )
-    groups = [info['group'] for info in class_info]
-    values, own = choose(scores, targets, groups, metric)
-    decided = held_out_decisions(scores, targets, groups, metric)
-    figures = class_figures(decided, targets)
-    rows = [
-        {
-            **info,
-            'threshold': float(values[k]),
-            'own_threshold': None if np.isnan(own[k]) else float(own[k]),
-            **figures[k],
-        }
-        for k, info in enumerate(class_info)
-    ]
-    summary = summary_figures(decided, targets, groups)
-    return Thresholds(
-        model,
-        metric.text,
-        {**chosen_on, 'images': len(targets)},
-        rows,
-        summary,
-    )
+    figures = np.stack([rows[0], low, high], 1).tolist()
+    return dict(zip(FIGURES, figures, strict=True))
 
 
 def measure(
-    thresholds: Thresholds, scores: np.ndarray, targets: np.ndarray
+    thresholds: Thresholds, decided: np.ndarray, targets: np.ndarray
 ) -> Thresholds:
-    """Returns thresholds with the figures that they reach on other images.
+    """Returns thresholds with the figures that decisions by them reach.
 
     Args:
-        thresholds: They were chosen elsewhere.
-        scores: From 0 to 1, of shape (N, K).
+        thresholds: One a class.
+        decided: bool (N, K), of images that did not choose them.
         targets: bool (N, K).
     """
-    decided = thresholds.decide(scores)
     figures = class_figures(decided, targets)
-    groups = [row.get('group') for row in thresholds.classes]
     rows = [
         {**row, **new}
         for row, new in zip(thresholds.classes, figures, strict=True)
     ]
-    summary = summary_figures(decided, targets, groups)
+    summary = summary_figures(decided, targets, thresholds.groups)
     return replace(thresholds, classes=rows, summary=summary)
 
 
@@ -364,30 +297,23 @@ def gain_text(
     thresholds: Thresholds, scores: np.ndarray, targets: np.ndarray
 ) -> str:
     """Says what thresholds change beside the common one, in two lines."""
-    groups = [row.get('group') for row in thresholds.classes]
     common = scores >= DEFAULT_THRESHOLD
-    lines = []
-    for words, decided, summary in (
-        (
-            f'At {DEFAULT_THRESHOLD}',
-            common,
-            summary_figures(common, targets, groups),
-        ),
-        (
-            'At these thresholds',
-            thresholds.decide(scores),
-            thresholds.summary,
-        ),
-    ):
-        value, low, high = (100 * x for x in summary['macro']['f1'])
-        never = np.count_nonzero(~decided.any(0))
-        bare = np.count_nonzero(~decided.any(1))
-        lines.append(
-            f'{words}: macro F1 {value:.1f} [{low:.1f}, {high:.1f}], {never} '
-            f'of {len(groups)} classes never named, {bare} of {len(decided)} '
-            'images without a label'
-        )
-    return '\n'.join(lines)
+    before = summary_figures(common, targets, thresholds.groups)
+    decided = thresholds.decide(scores)
+    return (
+        f'At {DEFAULT_THRESHOLD}: {_decided_text(common, before)}\n'
+        f'At these thresholds: {_decided_text(decided, thresholds.summary)}'
+    )
+
+
+def _decided_text(decided: np.ndarray, summary: Mapping[str, Any]) -> str:
+    never = np.count_nonzero(~decided.any(0))
+    bare = np.count_nonzero(~decided.any(1))
+    return (
+        f'macro F1 {_percent(summary["macro"]["f1"])}, {never} of '
+        f'{decided.shape[1]} classes never named, {bare} of {len(decided)} '
+        'images without a label'
+    )
 
 
 def add_decisions(report: dict[str, Any], thresholds: Thresholds) -> None:
@@ -395,48 +321,38 @@ def add_decisions(report: dict[str, Any], thresholds: Thresholds) -> None:
     for row, chosen in zip(report['classes'], thresholds.classes, strict=True):
         row['threshold'] = chosen['threshold']
         row['F1'] = None if chosen['f1'] is None else 100 * chosen['f1'][0]
-    for name, figures in thresholds.summary.items():
-        if name != 'micro':
-            key = 'F1' if name == 'macro' else f'F1_{name}'
-            report['summary'][key] = 100 * figures['f1'][0]
+    report['summary'].update(mean_f1(thresholds.summary))
+
+
+def mean_f1(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the macro F1 in percent, ``F1``, ``F1_head`` and so on."""
+    return {
+        'F1' if name == 'macro' else f'F1_{name}': 100 * figures['f1'][0]
+        for name, figures in summary.items()
+        if name != 'micro'
+    }
 
 
 def threshold_table(chosen: Thresholds) -> str:
     """Renders thresholds and figures in percent, with 95 % intervals."""
+    rows: list[list[Any]] = [
+        [name, '', '', '', '', *(_percent(row[key]) for key in FIGURES)]
+        for name, row in chosen.summary.items()
+    ]
+    facts = ('name', 'group', 'train_images', 'positives')
     # As in the table of average precisions; sorting is stable.
-    ranked = sorted(
+    for row in sorted(
         chosen.classes, key=lambda c: -(c.get('train_images') or 0)
-    )
+    ):
+        figures = (_percent(row.get(key)) for key in FIGURES)
+        threshold = f'{row["threshold"]:.3f}'
+        rows.append([*map(row.get, facts), threshold, *figures])
     header = ['Class', 'Group', 'Train images', 'Positives', 'Threshold']
-    titles = ['Precision', 'Recall', 'F1']
-    return table(
-        [*header, *titles],
-        [
-            *(
-                [name, *[''] * 4, *_figures(row)]
-                for name, row in chosen.summary.items()
-            ),
-            *(
-                [
-                    row['name'],
-                    row.get('group') or '-',
-                    '-' if (n := row.get('train_images')) is None else n,
-                    row['positives'],
-                    f'{row["threshold"]:.3f}',
-                    *_figures(row),
-                ]
-                for row in ranked
-            ),
-        ],
-    )
+    return table([*header, 'Precision', 'Recall', 'F1'], rows)
 
 
-def _figures(row: Mapping[str, Any]) -> list[str]:
-    shown = []
-    for name in ('precision', 'recall', 'f1'):
-        if row.get(name) is None:
-            shown.append('-')
-        else:
-            value, low, high = (100 * x for x in row[name])
-            shown.append(f'{value:.1f} [{low:.1f}, {high:.1f}]')
-    return shown
+def _percent(figure: Sequence[float] | None) -> str:
+    if figure is None:
+        return '-'
+    value, low, high = (100 * x for x in figure)
+    return f'{value:.1f} [{low:.1f}, {high:.1f}]'

@@ -15,7 +15,7 @@ from ltml_mm.apis.model import class_info
 from ltml_mm.class_statistics import GROUPS, IMAGES_KEY
 from ltml_mm.datasets.annotations import load_json
 from ltml_mm.datasets.two_stream import innermost_datasets
-from ltml_mm.decisions.choice import threshold_table
+from ltml_mm.decisions.choice import mean_f1, threshold_table
 from ltml_mm.decisions.thresholds import (
     FILE_NAME,
     Thresholds,
@@ -23,7 +23,7 @@ from ltml_mm.decisions.thresholds import (
     weights_digest,
     write_thresholds,
 )
-from ltml_mm.evaluation.report import table
+from ltml_mm.evaluation.report import percent, table
 from ltml_mm.files import write_safetensors, write_text
 
 #: What of a checkpoint's ``meta`` goes along with the weights.
@@ -91,20 +91,18 @@ def share(
         'dataset_meta': meta,
         'groups': [info['group'] for info in infos],
     }
-    out = Path(out)
-    folder = out.suffix != SAFETENSORS
-    weights = out / f'model{SAFETENSORS}' if folder else out
-    card = out / 'README.md' if folder else out.with_suffix('.md')
+    out, settings = Path(out), Path(config)
+    weights, card = out, out.with_suffix('.md')
     written = [weights, card]
-    write_safetensors(weights, content['state_dict'], header)
-    settings = config
-    if folder:
+    if out.suffix != SAFETENSORS:
+        weights, card = out / f'model{SAFETENSORS}', out / 'README.md'
         settings = out / 'config.py'
         write_text(settings, cfg.pretty_text)
-        written.append(settings)
+        written = [weights, card, settings]
         if found is not None:
             write_thresholds(out / FILE_NAME, found)
             written.append(out / FILE_NAME)
+    write_safetensors(weights, content['state_dict'], header)
     text = model_card(
         {
             'name': out.name.removesuffix(SAFETENSORS),
@@ -113,7 +111,7 @@ def share(
             'parameters': sum(
                 v.numel() for v in content['state_dict'].values()
             ),
-            'command': f'{Path(settings).name} {weights.name}',
+            'command': f'{settings.name} {weights.name}',
             'config': cfg,
             **facts,
         },
@@ -149,11 +147,7 @@ def _results(
         summary = (content.get('decisions') or {}).get('summary') or {}
         rows[path.name] = {
             **{k.removeprefix('multi-label/'): v for k, v in figures.items()},
-            **{
-                'F1' if k == 'macro' else f'F1_{k}': 100 * v['f1'][0]
-                for k, v in summary.items()
-                if k != 'micro'
-            },
+            **mean_f1(summary),
         }
     return rows
 
@@ -207,13 +201,11 @@ def model_card(
         ]
         calibration = thresholds.calibration or {}
         if report := calibration.get('report'):
-            error = {
-                k: 100 * report['all'][k]['ece'] for k in ('before', 'after')
-            }
+            errors = (report['all'][k]['ece'] for k in ('before', 'after'))
+            before, after = map(percent, (100 * error for error in errors))
             parts.append(
                 f'Calibrated by {calibration["method"]}: expected calibration '
-                f'error {error["before"]:.2f} % before, {error["after"]:.2f} '
-                '% after.'
+                f'error {before} % before, {after} % after.'
             )
     parts += [
         '## Use',
@@ -257,25 +249,19 @@ def _data(
         for part in innermost_datasets(cfg.get('train_dataloader') or {})
         if part.get('type')
     ]
-    count = meta.get(IMAGES_KEY)
-    words = f'{count if count is not None else "An unknown number of"} images'
+    words = f'{meta.get(IMAGES_KEY) or "An unknown number of"} images'
     words += f' of {", ".join(sets)}' if sets else ''
+    parts = [f'{words}.']
     rows = []
     for group in GROUPS:
-        members = [i for i in infos if i['group'] == group]
-        counts = [i['train_images'] for i in members]
-        if members:
-            rows.append([group, len(members), max(counts), min(counts)])
-    header = ['Group', 'Classes', 'Most images', 'Fewest images']
-    classes = [
-        [
-            i['name'],
-            i['group'] or '-',
-            '-' if (n := i['train_images']) is None else n,
-        ]
-        for i in infos
-    ]
-    parts = [f'{words}.', table(header, rows)] if rows else [f'{words}.']
+        counts = [i['train_images'] for i in infos if i['group'] == group]
+        if counts:
+            rows.append([group, len(counts), max(counts), min(counts)])
+    if rows:
+        header = ['Group', 'Classes', 'Most images', 'Fewest images']
+        parts.append(table(header, rows))
+    facts = ('name', 'group', 'train_images')
+    classes = [[info[key] for key in facts] for info in infos]
     parts.append(table(['Class', 'Group', 'Train images'], classes))
     return '\n\n'.join(parts)
 
@@ -283,13 +269,7 @@ def _data(
 def _result_table(results: Mapping[str, Mapping[str, float]]) -> str:
     keys = dict.fromkeys(key for row in results.values() for key in row)
     rows = [
-        [
-            key,
-            *(
-                '-' if (v := row.get(key)) is None else f'{v:.2f}'
-                for row in results.values()
-            ),
-        ]
+        [key, *(percent(row.get(key)) for row in results.values())]
         for key in keys
     ]
     return table(['In percent', *results], rows)

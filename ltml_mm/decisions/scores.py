@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,46 +13,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from ltml_mm.apis.checkpoint import (
-    checkpoint_meta,
-    load_weights,
-    read_checkpoint,
-)
-from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import build_model, class_info, pick_device, scope_of
-from ltml_mm.decisions.thresholds import weights_digest
+from ltml_mm.apis.model import scope_of
 from ltml_mm.evaluation.grouped_average_precision import (
     BRANCHES_KEY,
     sample_scores,
     sample_targets,
 )
-
-
-@dataclass(frozen=True)
-class Network:
-    """A trained network, and what is known of it.
-
-    Attributes:
-        cfg: Its complete config.
-        model: The network on its device, in evaluation mode.
-        meta: The training set's ``metainfo``, None where none is held.
-        class_info: ``name``, ``group`` and ``train_images`` of each class,
-            in the order of the scores; the latter two may be None.
-        digest: The fingerprint of the weights.
-        path: The checkpoint.
-    """
-
-    cfg: Config
-    model: BaseModel
-    meta: Mapping[str, Any] | None
-    class_info: list[dict[str, Any]]
-    digest: str
-    path: Path
-
-    @property
-    def names(self) -> list[str]:
-        """The K class names."""
-        return [info['name'] for info in self.class_info]
 
 
 @dataclass(frozen=True)
@@ -71,31 +36,6 @@ class Scores:
     targets: np.ndarray
     paths: list[str | None]
     branches: dict[str, np.ndarray]
-
-
-def load_network(
-    config: str | Path,
-    checkpoint: str | Path,
-    device: str | None = None,
-    cfg_options: Mapping[str, Any] | None = None,
-) -> Network:
-    """Loads a two-branch, merged or stock multi-label classifier.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read or does not fit.
-        FileNotFoundError: The config does not exist.
-        ValueError: The device does not exist, or no class names are known.
-    """
-    target = pick_device(device)
-    content = read_checkpoint(checkpoint)
-    meta = checkpoint_meta(content, checkpoint)
-    cfg = load_config(config, cfg_options, meta)
-    model = build_model(cfg)
-    load_weights(model, content['state_dict'], checkpoint)
-    digest = weights_digest(content['state_dict'])
-    infos = class_info(cfg, meta)
-    model = model.to(target).eval()
-    return Network(cfg, model, meta, infos, digest, Path(checkpoint))
 
 
 def build_loader(cfg: Config, loader: Mapping[str, Any]) -> Any:

@@ -19,17 +19,9 @@ from mmpretrain.registry import DATASETS
 
 from ltml_cli import parse
 from ltml_cli.result_parsers import TRAINING, VALIDATION
-from ltml_mm.apis.checkpoint import (
-    find_whole_checkpoint,
-    load_weights,
-    read_checkpoint,
-)
+from ltml_mm.apis.checkpoint import find_whole_checkpoint
 from ltml_mm.apis.config import TEST, load_config
-from ltml_mm.apis.model import (
-    build_model,
-    pick_device,
-    scope_of,
-)
+from ltml_mm.apis.model import Network, load_network, scope_of
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
 from ltml_mm.decisions.calibration import (
@@ -38,19 +30,15 @@ from ltml_mm.decisions.calibration import (
     held_out_calibrated,
 )
 from ltml_mm.decisions.choice import (
-    choose_thresholds,
+    choose,
     gain_text,
+    held_out_decisions,
+    measure,
     parse_metric,
     stratified_folds,
     threshold_table,
 )
-from ltml_mm.decisions.scores import (
-    Network,
-    Scores,
-    build_loader,
-    collect_scores,
-    load_network,
-)
+from ltml_mm.decisions.scores import Scores, build_loader, collect_scores
 from ltml_mm.decisions.thresholds import (
     FILE_NAME,
     Thresholds,
@@ -65,15 +53,14 @@ from ltml_mm.files import file_sha256, write_bytes
 def main(argv: Sequence[str] | None = None) -> None:
     """Chooses thresholds, writes and shows them."""
     args = parse('thresholds', argv)
-    beside = Path(args.checkpoint).parent
-    out = Path(args.out) if args.out else beside / FILE_NAME
+    out = Path(args.out or Path(args.checkpoint).parent / FILE_NAME)
     network = load_network(
         args.config, args.checkpoint, args.device, args.cfg_options
     )
     if args.out is None:
         _check_owner(out, network)
     found, chosen_on = _collect(network, args)
-    chosen = make_thresholds(
+    chosen = choose_thresholds(
         found.scores,
         found.targets,
         network.class_info,
@@ -87,11 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         gain_text(chosen, found.scores, found.targets),
     ]
     if chosen.calibration is not None:
-        groups = [info['group'] for info in network.class_info]
-        given = found.scores, found.targets, groups
-        calibrated = held_out_calibrated(*given, args.calibration)
+        known = found.targets, chosen.groups
+        calibrated = held_out_calibrated(
+            found.scores, *known, args.calibration
+        )
         report = calibration_report(
-            found.scores, calibrated, *given[1:], found.branches
+            found.scores, calibrated, *known, found.branches
         )
         chosen = replace(
             chosen, calibration={**chosen.calibration, 'report': report}
@@ -104,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print('\n\n'.join([*shown, f'{chosen_on["note"]}.\n{out} written']))
 
 
-def make_thresholds(
+def choose_thresholds(
     scores: np.ndarray,
     targets: np.ndarray,
     class_info: Sequence[Mapping[str, Any]],
@@ -113,22 +101,42 @@ def make_thresholds(
     metric: str = 'f1',
     calibration: str = 'platt',
 ) -> Thresholds:
-    """Chooses thresholds and fits a calibration, ``'none'`` for none.
+    """Chooses thresholds on all images, and measures them on held-out ones.
 
-    The other arguments are those of
-    :func:`~ltml_mm.decisions.choice.choose_thresholds`.
+    Args:
+        scores: From 0 to 1, of shape (N, K).
+        targets: bool (N, K).
+        class_info: Name, group and training count of each class.
+        model: Name and digest of the model, see :class:`Thresholds`.
+        chosen_on: What the images are, see :class:`Thresholds`.
+        metric: What is to be reached, see :func:`parse_metric`.
+        calibration: How scores are calibrated, ``'none'`` for not at all.
 
     Raises:
         ValueError: No image has a label.
     """
-    chosen = choose_thresholds(
-        scores, targets, class_info, parse_metric(metric), model, chosen_on
-    )
-    if calibration == 'none':
-        return chosen
+    if not targets.any():
+        raise ValueError(
+            'no image has a label, so there is no threshold to choose'
+        )
+    aim = parse_metric(metric)
     groups = [info['group'] for info in class_info]
-    fitted = fit_calibration(scores, targets, groups, calibration)
-    return replace(chosen, calibration=fitted)
+    values, own = choose(scores, targets, groups, aim)
+    rows = [
+        {
+            **info,
+            'threshold': float(values[k]),
+            'own_threshold': None if np.isnan(own[k]) else float(own[k]),
+        }
+        for k, info in enumerate(class_info)
+    ]
+    images = {**chosen_on, 'images': len(targets)}
+    chosen = Thresholds(model, metric, images, rows)
+    if calibration != 'none':
+        fitted = fit_calibration(scores, targets, groups, calibration)
+        chosen = replace(chosen, calibration=fitted)
+    decided = held_out_decisions(scores, targets, groups, aim)
+    return measure(chosen, decided, targets)
 
 
 def _check_owner(path: Path, network: Network) -> None:
@@ -147,42 +155,37 @@ def _collect(
 ) -> tuple[Scores, dict[str, Any]]:
     """Scores the images to choose on, and says what they are."""
     cfg, kind = network.cfg, args.on
-    if kind is None:
-        reason = no_validation(cfg)
-        kind = TRAINING if reason else VALIDATION
-        if reason:
-            print(f'{reason}: --on {TRAINING} takes its place', flush=True)
     if kind == TRAINING:
         return cross_fit(args, network)
-    loader = cfg.get('test_dataloader') if kind != VALIDATION else None
-    loader = loader or cfg.get('val_dataloader')
-    if loader is not None and kind != VALIDATION:
-        loader = deepcopy(loader)
-        inner = innermost_dataset(loader)
-        inner.ann_file = str(Path(kind).resolve())
-    if reason := no_validation(cfg, loader):
-        raise ValueError(
-            f'{reason}. Give other images: --on FILE.json, --on {TRAINING}, '
-            'or a val.json beside train.json'
-        )
-    built = build_loader(cfg, loader)
-    return collect_scores(network.model, built), describe_images(built)
+    loader = cfg.get('val_dataloader')
+    if kind not in (None, VALIDATION):
+        loader = deepcopy(cfg.get('test_dataloader') or loader)
+        if loader is not None:
+            innermost_dataset(loader).ann_file = str(Path(kind).resolve())
+    reason = no_validation(cfg, loader)
+    if reason is None:
+        built = build_loader(cfg, loader)
+        return collect_scores(network.model, built), describe_images(built)
+    if kind is None:
+        print(f'{reason}: --on {TRAINING} takes its place', flush=True)
+        return cross_fit(args, network)
+    raise ValueError(
+        f'{reason}. Give other images: --on FILE.json, --on {TRAINING}, '
+        'or a val.json beside train.json'
+    )
 
 
 def describe_images(loader: Any) -> dict[str, Any]:
     """Describes the validation images of a loader, for the file."""
     files = [_file_of(part) for part in innermost_datasets(loader)]
-    known = len(files) == 1 and files[0]
-    return {
+    found = {
         'kind': 'validation',
-        **(
-            {'file': files[0], 'sha256': file_sha256(files[0])}
-            if known
-            else {}
-        ),
         'note': f'Chosen on {len(loader.dataset)} images that the network has '
         'not seen; the figures are cross-validated there',
     }
+    if len(files) == 1 and files[0]:
+        found |= {'file': files[0], 'sha256': file_sha256(files[0])}
+    return found
 
 
 def no_validation(
@@ -207,22 +210,22 @@ def no_validation(
     paths = [path for path in map(_file_of, own) if path]
     if any(Path(path).name == TEST for path in paths):
         return f'{paths[0]} is the test set'
-    for name in ('train', 'test') if read_test else ('train',):
-        told = f'{name}ing' if name == 'train' else name
-        other = cfg.get(f'{name}_dataloader')
-        parts = []
+    others = {'training': 'train_dataloader', 'test': 'test_dataloader'}
+    if not read_test:
+        del others['test']
+    for told, key in others.items():
+        other, parts = cfg.get(key), []
         # Images that are not here cannot be those to choose on.
         with suppress(FileNotFoundError):
             parts = list(_parts(cfg, other)) if other is not None else []
         files = {_file_of(part) for part in parts} - {''}
-        if name == 'test':
+        if told == 'test':
             beside = (Path(path).with_name(TEST) for path in paths)
             files |= {str(path) for path in beside if path.is_file()}
+        digests = {file_sha256(file) for file in files}
         for path in paths:
-            digest = file_sha256(path)
-            for file in files:
-                if path == file or digest == file_sha256(file):
-                    return f'{path} is the {told} set'
+            if file_sha256(path) in digests:
+                return f'{path} is the {told} set'
         common = _images(own) & _images(parts)
         if common:
             return (
@@ -248,14 +251,13 @@ def _file_of(dataset: Any) -> str:
 
 
 def _images(datasets: Sequence[Any]) -> set[str]:
-    infos = (
-        dataset.get_data_info(index)
+    return {
+        os.path.normpath(path)
         for dataset in datasets
         if hasattr(dataset, 'get_data_info')
         for index in range(len(dataset))
-    )
-    paths = (info.get('img_path') for info in infos)
-    return {os.path.normpath(path) for path in paths if path}
+        if (path := dataset.get_data_info(index).get('img_path'))
+    }
 
 
 def cross_fit(
@@ -328,15 +330,15 @@ def _fold_scores(
     checkpoint = find_whole_checkpoint(cfg.work_dir)
     if checkpoint is None:
         raise ValueError(f'the training in {cfg.work_dir} left no checkpoint')
-    model = build_model(cfg)
-    load_weights(model, read_checkpoint(checkpoint)['state_dict'], checkpoint)
     held_out.dataset = (
         parts[0]
         if len(parts) == 1
         else dict(type='ConcatDataset', datasets=parts)
     )
-    model = model.to(pick_device(args.device)).eval()
-    return collect_scores(model, build_loader(cfg, held_out))
+    network = load_network(
+        args.config, checkpoint, args.device, args.cfg_options
+    )
+    return collect_scores(network.model, build_loader(cfg, held_out))
 
 
 def _fold_indices(
@@ -356,34 +358,25 @@ def _fold_indices(
 
 def calibration_table(report: Mapping[str, Any]) -> str:
     """Renders the calibration error and the shift of every group."""
-    keys = report['all']['shift']
-    names = [key or 'model' for key in keys]
+    shifts = [f'Shift of {key or "model"}' for key in report['all']['shift']]
     rows = []
     for group, part in report.items():
-        cells = [f'{100 * part[k]["ece"]:.2f}' for k in ('before', 'after')]
-        for key in keys:
-            shift = part['shift'][key]
-            known = shift['ratio'] is not None
-            cells.append(
-                f'x {shift["ratio"]:.2f} ({shift["log_odds"]:+.2f})'
-                if known
-                else '-'
-            )
-        rows.append([group, *cells])
-    return (
-        table(
-            [
-                'Group',
-                'ECE in %',
-                'ECE calibrated',
-                *(f'Shift of {name}' for name in names),
-            ],
-            rows,
+        errors = [f'{100 * part[k]["ece"]:.2f}' for k in ('before', 'after')]
+        rows.append(
+            [group, *errors, *map(_shift_text, part['shift'].values())]
         )
+    return (
+        table(['Group', 'ECE in %', 'ECE calibrated', *shifts], rows)
         + '\nECE is the expected calibration error, calibrated on other '
         'images. The shift is the sum\nof the scores over the number of '
         'positives, and in brackets its size in log odds.'
     )
+
+
+def _shift_text(shift: Mapping[str, Any]) -> str | None:
+    if shift['ratio'] is None:
+        return None
+    return f'x {shift["ratio"]:.2f} ({shift["log_odds"]:+.2f})'
 
 
 def reliability_figure(report: Mapping[str, Any], name: str) -> Figure:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ class Thresholds:
         return [str(row['name']) for row in self.classes]
 
     @property
+    def groups(self) -> list[str | None]:
+        """The group of each class."""
+        return [row.get('group') for row in self.classes]
+
+    @property
     def values(self) -> np.ndarray:
         """The K thresholds, float64."""
         return np.array([row['threshold'] for row in self.classes], float)
@@ -92,11 +98,9 @@ class Thresholds:
                 'the thresholds hold no calibration; write them anew with '
                 'tools/analysis/thresholds.py --calibration platt'
             )
-        slope = np.array(self.calibration['slope'], float)
-        offset = np.array(self.calibration['offset'], float)
-        return sigmoid(slope * logit(scores) + offset)
+        return calibrate(scores, self.calibration)
 
-    def check(self, digest: str, names: Iterable[str], source: Any) -> None:
+    def check(self, digest: str, names: Sequence[str], source: Any) -> None:
         """Refuses another model or other classes.
 
         Args:
@@ -107,22 +111,14 @@ class Thresholds:
         Raises:
             OtherModelError: The classes or the weights are others.
         """
-        names = list(names)
-        if names != self.names:
-            pairs = zip(self.names, names, strict=False)
-            index = next(
-                (k for k, (old, new) in enumerate(pairs) if old != new),
-                min(len(names), len(self.names)),
-            )
-            shown = [
-                repr(row[index]) if index < len(row) else 'missing'
-                for row in (self.names, names)
-            ]
-            raise OtherModelError(
-                f'{source} holds thresholds of other classes '
-                f'({len(self.names)}; the model has {len(names)}): class '
-                f'{index} is {shown[0]} there, {shown[1]} here'
-            )
+        for index, pair in enumerate(zip_longest(self.names, names)):
+            there, here = ('missing' if n is None else repr(n) for n in pair)
+            if there != here:
+                raise OtherModelError(
+                    f'{source} holds thresholds of other classes '
+                    f'({len(self.names)}; the model has {len(names)}): class '
+                    f'{index} is {there} there, {here} here'
+                )
         if digest != self.model['sha256']:
             raise OtherModelError(
                 f'{source} holds the thresholds of another model, '
@@ -141,6 +137,12 @@ def logit(scores: Any) -> np.ndarray:
 def sigmoid(logits: Any) -> np.ndarray:
     """Returns the scores of logits; none overflows."""
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(logits, float)))
+
+
+def calibrate(scores: Any, maps: Mapping[str, Any]) -> np.ndarray:
+    """Maps scores by ``slope`` and ``offset`` of each class, (..., K)."""
+    slope, offset = (np.array(maps[k], float) for k in ('slope', 'offset'))
+    return sigmoid(slope * logit(scores) + offset)
 
 
 def weights_digest(state_dict: Mapping[str, Any]) -> str:
@@ -252,7 +254,7 @@ def _check_calibration(calibration: Any, count: int, source: Any) -> None:
 def find_thresholds(
     checkpoint: str | Path,
     digest: str,
-    names: Iterable[str],
+    names: Sequence[str],
     given: str | Path | None = None,
 ) -> tuple[Thresholds | None, str]:
     """Finds the thresholds of a model.
@@ -272,8 +274,7 @@ def find_thresholds(
         OtherModelError: ``given`` is of another model or other classes.
         ValueError: A file is broken.
     """
-    beside = Path(checkpoint).parent / FILE_NAME
-    path = beside if given is None else Path(given)
+    path = Path(given or Path(checkpoint).parent / FILE_NAME)
     advice = (
         'every class is decided at 0.5, which is a guess under which rare '
         'classes are seldom named; tools/analysis/thresholds.py CONFIG CKPT '

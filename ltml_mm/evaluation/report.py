@@ -118,16 +118,16 @@ def class_table(report: Mapping[str, Any]) -> str:
         ]
         # An image has several labels: image counts of classes do not add up.
         name = f'{group or "total"} ({len(members)} classes)'
-        rows.append([name, '', '', '', *map(_percent, means)])
+        rows.append([name, '', '', '', *map(percent, means)])
         if decided:
-            rows[-1] += ['', _percent(report['summary'].get(f'F1{suffix}'))]
+            rows[-1] += ['', percent(report['summary'].get(f'F1{suffix}'))]
     # Sorting is stable: equal counts stay in the order of the labels.
     for row in sorted(classes, key=lambda c: -c['train_images']):
         facts = ('name', 'group', 'train_images', 'test_images')
         cells = [row[key] for key in facts]
-        rows.append([*cells, *(_percent(row[key]) for key in keys)])
+        rows.append([*cells, *(percent(row[key]) for key in keys)])
         if decided:
-            rows[-1] += [f'{row["threshold"]:.3f}', _percent(row['F1'])]
+            rows[-1] += [f'{row["threshold"]:.3f}', percent(row['F1'])]
     titles = [key if key == 'AP' else f'AP {key[:-3]}' for key in keys]
     titles += ['Threshold', 'F1'] if decided else []
     return table([*header, *titles], rows)
@@ -137,8 +137,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Renders a table whose columns line up in plain text too.
 
     Returns:
-        str: Markdown. Columns of numbers stand on the right, where ``-`` or
-        nothing is a number that does not exist.
+        str: Markdown. Columns of numbers stand on the right, where ``-``,
+        which None becomes, or nothing is a number that does not exist.
     """
     cells = [[_cell(value) for value in row] for row in (header, *rows)]
     columns = list(zip(*cells, strict=True))
@@ -159,6 +159,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
+    value = '-' if value is None else value
     return ' '.join(str(value).split()).replace('|', r'\|')
 
 
@@ -180,5 +181,6 @@ def _are_numbers(cells: Sequence[str]) -> bool:
     )
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Renders a figure in percent, ``-`` where it does not exist."""
     return '-' if value is None else f'{value:.2f}'

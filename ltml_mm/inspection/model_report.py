@@ -15,12 +15,12 @@ from mmengine.dataset import pseudo_collate
 from tqdm import tqdm
 
 from ltml_cli import parse
+from ltml_mm.apis.model import load_network
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.images import first_line
 from ltml_mm.datasets.splits import cooccurrence
 from ltml_mm.decisions.calibration import reliability, score_shift
 from ltml_mm.decisions.choice import class_figures, summary_figures
-from ltml_mm.decisions.scores import load_network
 from ltml_mm.decisions.thresholds import find_thresholds
 from ltml_mm.evaluation import average_precision, mean_by_group
 from ltml_mm.files import write_text

@@ -47,6 +47,12 @@ def test_the_number_of_classes_comes_from_the_data(data):
     assert load(data).model.num_classes == 3
 
 
+def test_no_workers_are_kept_where_there_are_none(data):
+    cfg = load(data, **{'train_dataloader.num_workers': 0})
+    assert cfg.train_dataloader.persistent_workers is False
+    assert cfg.val_dataloader.persistent_workers is True
+
+
 @pytest.mark.parametrize('loader', ['val_dataloader', 'test_dataloader'])
 def test_test_sets_receive_names_and_training_counts(data, loader):
     dataset = build(load(data)[loader].dataset)

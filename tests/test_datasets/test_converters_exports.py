@@ -374,6 +374,14 @@ def test_the_folder_of_missing_images_is_suggested(
     assert list(converted(out)) == list(EXPECTED)
 
 
+def test_the_folder_of_ids_without_an_extension_is_suggested(tmp_path, out):
+    root = tmp_path / 'src'
+    draw(root / 'photos' / 'a.jpg')
+    (root / 'x.csv').write_text('id,labels\na,cat\nb,cat')
+    with pytest.raises(ValueError, match=r'1 of 2 .*--images .*photos$'):
+        convert(root / 'x.csv', out)
+
+
 def test_exports_with_paths_of_another_machine(root, tmp_path, out):
     """The annotations in a folder beside that of the images."""
     source, _ = make_coco(root)

@@ -43,7 +43,9 @@ def write_joined(root, mark):
     return write_csv(root, [*rows, *(f'{n}.jpg,{n}' for n in SINGLE)])
 
 
-@pytest.mark.parametrize('mark', [';', '|', ',', ', ', ' | ', '\n'])
+@pytest.mark.parametrize(
+    'mark', [';', '|', ',', ', ', ' | ', '\n', '、', '，']
+)
 def test_a_separator_is_found_and_said(root, out, mark):
     summary = convert(write_joined(root, mark), out)
     shown = 'line break' if mark == '\n' else repr(mark.strip())

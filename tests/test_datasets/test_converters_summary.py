@@ -117,3 +117,15 @@ def test_the_printed_command_fits_the_parts(tmp_path):
         summary = convert(source, tmp_path / f'out{number}', **part)
         assert 'no test set' not in summary
         assert 'ltml train ltml_custom --data ' in summary
+
+
+def test_many_classes_without_a_test_image_are_cut(tmp_path):
+    write(tmp_path, [f'class {n}' for n in range(12)])
+    (tmp_path / 'test.csv').write_text('path,labels\n12.jpg,class 0')
+    draw(tmp_path / '12.jpg')
+    with pytest.warns(UserWarning, match='test.json: .* and 1 more$'):
+        convert(
+            tmp_path / 'x.csv',
+            tmp_path / 'out',
+            test=str(tmp_path / 'test.csv'),
+        )

@@ -11,13 +11,13 @@ from sklearn.metrics import (
 
 from ltml_mm.decisions.choice import (
     choose,
-    choose_thresholds,
     class_figures,
     held_out_decisions,
     parse_metric,
     stratified_folds,
     summary_figures,
 )
+from ltml_mm.decisions.selection import choose_thresholds
 from ltml_mm.decisions.thresholds import logit, read_thresholds, sigmoid
 from ltml_mm.decisions.thresholds import write_thresholds as write
 
@@ -215,13 +215,13 @@ def test_the_whole_choice_can_be_written(images, tmp_path):
         for k, group in enumerate(GROUPS)
     ]
     model = dict(name='a.pth', sha256='0' * 64)
-    found = choose_thresholds(*images, info, F1, model, dict(kind='x'))
+    found = choose_thresholds(*images, info, model, dict(kind='x'))
     write(tmp_path / 't.json', found)
     assert read_thresholds(tmp_path / 't.json') == found
     assert found.chosen_on['images'] == 300
     with pytest.raises(ValueError, match='no image has a label'):
         choose_thresholds(
-            images[0], images[1] & False, info, F1, model, dict(kind='x')
+            images[0], images[1] & False, info, model, dict(kind='x')
         )
 
 

@@ -15,11 +15,8 @@ from inference_case import (
 )
 
 from ltml_mm.apis import MultiLabelInferencer, merge
-from ltml_mm.decisions.scores import (
-    build_loader,
-    collect_scores,
-    load_network,
-)
+from ltml_mm.apis.model import load_network
+from ltml_mm.decisions.scores import build_loader, collect_scores
 from ltml_mm.decisions.thresholds import weights_digest
 
 LABELS = [[0, 2], [1], [], [3, 4, 0]]

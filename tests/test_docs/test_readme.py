@@ -1,45 +1,18 @@
 """What the README shows runs as it stands."""
 
-import json
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 from tiny_training import write_data
 
-from ltml_cli import TOOLS
 from ltml_mm.apis import train
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-PARSERS = {f'tools/{tool.script}': tool.build for tool in TOOLS.values()}
-SURFACE = json.loads((ROOT / 'tests' / 'public_surface.json').read_text())
 
 
-def blocks(language, text=README):
-    return re.findall(rf'^```{language}\n(.*?)^```', text, re.M | re.S)
-
-
-def commands():
-    """The commands of all blocks that call a tool or a script."""
-    data = (ROOT / 'docs' / 'data.md').read_text(encoding='utf-8')
-    for block in blocks('bash', README + data):
-        for line in block.replace('\\\n', ' ').splitlines():
-            for command in line.split('&&'):
-                if 'tools/' in command:
-                    yield shlex.split(command)
-
-
-@pytest.mark.parametrize('command', commands(), ids=' '.join)
-def test_commands_are_taken(command):
-    start = next(i for i, word in enumerate(command) if 'tools/' in word)
-    tool, words = command[start], command[start + 1 :]
-    if build := PARSERS.get(tool):
-        build().parse_args(words)
-    elif tool in SURFACE['flags']:
-        flags = {word for word in words if word.startswith('--')}
-        assert flags <= {*SURFACE['flags'][tool].split()}
+def blocks(language):
+    return re.findall(rf'^```{language}\n(.*?)^```', README, re.M | re.S)
 
 
 def test_linked_files_exist():

@@ -15,7 +15,7 @@ from report_case import (
 )
 from sklearn.metrics import precision_recall_curve
 
-from ltml_mm.decisions.scores import load_network
+from ltml_mm.apis.model import load_network
 from ltml_mm.decisions.thresholds import Thresholds, write_thresholds
 from ltml_mm.inspection import model_report
 from ltml_mm.inspection.attention import has_grad_cam

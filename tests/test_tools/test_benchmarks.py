@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from forked_scripts import ForkedPopen
 from mmengine.registry import init_default_scope
 from tiny_run import TOOLS, environment
 from tiny_training import REPO, write_small
@@ -22,7 +23,7 @@ SMALL = (
 SMALLEST = {
     'converters': '--scale 0.003 --repeats 1',
     'dataset_load': '--repeats 1',
-    'end_to_end': '--pictures 8 --images 8 --batch 4 --side 32 --workers 1 '
+    'end_to_end': '--pictures 8 --images 4 --batch 4 --side 32 --workers 1 '
     '--epochs 2 --rounds 1 --depth 18 --channels 8',
     'load': '--steps 8 --epoch 2 --workers 1 --pairs 2',
     'loading': '--pictures 64 --epochs 1',
@@ -43,7 +44,9 @@ SMALLEST = {
         if path.stem not in ('compare', 'pictures', 'timing')
     ),
 )
-def test_benchmark_runs_at_its_smallest_size(name, tmp_path):
+def test_benchmark_runs_at_its_smallest_size(name, tmp_path, monkeypatch):
+    # The benchmark is a fork, and so is each training that it starts.
+    monkeypatch.setattr(subprocess, 'Popen', ForkedPopen)
     out = tmp_path / 'out.json'
     arguments = [*SMALLEST[name].split(), '--out', str(out)]
     paths = {'PYTHONPATH': f'{TOOLS.parent}'}
@@ -105,10 +108,8 @@ def test_throughput_of_files(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(FOLDER)
     throughput = importlib.import_module('throughput')
     out = tmp_path / 'out.json'
-    command = ['throughput.py', str(config), '--images', '8']
-    command += ['--seconds', '0', '--device', 'cpu', '--out', str(out)]
-    monkeypatch.setattr(sys, 'argv', command)
-    throughput.main()
+    command = [str(config), '--images', '8', '--seconds', '0']
+    throughput.main([*command, '--device', 'cpu', '--out', str(out)])
     assert 'What to set:' in capsys.readouterr().out
     result = json.loads(out.read_text())
     loading = {'own': 'LoadCheckedImage', 'stock': 'LoadImageFromFile'}[kind]

@@ -16,10 +16,13 @@ FEW_STEPS = (
     'train_cfg.max_epochs=1',
     'train_dataloader.num_workers=0',
     'train_dataloader.persistent_workers=False',
-    'train_dataloader.sampler.epoch_length=64',
+    'train_dataloader.batch_size=4',
+    'train_dataloader.sampler.epoch_length=8',
     'val_dataloader.num_workers=0',
     'val_dataloader.persistent_workers=False',
     'val_dataloader.dataset.indices=20',
+    'model.backbone.base_channels=8',
+    'model.backbone.stem_channels=8',
 )
 
 
@@ -90,8 +93,12 @@ def test_the_demo_trains_away_from_the_checkout(environment, tmp_path):
     assert (tmp_path / 'out' / 'epoch_1.pth').is_file()
     assert 'mAP' in shown
     assert str(ROOT) not in shown
-    where = 'import ltml_mm, ltml_cli; print(ltml_mm.__path__, ltml_cli)'
+    where = (
+        'from importlib.util import find_spec; '
+        "print(*map(find_spec, ('ltml_mm', 'ltml_cli')))"
+    )
     told = run(environment / 'bin' / 'python', '-c', where, cwd=tmp_path)
+    assert told.count(str(environment)) >= 2
     assert str(ROOT) not in told
 
 

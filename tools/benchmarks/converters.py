@@ -18,14 +18,34 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from timing import medians, report, time_in_turns
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument(
+        '--scale', type=float, default=1.0, help="share of COCO's size"
+    )
+    parser.add_argument('--out', type=Path, help='JSON file of the result')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
 
 import numpy as np
 
 from ltml_mm.datasets.published import COCO_CLASSES
 from ltml_mm.datasets.splits import COCO_LT
-from timing import medians, report, time_in_turns
 
 TOOL = Path(__file__).parents[1] / 'dataset_converters' / 'coco_lt.py'
 # Images, and objects, of the parts of COCO 2017.
@@ -142,18 +162,9 @@ def measure_memory(scale: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument(
-        '--scale', type=float, default=1.0, help="share of COCO's size"
-    )
-    parser.add_argument('--out', type=Path, help='JSON file of the result')
-    args = parser.parse_args()
+    args = parse_args(argv)
     result = {
         'split': measure_split(args.repeats, args.scale),
         'coco_lt': measure_memory(args.scale),

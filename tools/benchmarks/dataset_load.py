@@ -12,13 +12,30 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from timing import medians, report, time_in_turns
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--out', type=Path, help='JSON file of the result')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
 
 import numpy as np
 
 from ltml_mm.datasets import COCOLTDataset, VOCLTDataset
-from timing import medians, report, time_in_turns
 
 # Images and mean labels per image of the published training and test sets.
 SETS: dict[str, tuple[type, dict[str, tuple[int, float]]]] = {
@@ -75,15 +92,9 @@ def measure(root: Path, repeats: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('--repeats', type=int, default=7)
-    parser.add_argument('--out', type=Path, help='JSON file of the result')
-    args = parser.parse_args()
+    args = parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), args.repeats)
     report(result, args.out)

@@ -24,14 +24,52 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from pictures import write_pictures
-
 from timing import report
+
+#: What the machine decides: the default on a CPU and on a GPU.
+SIZES = {
+    'pictures': (64, 1142, 'files'),
+    'images': (64, 7744, 'of an epoch, a multiple of --batch'),
+    'batch': (16, 64, 'images a step'),
+    'workers': (2, 8, 'processes that load'),
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, (cpu, gpu, words) in SIZES.items():
+        default = f'default: {gpu} on a GPU, else {cpu}'
+        parser.add_argument(f'--{name}', type=int, help=f'{words} ({default})')
+    parser.add_argument('--side', type=int, default=224, help='in pixels')
+    parser.add_argument('--epochs', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--depth', type=int, default=50)
+    parser.add_argument('--channels', type=int, default=64, help='at the stem')
+    parser.add_argument(
+        '--augment-on', choices=('worker', 'device'), default='worker'
+    )
+    parser.add_argument(
+        '--layout',
+        choices=('auto', 'channels_last', 'contiguous'),
+        default='channels_last',
+        help='of the two-branch network',
+    )
+    parser.add_argument('--out', type=Path, help='JSON file')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
+
+import torch
+
+from pictures import write_pictures
 
 REPO = Path(__file__).resolve().parents[2]
 #: Writes when each epoch began and ended.
@@ -107,43 +145,16 @@ default_hooks = dict(checkpoint=dict(interval=-1))
 """
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    gpu = torch.cuda.is_available()
-    parser.add_argument('--pictures', type=int, default=1142 if gpu else 64)
-    parser.add_argument(
-        '--images',
-        type=int,
-        default=7744 if gpu else 64,
-        help='of an epoch, a multiple of --batch',
-    )
-    parser.add_argument(
-        '--batch', type=int, default=64 if gpu else 16, help='images a step'
-    )
-    parser.add_argument('--side', type=int, default=224, help='in pixels')
-    parser.add_argument('--workers', type=int, default=8 if gpu else 2)
-    parser.add_argument('--epochs', type=int, default=3)
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--depth', type=int, default=50)
-    parser.add_argument('--channels', type=int, default=64, help='at the stem')
-    parser.add_argument(
-        '--augment-on', choices=('worker', 'device'), default='worker'
-    )
-    parser.add_argument(
-        '--layout',
-        choices=('auto', 'channels_last', 'contiguous'),
-        default='channels_last',
-        help='of the two-branch network',
-    )
-    parser.add_argument('--out', type=Path, help='JSON file')
-    args = parser.parse_args()
+def settle_sizes(args: argparse.Namespace) -> None:
+    """Fills in the sizes that the machine decides, and checks all."""
+    for name, (cpu, gpu, _) in SIZES.items():
+        if getattr(args, name) is None:
+            setattr(args, name, gpu if torch.cuda.is_available() else cpu)
     if args.batch % 2 or args.images % args.batch or args.epochs < 2:
-        parser.error(
-            '--batch must be even, --images a multiple of it, and --epochs '
-            'at least 2'
+        sys.exit(
+            'error: --batch must be even, --images a multiple of it, and '
+            '--epochs at least 2'
         )
-    return args
 
 
 def write_configs(
@@ -239,9 +250,10 @@ def sample_gpu(
         time.sleep(0.1)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    args = parse_args()
+    args = parse_args(argv)
+    settle_sizes(args)
     with tempfile.TemporaryDirectory() as name:
         commands = write_configs(Path(name), args)
         runs: dict[str, list[dict]] = {key: [] for key in commands}

@@ -24,14 +24,46 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from timing import report
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--steps', type=int, default=2000)
+    parser.add_argument(
+        '--epoch',
+        type=int,
+        default=50,
+        help='steps up to a validation and a checkpoint',
+    )
+    parser.add_argument('--workers', type=int, default=4)
+    parser.add_argument('--pairs', type=int, default=4, help='per step')
+    parser.add_argument('--out', type=Path, help='JSON file')
+    args = parser.parse_args(argv)
+    if (
+        args.epoch < 1
+        or args.steps < 4 * args.epoch
+        or (args.steps % args.epoch)
+    ):
+        parser.error(
+            f'--steps must be a multiple of --epoch {args.epoch}, at least '
+            'four times as many'
+        )
+    return args
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
 
 import numpy as np
 from PIL import Image
 
 from ltml_mm.files import write_json
-from timing import report
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED = Path('/dev/shm')
@@ -77,35 +109,9 @@ log_level = 'WARNING'
 """
 
 
-def parse_args() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--steps', type=int, default=2000)
-    parser.add_argument(
-        '--epoch',
-        type=int,
-        default=50,
-        help='steps up to a validation and a checkpoint',
-    )
-    parser.add_argument('--workers', type=int, default=4)
-    parser.add_argument('--pairs', type=int, default=4, help='per step')
-    parser.add_argument('--out', type=Path, help='JSON file')
-    args = parser.parse_args()
-    if (
-        args.epoch < 1
-        or args.steps < 4 * args.epoch
-        or (args.steps % args.epoch)
-    ):
-        parser.error(
-            f'--steps must be a multiple of --epoch {args.epoch}, at least '
-            'four times as many'
-        )
-    return args
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures both runs."""
-    args = parse_args()
+    args = parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = write_run(folder, args)

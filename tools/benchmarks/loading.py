@@ -25,22 +25,36 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from timing import medians, report
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--pictures', type=int, default=256)
+    parser.add_argument('--epochs', type=int, default=5)
+    parser.add_argument('--out', type=Path, help='JSON file')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
 
 import cv2
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
-from pictures import write_pictures
 from torch.utils.data import DataLoader
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets import TwoStreamDataset, TwoStreamSampler
 from ltml_mm.models.fork.branches import BRANCHES
-from timing import medians, report
+from pictures import write_pictures
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ltml_voc.py'
 PAIRS = 16  # a batch
@@ -144,13 +158,9 @@ class Singles:
         return 2 * len(self.sampler)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--pictures', type=int, default=256)
-    parser.add_argument('--epochs', type=int, default=5)
-    parser.add_argument('--out', type=Path, help='JSON file')
-    args = parser.parse_args()
+    args = parse_args(argv)
     init_default_scope('mmpretrain')
     warnings.simplefilter('ignore')  # of ColorJitter, at every image
     cv2.setNumThreads(0)

@@ -10,17 +10,13 @@ Example:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from mmpretrain.evaluation import AveragePrecision
-
-from ltml_mm.evaluation import average_precision
 from timing import medians, report, time_in_turns
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', type=int, default=100_000)
@@ -38,7 +34,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', type=Path, help='JSON file')
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
+
+import numpy as np
+import torch
+from mmpretrain.evaluation import AveragePrecision
+
+from ltml_mm.evaluation import average_precision
 
 
 def make_data(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +58,9 @@ def make_data(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     return scores / args.levels, targets.astype(np.int8)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    args = parse_args()
+    args = parse_args(argv)
     torch.set_num_threads(args.threads)
     scores, targets = make_data(args)
     # MMPretrain's own input: tensors, which share the arrays' memory.

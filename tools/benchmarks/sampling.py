@@ -8,7 +8,24 @@ from __future__ import annotations
 
 import argparse
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
+
+from timing import medians, report, time_in_turns
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--images', type=int, default=1_000_000)
+    parser.add_argument('--classes', type=int, default=1000)
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--out', type=Path, help='JSON file')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
 
 import numpy as np
 
@@ -17,7 +34,6 @@ from ltml_mm.datasets import (
     LabelTable,
     UniformSampler,
 )
-from timing import medians, report, time_in_turns
 
 
 class Labels:
@@ -38,14 +54,9 @@ class Labels:
         return self.label_table.num_images
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--images', type=int, default=1_000_000)
-    parser.add_argument('--classes', type=int, default=1000)
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--out', type=Path, help='JSON file')
-    args = parser.parse_args()
+    args = parse_args(argv)
 
     dataset = Labels(args.images, args.classes)
     positives = len(dataset.label_table.labels)

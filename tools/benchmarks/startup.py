@@ -18,13 +18,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from timing import medians, report
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument(
+        '--warm-up', type=int, default=1, help='rounds that do not count'
+    )
+    parser.add_argument('--out', type=Path, help='JSON file')
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
+
 import numpy as np
 from PIL import Image
-
-from timing import medians, report
 
 REPO = Path(__file__).resolve().parents[2]
 #: Ends the process as soon as a step is done; no clean-up is measured.
@@ -133,15 +149,9 @@ def run(command: list[str], folder: Path) -> tuple[float, float]:
     return wall, processor
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--repeats', type=int, default=7)
-    parser.add_argument(
-        '--warm-up', type=int, default=1, help='rounds that do not count'
-    )
-    parser.add_argument('--out', type=Path, help='JSON file')
-    args = parser.parse_args()
+    args = parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         commands = write_configs(Path(name))
         wall: dict[str, list[float]] = {key: [] for key in commands}

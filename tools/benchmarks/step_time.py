@@ -12,37 +12,22 @@ Example:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
-from torch.utils.flop_counter import FlopCounterMode
-
 from ltml_cli.options import parse_cfg_options
-from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.engine.hooks.device_hook import arrange
-from ltml_mm.models.fork.branches import BRANCHES
-from ltml_mm.models.parts import last_shape, probe_features
 from timing import medians, report, time_in_turns
 
-KINDS = ('stock', 'two_branch')
 TASKS = ('training', 'prediction')
-PRECISIONS = {
-    'fp32': torch.float32,
-    'fp16': torch.float16,
-    'bf16': torch.bfloat16,
-}
-NUM_CLASSES = 20
-STATISTICS = ClassStatistics((50,) * NUM_CLASSES, num_images=1000)
+#: Each with its name in torch.
+PRECISIONS = {'fp32': 'float32', 'fp16': 'float16', 'bf16': 'bfloat16'}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', type=int, default=64, help='per step')
@@ -71,9 +56,27 @@ def parse_args() -> argparse.Namespace:
         '--compile', action='store_true', help='by torch.compile'
     )
     parser.add_argument('--out', type=Path, help='JSON file')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.backbone = parse_cfg_options(args.backbone)
     return args
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
+
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.engine.hooks.device_hook import arrange
+from ltml_mm.models.fork.branches import BRANCHES
+from ltml_mm.models.parts import last_shape, probe_features
+
+KINDS = ('stock', 'two_branch')
+NUM_CLASSES = 20
+STATISTICS = ClassStatistics((50,) * NUM_CLASSES, num_images=1000)
 
 
 def build(kind: str, backbone: dict, device: str) -> torch.nn.Module:
@@ -209,7 +212,7 @@ def make_task(
     arrange(model, options['layout'] or 'auto')
     if options['compile']:
         model.forward = torch.compile(model.forward)
-    precision = PRECISIONS[options['precision']]
+    precision = getattr(torch, PRECISIONS[options['precision']])
 
     def autocast() -> AbstractContextManager:
         if device == 'cpu' or precision == torch.float32:
@@ -221,9 +224,9 @@ def make_task(
     return prediction(model, images, autocast)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    args = parse_args()
+    args = parse_args(argv)
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     options: dict[str, Any] = {
         'device': device,

@@ -20,30 +20,15 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-
 from ltml_cli.options import add_cfg_options
-from ltml_mm.apis.config import load_config
-from ltml_mm.apis.model import build_model, pick_device, scope_of
-from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.datasets.two_stream import innermost_datasets
-from ltml_mm.engine.hooks.device_hook import arrange
 from timing import report
 
-LOADING = ('LoadImageFromFile', 'LoadCheckedImage')
 
-
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='config file')
@@ -54,7 +39,28 @@ def parse_args() -> argparse.Namespace:
         '--seconds', type=float, default=20, help='for each measurement'
     )
     parser.add_argument('--out', type=Path, help='JSON file')
-    return parser.parse_args()
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    parse_args()  # --help and refusals come before imports of seconds.
+
+import cv2
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from ltml_mm.apis.config import load_config
+from ltml_mm.apis.learning_rate import fill_learning_rate
+from ltml_mm.apis.model import build_model, pick_device, scope_of
+from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
+from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.engine.hooks.device_hook import arrange
+
+LOADING = ('LoadImageFromFile', 'LoadCheckedImage')
 
 
 class Timed:
@@ -292,10 +298,11 @@ def advise(
     return limit, lines or ['nothing: the settings fit this machine']
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes the figures."""
-    args = parse_args()
+    args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    fill_learning_rate(cfg)
     init_default_scope(scope_of(cfg))
     cv2.setNumThreads(0)
     MMLogger.get_current_instance().setLevel('WARNING')

@@ -34,6 +34,7 @@ from ltml_mm.datasets.converters.records import (
 from ltml_mm.datasets.converters.summary import (
     describe,
     describe_draw,
+    first,
     suspicions,
 )
 from ltml_mm.datasets.converters.tables import read_names
@@ -361,9 +362,9 @@ def _write(
         (out / file).unlink(missing_ok=True)
     for part in filter(sets.__contains__, PARTS):
         file, images, matrix = f'{part}.json', sets[part], labels[part]
-        empty = ', '.join(classes[k] for k in np.flatnonzero(~matrix.any(0)))
+        empty = [classes[k] for k in np.flatnonzero(~matrix.any(0))]
         if empty:
-            told = f'classes without an image in {file}: {empty}'
+            told = f'classes without an image in {file}: {first(empty)}'
             warnings.warn(told, stacklevel=3)
         lines = ',\n'.join(
             json.dumps(

@@ -6,6 +6,9 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from glob import escape, glob
+from itertools import takewhile
 from pathlib import Path, PureWindowsPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -38,22 +41,35 @@ def list_folder(path: str | Path) -> list[Path]:
     return [p for p in paths if not p.name.lower().startswith(SYSTEM_FILES)]
 
 
-def guess_root(path: str, names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+def rooted(images: ImageSet, own: str = '') -> ImageSet:
     """Finds the folder of the images that an exported file names.
 
     It is the folder of the file, unless all of the first names are missing
     there and one is found in a folder that exports use.
 
+    Args:
+        images: The images; ``source`` is the exported file.
+        own: The folder where the format keeps images, seen from the file.
+            It is taken wherever it exists.
+
     Returns:
-        tuple: The folder, and a note where it is another.
+        ImageSet: The same with ``root``, and a note where that is another
+        folder.
     """
-    folder = os.path.dirname(path) or '.'
-    names = [path for name in list(names)[:20] for path in _below(name)]
-    for place in ('', *IMAGE_FOLDERS):
+    folder = os.path.dirname(images.source) or '.'
+    names = [
+        path
+        for example in images.examples[:20]
+        for name in (example.path, *example.others)
+        for path in _below(name)
+    ]
+    for place in (own, '', *IMAGE_FOLDERS):
         root = os.path.normpath(os.path.join(folder, place))
-        if any(os.path.isfile(os.path.join(root, name)) for name in names):
-            return root, (f'images in {root}',) * bool(place)
-    return folder, ()
+        files = (os.path.isfile(os.path.join(root, name)) for name in names)
+        if (place == own != '' and os.path.isdir(root)) or any(files):
+            notes = (*images.notes, *[f'images in {root}'] * bool(place))
+            return images._replace(root=root, notes=notes)
+    return images._replace(root=folder)
 
 
 def settle_paths(
@@ -160,7 +176,6 @@ class _ImageFiles:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._by_name: dict[str, list[str]] | None = None
 
     def find(self, folder: str, example: Example) -> str | None:
         """Returns the path of an image from the root; None if it is missing.
@@ -199,13 +214,16 @@ class _ImageFiles:
 
     def _alike(self, path: str) -> list[str]:
         """Lists the images of a path's name, the extension in any case."""
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for path_found in _image_files(self.root):
-                name = os.path.basename(path_found).lower()
-                self._by_name[name].append(path_found)
-                self._by_name[os.path.splitext(name)[0]].append(path_found)
         return self._by_name.get(os.path.basename(path).lower(), [])
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for path in _image_files(self.root):
+            name = os.path.basename(path).lower()
+            found[name].append(path)
+            found[os.path.splitext(name)[0]].append(path)
+        return found
 
 
 def _image_files(root: str) -> Iterator[str]:
@@ -223,17 +241,11 @@ def _matches(found: str, wanted: str) -> bool:
 
 
 def _shared_parts(found: str, wanted: str) -> int:
-    pairs = zip(
-        reversed(Path(found).parts[:-1]),
-        reversed(Path(wanted).parts[:-1]),
-        strict=False,
-    )
-    shared = 0
-    for one, other in pairs:
-        if one.lower() != other.lower():
-            break
-        shared += 1
-    return shared
+    """Counts the last folders that two paths have in common."""
+    paths = Path(found.lower()), Path(wanted.lower())
+    folders = (reversed(path.parts[:-1]) for path in paths)
+    pairs = zip(*folders, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _local_path(listed: str) -> tuple[str, bool]:
@@ -261,6 +273,10 @@ def _below(listed: str) -> tuple[str, ...]:
     return (os.path.basename(local),) if foreign else (listed, local)
 
 
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
 def _suggest_folder(root: str, missing: list[str]) -> str:
     """Names the folder, one level up or down, that holds missing images."""
     if not missing:
@@ -268,22 +284,24 @@ def _suggest_folder(root: str, missing: list[str]) -> str:
     parent = os.path.normpath(os.path.join(root, os.pardir))
     folders = [parent]
     for place in (root, parent):
-        try:
-            found = sorted(os.scandir(place), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        folders += [entry.path for entry in found if entry.is_dir()]
+        folders += sorted(glob(os.path.join(escape(place), '*', '')))
     some = missing[:100]
 
     def count(folder: str) -> int:
         paths = ([os.path.join(folder, p) for p in _below(n)] for n in some)
-        return sum(any(map(os.path.isfile, found)) for found in paths)
+        number = sum(any(map(os.path.isfile, found)) for found in paths)
+        if number or any(map(_is_image, some)):
+            return number
+        # Ids without an extension.
+        try:
+            names = filter(_is_image, os.listdir(folder))
+        except OSError:
+            return 0
+        return len({os.path.splitext(n)[0] for n in names} & {*some})
 
-    best = max(folders, key=count)
-    if not count(best):
-        return ''
-    told = f'{count(best)} of {len(some)} are in {os.path.normpath(best)}'
-    return f'{told}: pass --images {os.path.normpath(best)}'
+    best = os.path.normpath(max(folders, key=count))
+    told = f'{count(best)} of {len(some)} are in {best}: pass --images {best}'
+    return told if count(best) else ''
 
 
 def _relative(folder: str, path: str, root: str) -> str:

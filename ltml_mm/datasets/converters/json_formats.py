@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from pycocotools.coco import COCO
 
 from ltml_mm.datasets.annotations import load_json, read_annotations
-from ltml_mm.datasets.converters.image_files import guess_root
+from ltml_mm.datasets.converters.image_files import rooted
 from ltml_mm.datasets.converters.label_columns import (
     FIND_ALL,
     TableOptions,
@@ -80,8 +80,8 @@ def read_coco(path: str) -> ImageSet:
     examples = []
     for image_id, image in images.items():
         found = (entry['category_id'] for entry in index.imgToAnns[image_id])
-        names = dict.fromkeys(categories[key].path for key in found)
-        examples.append(image._replace(names=tuple(names)))
+        names = tuple(categories[key].path for key in found)
+        examples.append(image._replace(names=names))
     order = sorted(categories, key=lambda key: (isinstance(key, str), key))
     classes = [categories[key].path for key in order]
     heads = {
@@ -89,12 +89,12 @@ def read_coco(path: str) -> ImageSet:
     }
     shown = {name for example in examples for name in example.names}
     empty = [n for n in classes if n in heads and n not in shown]
-    root, notes = guess_root(path, (e.path for e in examples))
+    notes: tuple[str, ...] = ()
     if empty and len(empty) < len(classes):
         classes = [name for name in classes if name not in empty]
         told = f'categories that only head others left out: {", ".join(empty)}'
-        notes = (*notes, told)
-    return ImageSet(examples, tuple(classes), root, path, notes)
+        notes = (told,)
+    return rooted(ImageSet(examples, tuple(classes), '', path, notes))
 
 
 def _coco_names(
@@ -140,27 +140,16 @@ def read_label_studio(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
         examples = [
             e._replace(others=_uploaded(e.path)) for e in images.examples
         ]
-        return _rooted(images, path, examples)
+        return rooted(images._replace(examples=examples))
     problems = Problems()
     examples = []
     for place, task in zip(places, tasks, strict=True):
-        try:
+        with problems.caught(ENTRIES, place, AttributeError, TypeError):
             image = _task_image(task.get('data'), options.path_column)
             names = _task_labels(task)
-        except (AttributeError, TypeError, ValueError) as error:
-            problems.add(ENTRIES, place, str(error))
-            continue
-        examples.append(Example(image, names, place, _uploaded(image)))
+            examples.append(Example(image, names, place, _uploaded(image)))
     problems.check()
-    return _rooted(ImageSet([], (), '', path), path, examples)
-
-
-def _rooted(images: ImageSet, path: str, examples: list[Example]) -> ImageSet:
-    """Adds examples, and the folder in which their images are found."""
-    names = [n for e in examples[:20] for n in (e.path, *e.others)]
-    root, notes = guess_root(path, names)
-    notes = images.notes + notes
-    return images._replace(examples=examples, root=root, notes=notes)
+    return rooted(ImageSet(examples, (), '', path))
 
 
 def _task_image(data: Any, column: str | None) -> str:
@@ -184,13 +173,11 @@ def _task_image(data: Any, column: str | None) -> str:
 def _task_labels(task: Mapping[str, Any]) -> tuple[str, ...]:
     annotations = task.get('annotations', task.get('completions')) or []
     return tuple(
-        dict.fromkeys(
-            str(label)
-            for annotation in annotations
-            if not annotation.get('was_cancelled')
-            for result in annotation.get('result') or []
-            for label in labels_in(result.get('value') or {})
-        )
+        str(label)
+        for annotation in annotations
+        if not annotation.get('was_cancelled')
+        for result in annotation.get('result') or []
+        for label in labels_in(result.get('value') or {})
     )
 
 
@@ -221,26 +208,18 @@ def read_fiftyone(path: str) -> ImageSet:
     examples = []
     for image, value in found.items():
         place = f'{path}: labels[{image!r}]'
-        try:
+        with problems.caught(ENTRIES, place):
             own = _by_index(labels_in(value), names)
-        except ValueError as error:
-            problems.add(ENTRIES, place, str(error))
-            continue
-        listed = manifest.get(image, image)
-        examples.append(Example(str(listed), own, place))
+            listed = str(manifest.get(image, image))
+            examples.append(Example(listed, own, place))
     problems.check()
-    root = os.path.dirname(path) or '.'
-    notes: tuple[str, ...] = ()
-    if os.path.isdir(os.path.join(root, 'data')):
-        root = os.path.join(root, 'data')
-        notes = (f'images in {root}',)
-    return ImageSet(examples, tuple(names), root, path, notes)
+    return rooted(ImageSet(examples, tuple(names), '', path), 'data')
 
 
 def _by_index(
     labels: Iterable[str | int], names: list[str]
 ) -> tuple[str, ...]:
-    """Returns names, each once, of labels that may be indices of them."""
+    """Returns the names of labels that may be indices of names."""
     found = []
     for label in labels:
         if isinstance(label, int) and names:
@@ -250,7 +229,7 @@ def _by_index(
                 )
             label = names[label]
         found.append(str(label))
-    return tuple(dict.fromkeys(found))
+    return tuple(found)
 
 
 def read_datumaro(path: str) -> ImageSet:
@@ -273,20 +252,14 @@ def read_datumaro(path: str) -> ImageSet:
     examples = []
     for index, item in enumerate(items):
         place = f'{path}: items[{index}]'
-        try:
+        with problems.caught(
+            ENTRIES, place, AttributeError, KeyError, TypeError
+        ):
             ids = [a.get('label_id') for a in item.get('annotations') or []]
             own = _by_index(labels_in(ids), names)
             media = item.get('image') or item.get('media') or {}
             image = str(media.get('path') or item['id'])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problems.add(ENTRIES, place, repr(error))
-            continue
-        examples.append(Example(image, own, place))
+            examples.append(Example(image, own, place))
     problems.check()
-    images = ImageSet([], tuple(names), '', path)
-    images = _rooted(images, path, examples)
-    folder = os.path.join(os.path.dirname(path), '..', 'images', subset)
-    if not os.path.isdir(folder):
-        return images
-    folder = os.path.normpath(folder)
-    return images._replace(root=folder, notes=(f'images in {folder}',))
+    images = ImageSet(examples, tuple(names), '', path)
+    return rooted(images, f'../images/{subset}')

@@ -17,11 +17,12 @@ from ltml_mm.datasets.converters.tables import (
     Table,
     csv_table,
     jsonl_table,
+    trimmed,
 )
 from ltml_mm.datasets.images import EXTENSIONS
 
 #: What separates labels where nothing is said; others must be asked for.
-SEPARATORS = (';', '|', '\n', ',')
+SEPARATORS = (';', '|', '\n', '、', '；', '，', ',')
 # Cells of a column of labels, as pandas, R and spreadsheets write them.
 YES = ('1', '1.0', 'true', 'yes', 'y', 't')
 NO = ('0', '0.0', 'false', 'no', 'n', 'f')
@@ -269,9 +270,7 @@ def _read_classes(
             if mark.lower() not in YES + NO:
                 fault = f'{mark!r} in the column {name!r}'
                 problems.add(NO_MARK, place, fault)
-        examples.append(
-            Example(cells[path], tuple(dict.fromkeys(names)), place)
-        )
+        examples.append(Example(cells[path], tuple(names), place))
     return examples
 
 
@@ -301,11 +300,11 @@ def _read_lists(
 
     examples = []
     for place, row in confirmed:
-        names = [n for k in columns for n in split(row[k], place)]
+        names = tuple(n for k in columns for n in split(row[k], place))
         for name in names:
             if name.lower() in NOTHING and not plain:
                 problems.add(NO_LABEL, place, repr(name))
-        examples.append(Example(row[path], tuple(dict.fromkeys(names)), place))
+        examples.append(Example(row[path], names, place))
     shown = {example.path for example in examples}
     examples += [
         Example(row[path], (), place)
@@ -355,17 +354,13 @@ def _parsed_lists(
     for place, cell in found:
         if cell in lists or (value := parse_list(cell)) is None:
             continue
-        try:
-            names = [str(name) for name in labels_in(value)]
-        except ValueError as error:
-            problems.add('lists that are not of labels', place, str(error))
-            continue
-        lists[cell] = tuple(dict.fromkeys(names))
-        scalars = isinstance(value, list) and not any(
-            isinstance(item, (dict, list)) for item in value
-        )
-        if scalars and len(lists[cell]) < len(names):
-            problems.add(REPEATS, place, repr(cell))
+        with problems.caught('lists that are not of labels', place):
+            names = lists[cell] = tuple(map(str, labels_in(value)))
+            # Objects are regions, of which several may have one label.
+            parts = value if isinstance(value, list) else [value]
+            regions = any(isinstance(part, (dict, list)) for part in parts)
+            if not regions and len({*names}) < len(names):
+                problems.add(REPEATS, place, repr(cell))
     return lists
 
 
@@ -452,11 +447,8 @@ def split_labels(
     text: str, separator: str, place: str, problems: Problems
 ) -> tuple[str, ...]:
     """Splits labels; separators at either end are left out."""
-    names = [name.strip() for name in text.split(separator)]
-    while names and not names[-1]:
-        names.pop()
-    while names and not names[0]:
-        names.pop(0)
+    names = trimmed([name.strip() for name in text.split(separator)])
+    names = trimmed(names[::-1])[::-1]
     if '' in names or len(set(names)) != len(names):
         problems.add(REPEATS, place, repr(text))
     return tuple(names)
@@ -472,8 +464,9 @@ def _unite_rows(
         if bool(first.names) != bool(example.names):
             both = f'{example.path} stands at {first.place}, too'
             problems.add(CONTRADICTION, example.place, both)
-        names = tuple(dict.fromkeys(first.names + example.names))
-        united[example.path] = first._replace(names=names)
+        united[example.path] = first._replace(
+            names=first.names + example.names
+        )
     if len(united) < len(examples):
         told = f'{len(examples)} rows list {len(united)} images'
         warnings.warn(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,18 @@ class Problems(dict[str, list[str]]):
         """Adds a message about a place, such as a file and its line."""
         self.setdefault(kind, []).append(f'{place}: {message}')
 
+    @contextmanager
+    def caught(
+        self, kind: str, place: str, *others: type[Exception]
+    ) -> Iterator[None]:
+        """Adds the first error of a block, a ValueError or one of others."""
+        errors: tuple[type[Exception], ...] = (ValueError, *others)
+        try:
+            yield
+        except errors as error:
+            missing = 'no ' * isinstance(error, KeyError)
+            self.add(kind, place, f'{missing}{error}')
+
     def check(self, hint: str = '') -> None:
         """Raises a ValueError with the first ten of each kind, if any."""
         lines = []
@@ -56,7 +69,7 @@ class Example(NamedTuple):
 
     Attributes:
         path: The image, relative to the root of the images, or absolute.
-        names: Names of its classes.
+        names: Names of its classes; one may repeat.
         place: The file, with line or entry, that says so, for messages.
         others: File names below the root to try where ``path`` is missing.
     """

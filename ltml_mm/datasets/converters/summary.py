@@ -11,7 +11,7 @@ from ltml_mm.datasets.converters.records import MAX_SHOWN, ImageSet
 from ltml_mm.datasets.splits import ParetoRecipe, cooccurrence, rank_classes
 
 #: What no class name holds, and what one may hold as well.
-SEPARATORS, MARKS = ';|,', '/+& '
+SEPARATORS, MARKS = ';|,、；，', '/+& '
 
 
 def first(entries: Iterable[str], separator: str = ', ') -> str:
@@ -51,24 +51,25 @@ def describe_draw(
 ) -> list[str]:
     """Tells what a recipe drew, and which targets it cannot reach."""
     before, after = images.matrix(), drawn.matrix()
-    classes, counts = images.classes, after.sum(0)
-    targets = recipe.targets(len(classes))
     ranked = rank_classes(before)
-    pairs = list(zip(ranked, targets, strict=True))
-    told = [f'{classes[k]} {counts[k]} ({n})' for k, n in pairs]
-    if len(pairs) > 2 * MAX_SHOWN:
-        pairs.sort(key=lambda pair: -abs(counts[pair[0]] - pair[1]))
-        told = [f'{classes[k]} {counts[k]} ({n})' for k, n in pairs[:5]]
-        told[0] = f'furthest from the target: {told[0]}'
+    targets = recipe.targets(len(ranked))
+    rows = [
+        (images.classes[k], after[:, k].sum(), n, before[:, k].sum())
+        for k, n in zip(ranked, targets, strict=True)
+    ]
+    shown, told = rows, ''
+    if len(rows) > 2 * MAX_SHOWN:
+        shown = sorted(rows, key=lambda row: -abs(row[1] - row[2]))[:5]
+        told = 'furthest from the target: '
+    told += ', '.join(f'{name} {n} ({target})' for name, n, target, _ in shown)
     lines = [
         f'the long tail holds {len(after)} of {len(before)} images; images '
-        f'(target) of a class: {", ".join(told)}'
+        f'(target) of a class: {told}'
     ]
-    available = before.sum(0)
     short = [
-        f'{classes[k]} (has {available[k]}, target {n})'
-        for k, n in zip(ranked, targets, strict=True)
-        if available[k] < n
+        f'{name} (has {available}, target {target})'
+        for name, _, target, available in rows
+        if available < target
     ]
     if short:
         lines.append(f'targets out of reach: {first(short)}')

@@ -9,6 +9,8 @@ import json
 import re
 import warnings
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,7 +134,7 @@ def csv_table(path: str) -> tuple[Table, str]:
     if not rows:
         raise ValueError(f'{path}: the file is empty')
     place, header = rows[0]
-    header = _trimmed(header)
+    header = trimmed(header)
     if len(header) < 2:
         raise ValueError(
             f'{place}: the header must name a column of images and one of '
@@ -142,8 +144,8 @@ def csv_table(path: str) -> tuple[Table, str]:
     return _even_table(path, place, header, rows[1:]), delimiter
 
 
-def _trimmed(cells: list[str]) -> list[str]:
-    """Leaves out the empty cells at the end that spreadsheets write."""
+def trimmed(cells: list[str]) -> list[str]:
+    """Leaves out empty cells at the end, as spreadsheets write them."""
     size = len(cells)
     while size and not cells[size - 1].strip():
         size -= 1
@@ -155,18 +157,13 @@ def _find_delimiter(text: str) -> str:
 
     def fitting(mark: str) -> tuple[float, int]:
         sample = io.StringIO(text[:65536])
+        reader = csv.reader(sample, delimiter=mark, skipinitialspace=True)
         rows: list[list[str]] = []
-        try:
-            for row in csv.reader(
-                sample, delimiter=mark, skipinitialspace=True
-            ):
-                rows += [row] if any(row) else []
-                if len(rows) > 50:
-                    break
-        except csv.Error:
-            pass  # The whole is read again, with an error that names a line.
-        size = len(_trimmed(rows[0])) if rows else 0
-        fit = [len(_trimmed(row)) <= size <= len(row) for row in rows]
+        # The whole is read again, with an error that names a line.
+        with suppress(csv.Error):
+            rows.extend(islice(filter(any, reader), 50))
+        size = len(trimmed(rows[0])) if rows else 0
+        fit = [len(trimmed(row)) <= size <= len(row) for row in rows]
         return (sum(fit) / len(fit), size) if size > 1 else (0, size)
 
     return max(DELIMITERS, key=fitting)
@@ -183,7 +180,7 @@ def _even_table(
     even = []
     size = len(header)
     for row_place, cells in rows:
-        row = cells[:size] + _trimmed(cells[size:])
+        row = cells[:size] + trimmed(cells[size:])
         if len(row) != size:
             count = f'{len(row)} in place of {size}'
             problems.add('wrong numbers of columns', row_place, count)
@@ -200,15 +197,13 @@ def jsonl_table(path: str) -> Table:
         if not line.strip():
             continue
         place = f'{path}:{number}'
-        try:
+        with problems.caught(
+            'lines that are no JSON objects', place, RecursionError
+        ):
             record = json.loads(line)
-        except (RecursionError, ValueError) as error:
-            problems.add('lines that are not JSON', place, str(error))
-            continue
-        if not isinstance(record, dict):
-            problems.add('lines that are no objects', place, line[:60])
-            continue
-        records.append((place, record))
+            if not isinstance(record, dict):
+                raise ValueError(line[:60])
+            records.append((place, record))
     problems.check()
     return table_of(path, records)
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from tqdm import tqdm
 
-from ltml_mm.datasets.converters.image_files import guess_root, list_folder
+from ltml_mm.datasets.converters.image_files import list_folder, rooted
 from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
 from ltml_mm.datasets.converters.tables import read_names
 from ltml_mm.datasets.images import EXTENSIONS
@@ -35,28 +35,24 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
     root = path
     if folder != path:
         default = os.path.join(path, 'JPEGImages')
-        found = [below[n] for n in ('jpegimages', 'images') if n in below]
-        root = (found or [default])[0]
+        root = below.get('jpegimages') or below.get('images') or default
     if listing is None:
-        files = [p for p in list_folder(folder) if p.suffix.lower() == '.xml']
-        names = [p.name for p in files]
+        names = [p.name for p in list_folder(folder)]
+        names = [name for name in names if name.lower().endswith('.xml')]
     else:
         names = [f'{image_id}.xml' for image_id in read_names(listing)]
     problems = Problems()
     examples = []
     ends = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
     for name in tqdm(names, desc=folder):
-        file = os.path.join(folder, name)
-        others = tuple(os.path.splitext(name)[0] + end for end in ends)
-        try:
+        file, stem = os.path.join(folder, name), os.path.splitext(name)[0]
+        others = tuple(stem + end for end in ends)
+        place = f'{file}: not an annotation of VOC'
+        with problems.caught('missing or broken annotations', place, *FAULTS):
             image, classes = _read_annotation(file)
             if listing is not None:  # an id names the image, too
-                stem = os.path.splitext(name)[0]
                 image, others = f'{stem}.jpg', (*others, image)
             examples.append(Example(image, classes, file, others))
-        except FAULTS as error:
-            fault = f'not an annotation of VOC: {error}'
-            problems.add('missing or broken annotations', file, fault)
     problems.check()
     return ImageSet(examples, (), root, path)
 
@@ -85,17 +81,13 @@ def read_cvat(path: str) -> ImageSet:
     for index, item in enumerate(root.iterfind('image')):
         place = f'{path}: image[{index}]'
         name = item.get('name') or ''
-        found = [part.get('label') or '' for part in item]
+        found = tuple(part.get('label') or '' for part in item)
         if not name or '' in found:
             fault = 'needs a "name", and each part of it a "label"'
             problems.add('bad images', place, fault)
-        others = (os.path.basename(name),)
-        examples.append(
-            Example(name, tuple(dict.fromkeys(found)), place, others)
-        )
+        examples.append(Example(name, found, place, (os.path.basename(name),)))
     problems.check()
-    folder, notes = guess_root(path, (e.path for e in examples))
-    return ImageSet(examples, classes, folder, path, notes)
+    return rooted(ImageSet(examples, classes, '', path))
 
 
 class _Builder(ElementTree.TreeBuilder):
@@ -116,10 +108,10 @@ def _read_annotation(file: str) -> tuple[str, tuple[str, ...]]:
     image = (root.findtext('filename') or '').strip()
     if not image:
         raise ValueError('names no image: no text in the element "filename"')
-    classes = set()
+    classes: list[str] = []
     for index, item in enumerate(root.iterfind('object')):
         texts = [(name.text or '').strip() for name in item.iterfind('name')]
         if len(texts) != 1 or not texts[0]:
             raise ValueError(f'object[{index}] needs one "name" with a text')
-        classes.update(texts)
-    return image, tuple(sorted(classes))
+        classes += texts
+    return image, tuple(classes)

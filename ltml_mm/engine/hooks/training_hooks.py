@@ -462,8 +462,8 @@ class ClassReportHook(Hook):
             return ''
         # Not at the top: the tools import the hooks.
         from ltml_mm.decisions.selection import (
+            choose_thresholds,
             describe_images,
-            make_thresholds,
             no_validation,
         )
 
@@ -475,7 +475,7 @@ class ClassReportHook(Hook):
             runner.message_hub.runtime_info.get('last_ckpt') or 'model'
         )
         keys = ('name', 'group', 'train_images')
-        chosen = make_thresholds(
+        chosen = choose_thresholds(
             scores,
             targets,
             [{key: row[key] for key in keys} for row in report['classes']],

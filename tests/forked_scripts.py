@@ -1,0 +1,65 @@
+"""Python scripts that subprocess starts, as forks of this process.
+
+Each would import torch and MMPretrain anew, which takes seconds; here the
+imports below have done so.
+"""
+
+import atexit
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import cv2  # noqa: F401
+import mmpretrain.apis  # noqa: F401
+import torch.utils.data  # noqa: F401
+
+import ltml_mm.apis.train  # noqa: F401
+
+
+class ForkedPopen(subprocess.Popen):
+    """A ``subprocess.Popen`` whose Python scripts find all imported."""
+
+    def __init__(self, args, *, env=None, preexec_fn=None, **options):
+        if str(args[0]) == sys.executable and str(args[1]).endswith('.py'):
+            script = [str(arg) for arg in args[1:]]
+            before = preexec_fn
+
+            def preexec_fn():
+                if before:
+                    before()
+                run_here(script, env)
+
+        super().__init__(args, env=env, preexec_fn=preexec_fn, **options)
+
+
+def run_here(script, env):
+    """Runs a script in a fork, and ends the process as Python would."""
+    # As exec does; Popen returns once its own pipe is closed.
+    os.closerange(3, os.sysconf('SC_OPEN_MAX'))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit._clear()  # Those of the process that was forked.
+    if env is not None:
+        os.environ.clear()
+        os.environ.update(env)
+    sys.stdout, sys.stderr = (
+        open(fd, 'w', 1, closefd=False)  # noqa: SIM115
+        for fd in (1, 2)
+    )
+    sys.argv = script
+    paths = os.environ.get('PYTHONPATH', '').split(os.pathsep)
+    sys.path[:0] = [str(Path(script[0]).parent), *paths]
+    status = 0
+    try:
+        runpy.run_path(script[0], run_name='__main__')
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else bool(end.code)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status)
