@@ -1,12 +1,30 @@
 # ltml_custom with what was ahead of it on held-out photographs, on any set:
 # --cfg-options data_root=data/my_data. The table is in README.md beside it.
-_base_ = '../ltml_custom.py'
+_base_ = [
+    '../_base_/models/ltml_resnet50.py',
+    '../_base_/datasets/multi_label_224.py',
+    '../_base_/schedules/sgd_8e.py',
+    '../_base_/default_runtime.py',
+]
 
+data_root = 'data/custom'
+data_prefix = ''
+model = dict(num_classes=None)
 train_dataloader = dict(
-    sampler=dict(streams=dict(rebalanced=dict(type='RepeatFactorSampler')))
+    batch_size=32,  # pairs of a uniform and a class-aware image
+    sampler=dict(
+        type='TwoStreamSampler',
+        streams=dict(
+            uniform=dict(type='UniformSampler'),
+            rebalanced=dict(type='RepeatFactorSampler'),
+        ),
+        epoch_length='rebalanced',
+    ),
 )
+# None: filled in from the number of classes and the images of a step.
+optim_wrapper = dict(optimizer=dict(lr=None))
 param_scheduler = [
-    # One epoch of warm-up, then half a cosine in place of drops.
+    # One epoch of warm-up, however long that is.
     dict(
         type='LinearLR',
         start_factor=1 / 3,
@@ -14,6 +32,7 @@ param_scheduler = [
         end=1,
         convert_to_iter_based=True,
     ),
+    # Half a cosine in place of drops.
     dict(
         type='CosineAnnealingLR',
         T_max=7,
@@ -23,3 +42,6 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=32)
+# Stable at rates that suit many classes: "Stability" in docs/method.md.
+custom_hooks = [dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')]
