@@ -20,6 +20,13 @@ RANK_VARIABLES = {
         'OMPI_COMM_WORLD_LOCAL_RANK',
     ),
 }
+#: Where starters say how many processes there are. SLURM_NTASKS would not
+#: do: a batch script has it, too, for the one process that it starts itself.
+STARTED_PROCESSES = {
+    'WORLD_SIZE': 'pytorch',
+    'OMPI_COMM_WORLD_SIZE': 'mpi',
+    'SLURM_STEP_NUM_TASKS': 'slurm',
+}
 STARTERS = {
     'pytorch': 'tools/dist_train.sh, tools/dist_test.sh or torchrun',
     'slurm': 'tools/slurm_train.sh, tools/slurm_test.sh or srun',
@@ -40,13 +47,14 @@ def init_distributed(cfg: Config, launcher: str) -> None:
         torch.distributed.DistNetworkError: The port is in use.
     """
     if launcher == 'none':
-        processes = os.environ.get('WORLD_SIZE') or '1'
         # Each would be a whole run, all of them in one folder.
-        if processes != '1':
-            raise ValueError(
-                f'WORLD_SIZE={processes}: this is one process of several; add '
-                '--launcher pytorch'
-            )
+        for name, starter in STARTED_PROCESSES.items():
+            processes = os.environ.get(name) or '1'
+            if processes != '1':
+                raise ValueError(
+                    f'{name}={processes}: this is one process of several; '
+                    f'add --launcher {starter}'
+                )
         return
     sources = RANK_VARIABLES[launcher]
     missing = [name for name in sources if name not in os.environ]

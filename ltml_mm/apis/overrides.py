@@ -350,6 +350,8 @@ def _fit_schedule(cfg: Config, before: Tree) -> None:
         single = isinstance(schedulers, Mapping)
         for scheduler in [schedulers] if single else schedulers:
             kind = str(scheduler.get('type'))
+            if kind.startswith('ReduceOnPlateau'):
+                continue  # It follows the validations, not the epochs.
             if not kind.startswith(SCALED):
                 raise ValueError(
                     f'--epochs {new}: it is not known how {kind}, in '

@@ -19,6 +19,7 @@ from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import fit_to_data, load_config
+from ltml_mm.apis.learning_rate import LearningRateHook, fill_learning_rate
 from ltml_mm.apis.screen import quiet_run
 from ltml_mm.apis.weights import fetch_weights
 from ltml_mm.decisions.model_card import share
@@ -73,13 +74,22 @@ def training_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def build_runner(cfg: Config) -> Any:
+    """Builds the runner, of whatever type, with a rate of None filled in."""
+    reason = fill_learning_rate(cfg)
+    runner = RUNNERS.build(cfg)
+    if reason is not None:
+        runner.register_hook(LearningRateHook(reason))
+    return runner
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for."""
     args = parse_args(argv)
     cfg = training_config(args)
     if not cfg.get('resume') and cfg.get('load_from') is None:
         fetch_weights(cfg)
-    with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+    with quiet_run(lambda: build_runner(cfg), args.verbose) as runner:
         runner.train()
     if args.safetensors and is_main_process():
         checkpoint = find_whole_checkpoint(cfg.work_dir)

@@ -70,10 +70,15 @@ def test_slurm_names_the_first_machine(groups, tmp_path, monkeypatch):
         ('pytorch', {}, r'RANK, WORLD_SIZE.*dist_train\.sh'),
         # Each would train alone, into the same folder.
         ('none', {'WORLD_SIZE': '2'}, r'E=2: .* --launcher pytorch'),
+        ('none', {'OMPI_COMM_WORLD_SIZE': '2'}, r'E=2: .* --launcher mpi'),
+        ('none', {'SLURM_STEP_NUM_TASKS': '2'}, r'S=2: .* --launcher slurm'),
     ],
 )
-def test_what_a_launcher_lacks(groups, launcher, environment, message):
-    os.environ.update(environment)
+def test_what_a_launcher_lacks(
+    groups, monkeypatch, launcher, environment, message
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         init_distributed(Config(), launcher)
     assert not groups

@@ -238,3 +238,13 @@ def test_a_download_is_told_before_the_start(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert 'torchvision://resnet50' in shown
     assert 'download.pytorch.org' in shown
+
+
+def test_a_plateau_schedule_fits_any_number_of_epochs():
+    plateau = dict(type='ReduceOnPlateauLR', monitor='multi-label/mAP')
+    config = Config(
+        dict(train_cfg=dict(max_epochs=2), param_scheduler=plateau)
+    )
+    apply_overrides(config, {'train_cfg.max_epochs': 4})
+    assert config.train_cfg.max_epochs == 4
+    assert config.param_scheduler == plateau

@@ -57,6 +57,10 @@ RUN_BY = {
     ('deployment.md', 'Without MMPretrain'): (
         'test_export/test_export.py::test_the_tool_and_the_documented_example'
     ),
+    ('gpus.md', 'Try it here'): (
+        'test_tools/test_two_processes.py::'
+        'test_two_processes_train_the_model_of_one'
+    ),
     ('howto.md', 'Which threshold, for each class?'): HOWTO,
     ('howto.md', 'The loss does not fall. Which rate?'): HOWTO,
     ('howto.md', 'Weights of the loss, or another sampling?'): HOWTO,

@@ -195,13 +195,17 @@ def test_new_files_come_before_old_ones_go(data, tmp_path, monkeypatch):
         ('mAP', 'multi-label/mAP, multi-label/mAP_'),
         ('multi-label/mAP_head', 'multi-label/mAP_medium'),
         ('multi-label/other/mAP', 'multi-label/rebalanced/mAP'),
+        ('multi-label/F2', 'multi-label/mAP, multi-label/mAP_'),
     ],
 )
-@pytest.mark.parametrize('asks', ['save_best', 'monitor'])
+@pytest.mark.parametrize('asks', ['save_best', 'monitor', 'early stop'])
 def test_a_metric_that_no_validation_gives(data, tmp_path, key, there, asks):
     config = make_config(data, tmp_path)
     if asks == 'save_best':
         config.default_hooks.checkpoint.save_best = key
+    elif asks == 'early stop':
+        hook = dict(type='EarlyStoppingHook', monitor=key, rule='greater')
+        config.custom_hooks.append(hook)
     else:
         schedule = dict(type='ReduceOnPlateauLR', monitor=key)
         config.param_scheduler.append(schedule)
@@ -228,3 +232,13 @@ def test_a_metric_that_is_not_known_before(data, tmp_path):
     config.val_evaluator = dict(type='MultiLabelMetric')
     with pytest.raises(ValueError, match='it gives multi-label/precision, '):
         Runner.from_cfg(config).train()
+
+
+def test_a_key_whose_rule_nobody_knows(data, tmp_path):
+    config = make_config(data, tmp_path)
+    config.default_hooks.checkpoint.save_best = 'own/number'
+    config.val_evaluator = dict(type='MultiLabelMetric')
+    runner = Runner.from_cfg(config)
+    with pytest.raises(ValueError, match='rule for key own/number'):
+        runner.train()
+    assert runner.iter == 0

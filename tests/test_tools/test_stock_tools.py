@@ -15,6 +15,7 @@ from matplotlib import _tight_bbox
 from mmengine.registry import RUNNERS
 from PIL import Image
 from tiny_comparison import options, write_set
+from tiny_training import extend, write_small
 
 from ltml_mm.apis import test as testing
 from ltml_mm.apis import train as training
@@ -23,6 +24,11 @@ REPO = Path(__file__).parents[2]
 CUSTOM = str(REPO / 'configs' / 'ltml_custom.py')
 #: Where the wheels of both stacks keep them.
 STOCK = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
+LONGER = [
+    '--cfg-options',
+    'train_cfg.max_epochs=2',
+    'default_hooks.exact_resume.on_change=warn',
+]
 
 
 def call(tool, *arguments):
@@ -194,3 +200,12 @@ def test_our_tools_build_the_runner_that_a_config_names(
     with pytest.raises(KeyboardInterrupt):
         tool.main([*arguments, *options])
     assert built[0].model.num_classes == 20
+
+
+def test_the_flexible_runner_goes_on_with_more_epochs(tmp_path, capsys):
+    config = write_small(tmp_path)
+    flexible = extend(config, "runner_type = 'FlexibleRunner'")
+    training.main([str(flexible)])
+    training.main([str(flexible), '--resume', *LONGER])
+    assert 'It goes on with those' in capsys.readouterr().out
+    assert (tmp_path / 'work' / 'epoch_2.pth').is_file()

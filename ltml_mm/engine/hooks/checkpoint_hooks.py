@@ -82,6 +82,9 @@ class SafeCheckpointHook(CheckpointHook):
             ``file_client_args`` are given.
     """
 
+    #: Of a key of save_best that tells no rule.
+    _rule_error: ValueError | None = None
+
     def __init__(self, **kwargs: Any) -> None:
         names = ('backend_args', 'file_client_args')
         remote = '://' in str(kwargs.get('out_dir'))
@@ -96,17 +99,29 @@ class SafeCheckpointHook(CheckpointHook):
         super().__init__(**kwargs)
         self._saved_step: int | None = None
 
+    def _init_rule(self, rules: Any, key_indicators: Any) -> None:
+        """Keeps the error of a key without a rule until the keys are known."""
+        try:
+            super()._init_rule(rules, key_indicators)
+        except ValueError as error:
+            self._rule_error = error
+            super()._init_rule(['greater'], key_indicators)
+
     def before_train(self, runner: Runner) -> None:
         """Finds the folder, and removes what a killed run left in it.
 
         Raises:
-            ValueError: ``save_best`` or a schedule asks for a metric that no
-                validation will give; names those that there are.
+            ValueError: ``save_best``, a hook or a schedule asks for a metric
+                that no validation will give; names those that there are. Or
+                ``save_best`` needs a ``rule``.
         """
-        monitors = (getattr(s, 'monitor', '') for s in flat_schedulers(runner))
+        parts = (*runner.hooks, *flat_schedulers(runner))
+        monitors = (getattr(part, 'monitor', '') for part in parts)
         wanted = {*(self.save_best or ()), *monitors} - {'auto', ''}
         if wanted:
             _check_keys(wanted, _metric_keys(runner))
+        if self._rule_error is not None:
+            raise self._rule_error
         super().before_train(runner)
         self._saved_step = runner.iter  # What was loaded is saved.
         # The stock hook asks it to remove old files before it writes new ones.
@@ -236,8 +251,8 @@ def _check_keys(wanted: Iterable[str], keys: Sequence[str]) -> None:
         if keys and key not in ('auto', *keys):
             raise ValueError(
                 f'no validation gives {key!r}, which save_best of the '
-                'checkpoint hook or monitor of a schedule asks for; it gives '
-                f'{", ".join(keys)}'
+                'checkpoint hook or monitor of a hook or schedule asks for; '
+                f'it gives {", ".join(keys)}'
             )
 
 

@@ -270,7 +270,8 @@ def follow_config(
             advance(True)
             steps = max(steps - length, 0)
         advance(False, steps)
-    checkpoint.pop('param_schedulers', None)
+    # Not left out: FlexibleRunner loads both whatever there is.
+    checkpoint['param_schedulers'] = _states(runner.param_schedulers or [])
     parts = ('optimizer', 'paramwise_cfg', 'constructor')
     fits = not isinstance(runner.optim_wrapper, OptimWrapperDict) and all(
         key.split('.')[-1] in NUMBERS
@@ -282,8 +283,17 @@ def follow_config(
         for name in own.keys() & {'param_groups', 'base_param_settings'}:
             checkpoint['optimizer'][name] = own[name]
     else:
-        checkpoint.pop('optimizer', None)
+        checkpoint['optimizer'] = runner.optim_wrapper.state_dict()
         runner.logger.warning('the optimizer starts anew, without momenta')
+
+
+def _states(part: Any) -> Any:
+    """Returns the states of schedulers, in lists or dicts of lists."""
+    if isinstance(part, dict):
+        return {name: _states(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_states(value) for value in part]
+    return part.state_dict()
 
 
 def image_list_digest(dataset: Any) -> str:
