@@ -104,7 +104,7 @@ def _predict_images(
     """Predicts the images and writes their pictures; adds to ``skipped``."""
     records = []
     single = not Path(args.input).is_dir()
-    with tqdm(total=len(images), unit='image', disable=single) as bar:
+    with tqdm(total=len(images), unit='image', disable=single or None) as bar:
 
         def skip(error: UnreadableImageError) -> None:
             _report(error)

@@ -209,9 +209,12 @@ class GroupedAveragePrecision(BaseMetric):
                 'precision to compute; look at its annotation file'
             )
         if absent and self.report is None:
+            told = ', '.join(absent[:10])
+            if len(absent) > 10:
+                told += f' and {len(absent) - 10} more'
             MMLogger.get_current_instance().warning(
                 'Without a positive in the test set, and therefore left out '
-                f'of the means: {", ".join(absent)}.'
+                f'of the means: {told}.'
             )
 
 

@@ -461,4 +461,4 @@ def environment() -> jinja2.Environment:
 
 
 def _bar(items: Any, words: str) -> Any:
-    return tqdm(items, desc=words, leave=False)
+    return tqdm(items, desc=words, leave=False, disable=None)

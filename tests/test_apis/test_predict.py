@@ -50,7 +50,8 @@ def test_folder(case, tmp_path, capsys):
     folder, out = tmp_path / 'in', tmp_path / 'out'
     images = [save(folder / f'{n}/x.png', i) for i, n in enumerate('ab')]
     assert predict(case, folder, '--out', out, '--threshold', 0.2) == 0
-    report, shown = read(out), capsys.readouterr().out
+    report, (shown, log) = read(out), capsys.readouterr()
+    assert 'image/s' not in log  # no terminal, no bar
     expected = MultiLabelInferencer(*case, 'cpu')(images, threshold=0.2)
     for record, reference in zip(report['predictions'], expected, strict=True):
         assert record['scores'] == pytest.approx(reference['scores'])

@@ -132,6 +132,17 @@ def test_class_without_a_positive_is_left_out_and_named_once(
     assert re.search(r'cow, boat, train\.$', warnings[0])
 
 
+def test_of_many_classes_without_a_positive_ten_are_named(monkeypatch):
+    warnings = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'warning', warnings.append)
+    metric = METRICS.build({'type': 'GroupedAveragePrecision'})
+    metric._name_absent([f'c{n}' for n in range(13)], np.eye(1, 13)[0])
+    assert warnings[0].endswith(
+        'c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 and 2 more.'
+    )
+
+
 def test_results_hold_no_more_than_their_image():
     batch = torch.zeros(1000, 6)
     sample = DataSample().set_pred_score(batch[0]).set_gt_label([1])

@@ -147,7 +147,8 @@ def _decodable(images: ImageSet, skip_bad: bool) -> ImageSet:
     files = [os.path.join(images.root, e.path) for e in images.examples]
     # Threads that silence warnings leave the filters in any state.
     with warnings.catch_warnings():
-        faults = thread_map(_decode_fault, files, desc='decode images')
+        bar = {'desc': 'decode images', 'disable': None}  # on terminals
+        faults = thread_map(_decode_fault, files, **bar)
     problems = Problems()
     for example, fault in zip(images.examples, faults, strict=True):
         if fault:

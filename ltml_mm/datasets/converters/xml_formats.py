@@ -44,7 +44,7 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
     problems = Problems()
     examples = []
     ends = (*EXTENSIONS, *map(str.upper, EXTENSIONS))
-    for name in tqdm(names, desc=folder):
+    for name in tqdm(names, desc=folder, disable=None):
         file, stem = os.path.join(folder, name), os.path.splitext(name)[0]
         others = tuple(stem + end for end in ends)
         place = f'{file}: not an annotation of VOC'
