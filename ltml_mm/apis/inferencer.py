@@ -207,6 +207,11 @@ class MultiLabelInferencer(BaseInferencer):
         """
         if isinstance(image, Image.Image):
             image = _pillow_pixels(image)
+        if not isinstance(image, (np.ndarray, str, Path)):
+            raise ValueError(
+                'an image is a path, a Pillow image or BGR pixels, uint8 of '
+                f'shape (H, W, 3), got {type(image).__name__}'
+            )
         if not isinstance(image, np.ndarray):
             check_image(image)
             return load_image(self._loader, {'img_path': str(image)})
@@ -250,8 +255,7 @@ class MultiLabelInferencer(BaseInferencer):
     def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
         if isinstance(inputs, (list, tuple)):
             return list(inputs)
-        in_memory = isinstance(inputs, (np.ndarray, Image.Image))
-        if in_memory or not Path(inputs).is_dir():
+        if not isinstance(inputs, (str, Path)) or not Path(inputs).is_dir():
             return [inputs]
         images, skipped = find_images(inputs)
         for error in skipped:

@@ -104,6 +104,18 @@ def test_bad_arguments(inferencer, tmp_path, arguments, message):
         inferencer(save(tmp_path / 'a.png'), **arguments)
 
 
+@pytest.mark.parametrize('image', [None, b'a.png', torch.zeros(4, 4, 3)])
+def test_what_is_no_image_is_refused(inferencer, image):
+    words = f'a path, a Pillow image or BGR pixels.* {type(image).__name__}'
+    for given in (image, [image]):
+        with pytest.raises(ValueError, match=words):
+            inferencer(given)
+
+
+def test_no_image_has_no_result(inferencer):
+    assert inferencer([]) == []
+
+
 def test_pixels_of_another_kind_are_refused(inferencer):
     for shape, dtype in (((4, 4), 'u1'), ((4, 4, 3), 'f8'), ((0, 9, 3), 'u1')):
         with pytest.raises(ValueError, match=r'BGR pixels.* shape \(\d, '):
