@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import traceback
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import cv2  # noqa: F401
 import mmpretrain.apis  # noqa: F401
 import torch.utils.data  # noqa: F401
+from mmengine.logging import MMLogger
 
 import ltml_mm.apis.train  # noqa: F401
 
@@ -42,6 +44,10 @@ def run_here(script, env):
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit._clear()  # Those of the process that was forked.
+    # Loggers and the tracker write to files that are closed now.
+    MMLogger._instance_dict.clear()
+    tracker = resource_tracker._resource_tracker
+    tracker._fd = tracker._pid = None
     if env is not None:
         os.environ.clear()
         os.environ.update(env)

@@ -299,7 +299,7 @@ def test_drawn_images_have_no_checksum(data, tmp_path):
         ('model.backbone.base_channels=16', 'another backbone than row ltml'),
         ('test_dataloader.dataset.pipeline.1.scale=(32,32)', 'test_pipeline'),
         ('test_dataloader.dataset.data_root={other}', 'set of images'),
-        ('model.backbone.type=VGG', 'ResNet, got VGG'),
+        ('model.backbone.type=ResNetV1d', 'ResNet, got ResNetV1d'),
     ],
 )
 def test_a_row_that_needs_other_features_is_named_ahead_of_all(

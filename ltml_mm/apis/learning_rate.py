@@ -66,7 +66,8 @@ def fill_learning_rate(cfg: Config) -> str | None:
     """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     loader = cfg.get('train_dataloader')
-    if optimizer.get('lr', 0) is not None or not loader:
+    model = cfg.get('model')
+    if optimizer.get('lr', 0) is not None or not loader or not model:
         return None
     if optimizer.get('type') != 'SGD':
         raise ValueError(
@@ -74,7 +75,9 @@ def fill_learning_rate(cfg: Config) -> str | None:
             f'the scale of the loss as that of SGD does; set one, such as '
             f'--cfg-options {KEY}=0.0001'
         )
-    classes = _averaged_classes(cfg.model)
+    classes = _averaged_classes(model)
+    if classes < 1:
+        return None  # The model will refuse it.
     images, parts = _images_of_a_step(cfg)
     # One gradient moves the weights by rate / (1 - momentum) in the end.
     scale = RATE_PER_CLASS * (1 - optimizer.get('momentum', 0)) / 0.1
@@ -97,7 +100,7 @@ def _averaged_classes(model: Mapping[str, Any]) -> int:
         or issubclass(loss or object, (ClassMeanLoss, ClassStatisticsLoss))
     ):
         return 1  # MMPretrain's heads have MMPretrain's losses sum
-    classes = model.get('num_classes') or head.get('num_classes')
+    classes = model.get('num_classes', head.get('num_classes'))
     if not isinstance(classes, int):
         raise ValueError(f'{HELP}: the model has no num_classes')
     return classes

@@ -350,7 +350,12 @@ def estimate_size(images: Sequence[str]) -> int:
         try:
             with Image.open(images[index]) as image:
                 sizes.append(3 * image.width * image.height)
-        except (OSError, SyntaxError, ValueError):
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ):
             continue  # Loading it will tell.
     return int(np.mean(sizes or [0]) * len(images)) + 1
 

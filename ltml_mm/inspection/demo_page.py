@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from ltml_cli import parse
@@ -343,6 +345,12 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
     os.environ['GRADIO_TEMP_DIR'] = folder
     import gradio as gr
 
+    # The server sets up its own logging and thereby closes all log files.
+    files = [
+        (handler, handler.stream)
+        for handler in MMLogger.get_current_instance().handlers
+        if isinstance(handler, logging.FileHandler)
+    ]
     fonts = ['system-ui', 'sans-serif']
     page = build_page(trial, 'Try the model')
     page.queue(max_size=32, default_concurrency_limit=1).launch(
@@ -357,6 +365,9 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
         ssr_mode=False,
         theme=gr.themes.Base(font=fonts, font_mono=['monospace']),
     )
+    for handler, stream in files:
+        if stream is not None and handler.stream is None:
+            handler.stream = handler._open()
     return page
 
 

@@ -12,7 +12,6 @@ from tiny_training import extend
 pytestmark = pytest.mark.usefixtures('quick')
 
 TRAIN = 'train_dataloader'
-EPOCH = f'{TRAIN}.sampler.epoch_length'
 
 #: Overrides, or lines added to the config, and what the error says.
 REFUSED = {
@@ -72,11 +71,6 @@ REFUSED = {
     'preprocessor of one stream': (
         ['model.data_preprocessor.type=ClsDataPreprocessor'],
         r"write data_preprocessor=dict\(type='TwoStreamDataPreprocessor'",
-    ),
-    'epoch without a whole batch': (
-        [f'{EPOCH}=4'],
-        'an epoch has no step: its 4 draws .* do not fill a batch of 5; lower '
-        'train_dataloader.batch_size',
     ),
     'no epoch': (
         ['train_cfg.max_epochs=0'],

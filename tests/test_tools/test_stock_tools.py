@@ -194,9 +194,11 @@ def test_our_tools_build_the_runner_that_a_config_names(
             raise KeyboardInterrupt
 
     monkeypatch.setitem(RUNNERS.module_dict, 'Own', Own)
-    monkeypatch.setattr(testing, 'read_checkpoint', lambda path: {})
+    empty = {'state_dict': {}}
+    monkeypatch.setattr(testing, 'read_checkpoint', lambda path: empty)
     arguments = [f'{REPO}/configs/ltml_demo.py', *arguments]
-    options = ['--work-dir', str(tmp_path), '--cfg-options', 'runner_type=Own']
+    work = ['--work-dir', str(tmp_path / 'work')]
+    options = [*work, '--cfg-options', 'runner_type=Own']
     with pytest.raises(KeyboardInterrupt):
         tool.main([*arguments, *options])
     assert built[0].model.num_classes == 20
