@@ -80,7 +80,9 @@ class Screen(io.TextIOBase):
 
     def flush(self) -> None:
         """Hands on what was written."""
-        self._stream.flush()
+        # A logger keeps its screen, whose stream another run may have closed.
+        if not getattr(self._stream, 'closed', False):
+            self._stream.flush()
 
     def fileno(self) -> int:
         """Returns that of the stream behind."""

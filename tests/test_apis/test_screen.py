@@ -1,6 +1,7 @@
 """What the screen of a run shows, on a terminal and elsewhere."""
 
 import io
+import logging
 import re
 import sys
 import threading
@@ -129,3 +130,10 @@ def test_what_others_print_stays():
     print('of a hook of mine', file=screen)
     print('Loads checkpoint by local backend from path: x', file=screen)
     assert stream.getvalue() == 'of a hook of mine\n'
+
+
+def test_a_logger_may_keep_a_screen_of_a_closed_stream():
+    stream = io.StringIO()
+    handler = logging.StreamHandler(Screen(stream))
+    stream.close()
+    handler.setStream(io.StringIO())  # Flushes the one before.
