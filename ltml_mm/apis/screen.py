@@ -118,12 +118,8 @@ def quiet_run(
 ) -> Iterator[Runner]:
     """Builds a Runner whose log goes to its file, warnings to the screen, too.
 
-    Process 0 shows data, model, progress and time left. The others say
-    nothing but errors.
-
-    Args:
-        build: Builds the Runner.
-        verbose: Whether the screen shows the whole log, as MMEngine does.
+    Process 0 shows data, model, progress and time left, the others errors
+    alone. With ``verbose`` the screen shows the whole log, as MMEngine does.
     """
     if verbose:
         yield build()
