@@ -152,7 +152,7 @@ def quiet_run(
     if is_main_process():
         progress = ProgressHook(screen)
         runner.register_hook(progress, 'LOWEST')
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]
     try:
         with redirect_stdout(screen if progress else io.StringIO()):
             yield runner
