@@ -13,11 +13,7 @@ from mmengine.config import Config
 
 from ltml_cli.options import config_folder, parse_cfg_options
 from ltml_cli.result_parsers import PLAIN, PUBLISHED, ROWS, VARIANTS
-from ltml_mm.apis.config import (
-    complete_config,
-    config_parts,
-    read_config,
-)
+from ltml_mm.apis.config import complete_config, config_parts, read_config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 
