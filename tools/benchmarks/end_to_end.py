@@ -114,7 +114,7 @@ train_dataloader = dict(
     batch_size={pairs}, num_workers={workers},
     sampler=dict(epoch_length={epoch_pairs}))
 default_hooks = dict(device=dict(memory_format='{layout}'),
-                     checkpoint=dict(interval=-1))
+                     checkpoint={checkpoint})
 """
 STOCK = """
 _base_ = '{mim}/configs/_base_/default_runtime.py'
@@ -141,7 +141,7 @@ train_dataloader = dict(
                  data_root='{folder}', pipeline=pipeline))
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4))
-default_hooks = dict(checkpoint=dict(interval=-1))
+default_hooks = dict(checkpoint={checkpoint})
 """
 
 
@@ -186,6 +186,8 @@ def write_configs(
         epochs=args.epochs,
         layout=args.layout,
         augment_on=args.augment_on,
+        # None, whose time would count, and which a new run would refuse.
+        checkpoint='dict(interval=-1, save_last=False)',
     )
     commands = {}
     for name, text, tool in (
