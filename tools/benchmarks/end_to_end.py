@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from timing import report
@@ -57,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--layout',
         choices=('auto', 'channels_last', 'contiguous'),
-        default='channels_last',
+        default='auto',
         help='of the two-branch network',
     )
     parser.add_argument('--out', type=Path, help='JSON file')
@@ -224,7 +225,7 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
         text=True,
     ) as process:
         watch = threading.Thread(target=sample_gpu, args=(process, busy))
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and which('nvidia-smi'):
             watch.start()
         _, errors = process.communicate()
         if watch.ident is not None:
