@@ -266,6 +266,7 @@ def use_cache(cfg: Config, folder: Path, views: int) -> None:
     cfg.custom_imports.imports.append(CachedTrunkResNet.__module__)
     backbone = cfg.model.backbone
     backbone.type = 'CachedTrunkResNet'
+    backbone.setdefault('conv_cfg', dict(type='MatmulConv2d'))
     backbone.frozen_stages = backbone.get('num_stages', 4) - 1
     cfg.data_preprocessor = dict(mean=None, std=None, to_rgb=False)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
