@@ -85,7 +85,8 @@ def share_cache(
 
     Args:
         configs: Complete configs by the name of the row.
-        folder: The cache; computed where there is none.
+        folder: The cache; computed where there is none. Where it lacks
+            images, those of ``--tune-on`` for instance, ``FOLDER_more``.
         views: Augmented views of a training image.
 
     Raises:
@@ -95,6 +96,10 @@ def share_cache(
     first = next(iter(configs.values()))
     init_default_scope(first.default_scope)
     check_rows(configs, views)
+    if folder.exists():
+        index, images = read_index(folder), cached_images(first)
+        if any(images[kind].keys() - index[kind].keys() for kind in images):
+            folder = folder.with_name(f'{folder.name}_more')
     make_cache(first, folder, views)
     for cfg in configs.values():
         use_cache(cfg, folder, views)

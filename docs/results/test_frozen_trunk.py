@@ -358,6 +358,26 @@ def test_the_hash_of_a_run_depends_on_the_features(data, tmp_path, quiet):
     assert len(found) == 2
 
 
+def test_images_to_choose_on_get_a_cache_of_their_own(data, tmp_path, quiet):
+    row = 'wide=ltml,model.backbone.base_channels=16'
+    folder = tmp_path / 'cache'
+    _, cfg = planned(data, row)
+    share_cache({'wide': cfg}, folder, 1)
+    before = (folder / 'index.json').read_bytes()
+    other = write_set(tmp_path / 'others')
+    for _ in range(2):
+        _, cfg = planned(data, row)
+        cfg.test_dataloader.dataset.data_root = str(other)
+        share_cache({'wide': cfg}, folder, 1)
+        sample = DATASETS.build(cfg.test_dataloader.dataset)[0]
+        assert len(sample['inputs']) == 64  # channels, not an image
+    assert (folder / 'index.json').read_bytes() == before
+    assert {path.name for path in tmp_path.glob('cache*')} == {
+        'cache',
+        'cache_more',
+    }
+
+
 def test_rows_are_compared_on_the_cache(data, tmp_path, quiet, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
     args = arguments(data, tmp_path / 'out', ['ltml', 'ltml+merged_bn'])
