@@ -26,6 +26,16 @@ def _image_cache(tmp_path_factory):
         yield
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keeps neighbours of a file, which share trainings, in one process."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    if config.option.dist == 'load':  # What ``-n`` alone means.
+        return WorkStealingScheduling(config, log)
+    return None
+
+
 def pytest_runtest_setup(item):
     """Skips what only a GPU can show where there is none."""
     if item.get_closest_marker('gpu'):

@@ -50,10 +50,8 @@ def main(
 ) -> None:
     """Trains what is missing and writes the report.
 
-    Args:
-        argv: The command line.
-        change: Changes the complete configs of the rows, by their names, in
-            place, before anything is trained.
+    ``change`` changes the complete configs of the rows, by their names, in
+    place, before anything is trained.
     """
     args = parse_args(argv)
     lines, rows = parse_rows(args.rows)

@@ -61,9 +61,6 @@ def make_run(folder: Path) -> None:
     a test that was not asked for then is tested; where its checkpoint is gone
     it is trained again, which gives the same weights.
 
-    Args:
-        folder: The run's folder, with its ``run.json`` and ``config.py``.
-
     Raises:
         ValueError: A file that the run depends on has changed since the
             comparison started.

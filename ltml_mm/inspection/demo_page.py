@@ -332,13 +332,9 @@ def build_page(trial: Trial, title: str) -> Any:
 
 
 def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
-    """Starts the server, and returns the page that it serves.
+    """Starts the server of a trial, and returns the page that it serves.
 
-    Args:
-        trial: What stands behind it.
-        host: Address to serve on.
-        port: Its port.
-        folder: Where uploads are kept until they were looked at.
+    ``folder`` keeps uploads until they were looked at.
     """
     # Read when gradio is imported, and at each upload.
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'

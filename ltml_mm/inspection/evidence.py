@@ -59,11 +59,7 @@ class Evidence:
 
 
 def gather(network: Network, chosen: Thresholds | None = None) -> Evidence:
-    """Runs a network over its test set.
-
-    Args:
-        network: The network.
-        chosen: Its thresholds; 0.5 where there are none.
+    """Runs a network over its test set; without thresholds 0.5 decides.
 
     Raises:
         UnreadableImageError: An image cannot be read.

@@ -303,12 +303,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     def write_prediction(
         self, sample: DataSample, branch_logits: dict[str, Tensor]
     ) -> None:
-        """Writes the fused prediction of one image.
-
-        Args:
-            sample (DataSample): Gets the fields that :meth:`predict` lists.
-            branch_logits (dict[str, Tensor]): Logits (K,) by branch.
-        """
+        """Writes the fields that :meth:`predict` lists, of logits (K,)."""
         score = fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
@@ -346,16 +341,7 @@ class CollaborativeTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: list[tuple[DataSample, ...]]
     ) -> list[DataSample]:
-        """Merges the views of each image.
-
-        Args:
-            data_samples_list (list[tuple[DataSample]]): The predictions of
-                each image's views.
-
-        Returns:
-            list[DataSample]: A sample for each image, with the fields of
-            :meth:`CollaborativeTwoBranchClassifier.predict`.
-        """
+        """Merges the views of each image to one sample as of ``predict``."""
         return [self._merge_views(views) for views in data_samples_list]
 
     def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:

@@ -220,14 +220,9 @@ def _reader(form: str, options: TableOptions) -> Callable[[str], ImageSet]:
 def _hold_out(
     images: ImageSet, shares: Mapping[str, float], seed: int
 ) -> dict[str, ImageSet]:
-    """Splits images into ``train`` and the parts that are held out.
+    """Splits images into ``train`` and the shares of ``test`` and ``val``.
 
     The test part comes first: a validation part does not change it.
-
-    Args:
-        images: The N images.
-        shares: The shares of ``test`` and ``val``, as far as asked for.
-        seed: Seed of the hold-outs.
     """
     if sum(shares.values()) >= 1 > max(shares.values(), default=0):
         raise ValueError(

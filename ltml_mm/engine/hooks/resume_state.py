@@ -111,10 +111,6 @@ def gather_states(
 ) -> list[dict[str, Any]]:
     """Collects the states of all processes; all of them must call it.
 
-    Args:
-        runner: The runner.
-        random_states: Those of this process.
-
     Returns:
         list[dict]: Of each process ``random`` and, of several processes,
         ``buffers``: the running statistics of BatchNorm differ.
@@ -168,9 +164,6 @@ def flat_schedulers(runner: Runner) -> list[Any]:
 
 def run_signature(runner: Runner) -> dict[str, Any]:
     """Collects what two runs must share to be one.
-
-    Args:
-        runner: The runner, its train loop built.
 
     Returns:
         dict: Plain values: facts of the data, and every setting of the
@@ -246,12 +239,8 @@ def follow_config(
     """Lets the config set optimizer and schedules in place of a checkpoint.
 
     They stand where they would had the run had this config from its first
-    step. Momenta go on where nothing but numbers changed.
-
-    Args:
-        runner: The runner, optimizer and schedulers built.
-        checkpoint: The checkpoint, changed in place before it is loaded.
-        changes: The names of the settings that differ.
+    step. Momenta go on where nothing but numbers changed. The checkpoint is
+    changed in place, before it is loaded.
     """
 
     def advance(by_epoch: bool, count: int = 1) -> None:
