@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from timing import report
@@ -57,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--layout',
         choices=('auto', 'channels_last', 'contiguous'),
-        default='channels_last',
+        default='auto',
         help='of the two-branch network',
     )
     parser.add_argument('--out', type=Path, help='JSON file')
@@ -114,7 +115,7 @@ train_dataloader = dict(
     batch_size={pairs}, num_workers={workers},
     sampler=dict(epoch_length={epoch_pairs}))
 default_hooks = dict(device=dict(memory_format='{layout}'),
-                     checkpoint=dict(interval=-1))
+                     checkpoint={checkpoint})
 """
 STOCK = """
 _base_ = '{mim}/configs/_base_/default_runtime.py'
@@ -141,7 +142,7 @@ train_dataloader = dict(
                  data_root='{folder}', pipeline=pipeline))
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4))
-default_hooks = dict(checkpoint=dict(interval=-1))
+default_hooks = dict(checkpoint={checkpoint})
 """
 
 
@@ -186,6 +187,8 @@ def write_configs(
         epochs=args.epochs,
         layout=args.layout,
         augment_on=args.augment_on,
+        # None, whose time would count, and which a new run would refuse.
+        checkpoint='dict(interval=-1, save_last=False)',
     )
     commands = {}
     for name, text, tool in (
@@ -222,7 +225,7 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
         text=True,
     ) as process:
         watch = threading.Thread(target=sample_gpu, args=(process, busy))
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and which('nvidia-smi'):
             watch.start()
         _, errors = process.communicate()
         if watch.ident is not None:
