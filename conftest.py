@@ -84,3 +84,10 @@ def quick():
         # run_tool sets it for the rest of the process.
         patch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
         yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _small_runs(request):
+    """Every run of the engine's tests is small."""
+    if request.path.parent.name == 'test_engine':
+        request.getfixturevalue('quick')
