@@ -40,9 +40,9 @@ def test_size():
     ]
     # All that trains, evaluates and predicts.
     assert lines(core) <= 13_200
-    assert len(core) <= 84
-    assert lines(MODULES) <= 23_800
-    assert len(MODULES) <= 132
+    assert len(core) <= 75
+    assert lines(MODULES) <= 23_600
+    assert len(MODULES) <= 126
     assert lines(Path(__file__).parent.rglob('*.py')) <= 24_000
 
 
