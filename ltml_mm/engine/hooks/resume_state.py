@@ -45,8 +45,9 @@ SHAPING_HOOKS = (
     'SyncBuffers',
     'WarmupParam',
 )
-#: What within them does not: first weights, folders, kept images, workers,
-#: validations, and what happens to steps that are not finite.
+#: What within them does not: first weights, folders, what sets may differ
+#: in, kept images, workers, validations, and what happens to steps that are
+#: not finite.
 ASIDE = (
     'on_nonfinite',
     'init_cfg',
@@ -54,6 +55,7 @@ ASIDE = (
     'data_prefix',
     'ann_file',
     'allow_outside',
+    'ignore_keys',
     'image_cache',
     'num_workers',
     'persistent_workers',

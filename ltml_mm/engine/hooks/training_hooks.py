@@ -30,6 +30,7 @@ from ltml_mm.decisions.thresholds import (
     weights_digest,
     write_thresholds,
 )
+from ltml_mm.engine.hooks.checkpoint_hooks import check_monitored
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
@@ -231,8 +232,10 @@ class ScheduleCheckHook(Hook):
         Raises:
             ValueError: The run has no step, which MMEngine ends at once as if
                 it had trained, the rate drops before the warm-up ends, or
-                what is chosen would be chosen on the test set.
+                what is chosen would be chosen on the test set or by a metric
+                that there is not.
         """
+        check_monitored(runner)
         _check_choices(runner)
         loader = runner.train_dataloader
         if len(loader) == 0:
