@@ -98,12 +98,7 @@ def check_keywords(
 def fork_options(
     fork: Mapping[str, Any] | None, keywords: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Completes and checks the options of the fork.
-
-    Args:
-        fork: Options by the names in ``FORK_DEFAULTS``.
-        keywords: Of the network, those in ``FORK_SPELLINGS`` among them.
-    """
+    """Completes and checks options of the fork, old spellings among them."""
     if not isinstance(fork, Mapping | None):
         raise TypeError(
             f"fork must be a dict such as dict(at=['layer4']), got {fork!r}"
@@ -173,13 +168,10 @@ def last_shape(features: Any) -> tuple[int, ...]:
 
 
 def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
-    """Returns the config of a neck, with ``'auto'`` resolved.
+    """Returns the config of a neck for a backbone that is not forked yet.
 
-    Args:
-        config: Config of the neck, None for no neck, or ``'auto'``: global
-            average pooling of feature maps, behind a fusion of scales for
-            HRNet, :class:`TokenPooling` of tokens, none for vectors.
-        backbone: The backbone, not forked yet.
+    ``'auto'`` becomes global average pooling of feature maps, behind a fusion
+    of scales for HRNet, :class:`TokenPooling` of tokens, none for vectors.
     """
     if config != 'auto':
         return config
@@ -234,15 +226,11 @@ def head_config(
     backbone: nn.Module,
     neck: nn.Module | None,
 ) -> dict:
-    """Returns the whole config of one head.
+    """Returns the whole config of one head, ahead of the fork.
 
-    Args:
-        config: Config of one head; its type, ``num_classes`` and
-            ``in_channels``, the width behind the neck, are filled in where
-            missing. A loss of its own would never be used and is an error.
-        num_classes: K.
-        backbone: The backbone, not forked yet.
-        neck: The neck, not forked yet.
+    Its type, ``num_classes`` and ``in_channels``, the width behind the neck,
+    are filled in where missing. A loss of its own would never be used and is
+    an error.
     """
     config = {**DEFAULT_HEAD, **(config or {})}
     if 'loss' in config:
@@ -261,10 +249,8 @@ def free_batch(network: Any) -> Any:
 
     MMPretrain's window attention (Swin, SwinV2, MixMIM) computes the number
     of images as a Python int, which tracing and exporting freeze without a
-    word. The layers are changed in place and compute the same.
-
-    Args:
-        network: Any module; one without such layers stays as it is.
+    word. The layers are changed in place and compute the same; a network
+    without such layers stays as it is.
     """
     for module in network.modules():
         reverse = getattr(module, 'window_reverse', None)

@@ -1,9 +1,8 @@
-"""Hooks that fit a run to its training data, watch it and report on it."""
+"""Hooks for the classes of a run: counts, first biases, last report."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,13 @@ import torch
 from mmengine.dist import master_only
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.model import BaseTTAModel
-from mmengine.optim import (
-    ConstantParamScheduler,
-    LinearParamScheduler,
-    MultiStepParamScheduler,
-)
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
-from torch import Tensor, nn
+from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
-from ltml_mm.datasets.two_stream import innermost_datasets
 from ltml_mm.decisions.choice import add_decisions, gain_text
 from ltml_mm.decisions.thresholds import (
     FILE_NAME,
@@ -32,26 +25,10 @@ from ltml_mm.decisions.thresholds import (
 )
 from ltml_mm.engine.hooks.checkpoint_hooks import check_monitored
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
-from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
+from ltml_mm.engine.hooks.guard_hooks import images_of
+from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
 from ltml_mm.files import write_json
-
-#: The learnable scales among the parameters of a loss.
-SCALES = ('pos_scale', 'neg_scale')
-#: The range that they should not leave, and how often it is looked at.
-LOW, HIGH, INTERVAL = 0.1, 10.0, 50
-#: The schedulers that serve as warm-ups.
-WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
-#: What in a dataset's config says how its images are shown, not which.
-SHOWING = (
-    'image_cache',
-    'lazy_init',
-    'metainfo',
-    'pipeline',
-    'serialize_data',
-)
-#: MMEngine's "end" of a scheduler that has none.
-NO_END = int(1e9)
 
 
 @HOOKS.register_module()
@@ -167,6 +144,7 @@ class PriorBiasHook(Hook):
 
 
 @HOOKS.register_module()
+<<<<<<< HEAD:ltml_mm/engine/hooks/training_hooks.py
 class ConsistencyLimitHook(Hook):
     """Weakens the consistency loss where the rate is too high for it.
 
@@ -375,6 +353,8 @@ class NumericsHook(Hook):
 
 
 @HOOKS.register_module()
+=======
+>>>>>>> main:ltml_mm/engine/hooks/class_hooks.py
 class ClassReportHook(Hook):
     """Shows total, head, medium, tail and every class after a run.
 
@@ -458,7 +438,7 @@ class ClassReportHook(Hook):
     ) -> str:
         """Adds thresholds to the report, writes them, says what they bring."""
         val, test = (
-            _images_of(runner.cfg.get(f'{split}_dataloader'))
+            images_of(runner.cfg.get(f'{split}_dataloader'))
             for split in ('val', 'test')
         )
         if not val or val == test or metric.evaluated is None:
