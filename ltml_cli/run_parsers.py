@@ -52,7 +52,8 @@ def train_parser() -> Parser:
         nargs='?',
         const='fp16',
         choices=PRECISIONS,
-        help='train in mixed precision, fp16 by default',
+        help='train in mixed precision, fp16 by default; bf16 works on a CPU, '
+        'too',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -49,13 +49,7 @@ def installed_version(name: str) -> str | None:
 def find_stack(
     version_of: Callable[[str], str | None] = installed_version,
 ) -> str:
-    """Names the mm stack that is installed, complete and in bounds.
-
-    Args:
-        version_of: Returns the version of a distribution, None without it.
-
-    Returns:
-        str: ``'onedl'`` or ``'openmmlab'``.
+    """Names the mm stack that is installed, ``'onedl'`` or ``'openmmlab'``.
 
     Raises:
         ImportError: No stack, half of one, a mixture of both, or a version

@@ -58,10 +58,8 @@ class ClassStatistics:
     ) -> list[str]:
         """Names the group of every class, by its training count.
 
-        Args:
-            head: Classes with at least this many images are head classes.
-            tail: Classes with fewer images are tail classes; what lies
-                between is medium (protocol of VOC-LT and COCO-LT).
+        ``head`` images or more make a head class, fewer than ``tail`` a tail
+        class; what lies between is medium (protocol of VOC-LT and COCO-LT).
 
         Raises:
             ValueError: ``tail`` is larger than ``head``.

@@ -207,10 +207,7 @@ def write_safetensors(
 ) -> None:
     """Writes weights as safetensors, and their checksum, atomically.
 
-    Args:
-        path: The file.
-        state_dict: The weights; what is no tensor is left out.
-        meta: Goes into the header as JSON.
+    What is no tensor is left out; ``meta`` goes into the header as JSON.
     """
     tensors = {
         # Copies: the format has no place for tensors that share memory.

@@ -1,4 +1,4 @@
-"""Python scripts that subprocess starts, as forks of this process.
+"""What subprocess starts in Python, as forks of this process.
 
 Each would import torch and MMPretrain anew, which takes seconds; here the
 imports below have done so.
@@ -23,23 +23,23 @@ import ltml_mm.apis.train  # noqa: F401
 
 
 class ForkedPopen(subprocess.Popen):
-    """A ``subprocess.Popen`` whose Python scripts find all imported."""
+    """A ``subprocess.Popen`` whose Python programs find all imported."""
 
     def __init__(self, args, *, env=None, preexec_fn=None, **options):
-        if str(args[0]) == sys.executable and str(args[1]).endswith('.py'):
-            script = [str(arg) for arg in args[1:]]
+        if str(args[0]) == sys.executable:
+            program = [str(arg) for arg in args[1:]]
             before = preexec_fn
 
             def preexec_fn():
                 if before:
                     before()
-                run_here(script, env)
+                run_here(program, env)
 
         super().__init__(args, env=env, preexec_fn=preexec_fn, **options)
 
 
-def run_here(script, env):
-    """Runs a script in a fork, and ends the process as Python would."""
+def run_here(program, env):
+    """Runs ``FILE``, ``-m MODULE`` or ``-c CODE`` in a fork, and ends it."""
     # As exec does; Popen returns once its own pipe is closed.
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,12 +55,19 @@ def run_here(script, env):
         open(fd, 'w', 1, closefd=False)  # noqa: SIM115
         for fd in (1, 2)
     )
-    sys.argv = script
+    kind, *rest = program
+    sys.argv = rest if kind in ('-c', '-m') else program
     paths = os.environ.get('PYTHONPATH', '').split(os.pathsep)
-    sys.path[:0] = [str(Path(script[0]).parent), *paths]
+    sys.path[:0] = [str(Path(kind).parent), *paths]
     status = 0
     try:
-        runpy.run_path(script[0], run_name='__main__')
+        if kind == '-c':
+            sys.argv[0], code = kind, rest[0]
+            exec(code, {'__name__': '__main__'})
+        elif kind == '-m':
+            runpy.run_module(rest[0], run_name='__main__', alter_sys=True)
+        else:
+            runpy.run_path(kind, run_name='__main__')
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else bool(end.code)
     except BaseException:

@@ -30,6 +30,9 @@ if ((gpus > 0)); then
   )
 else
   tool=(python docs/results/frozen_trunk.py --jobs 2)
+  network+=(
+    optim_wrapper.type=GuardedAmpOptimWrapper optim_wrapper.dtype=bfloat16
+  )
   for step in train_dataloader.dataset.dataset.pipeline.2 \
     {val,test}_dataloader.dataset.pipeline.1; do
     network+=("$step.scale=(128,128)")
@@ -41,7 +44,7 @@ fi
 compare() {
   local name=$1 runs=$out/$2 cache=()
   shift 2
-  ((gpus > 0)) || cache=(--cache-trunk "$out/trunk_$name")
+  ((gpus > 0)) || cache=(--cache-trunk "${runs}_trunk")
   "${tool[@]}" ${cache+"${cache[@]}"} --data custom --out "$runs" \
     --images-per-step 64 --epoch-images 3776 --reference erm \
     ${DRY_RUN:+--dry-run} "$@"

@@ -33,7 +33,7 @@ from ltml_mm.datasets.images import (
     load_image,
 )
 from ltml_mm.decisions.thresholds import find_thresholds
-from ltml_mm.engine.hooks.device_hook import arrange
+from ltml_mm.engine.hooks.device_hook import arrange, picture_side
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -84,7 +84,8 @@ class MultiLabelInferencer(BaseInferencer):
         super().__init__(
             network.model, pretrained=False, device=pick_device(device)
         )
-        arrange(self.model)
+        side = picture_side(network.cfg.get('test_dataloader'))
+        arrange(self.model, side=side)
         self.class_info = network.class_info
         self.thresholds, self.thresholds_note = find_thresholds(
             pretrained, network.digest, network.names, thresholds
@@ -300,9 +301,9 @@ def find_images(
     hidden = None if leave_out is None else os.path.realpath(leave_out)
     images, skipped = [], []
     # Not rglob or os.walk, which recurse: folders may lie thousands deep.
-    pending = [Path(folder)]
+    pending = [(Path(folder), root)]
     while pending:
-        place = pending.pop()
+        place, real = pending.pop()
         try:
             paths = list(place.iterdir())
         except OSError:
@@ -311,14 +312,17 @@ def find_images(
             continue
         for path in paths:
             is_image = path.name.lower().endswith(EXTENSIONS)
-            target = Path(os.path.realpath(path))
-            if not target.is_relative_to(root):
+            is_link = path.is_symlink()
+            # What is no link lies where its folder does.
+            target = os.path.join(real, path.name)
+            target = os.path.realpath(path) if is_link else target
+            if is_link and not Path(target).is_relative_to(root):
                 if is_image or path.is_dir():
                     reason = 'a link that points out of the folder'
                     skipped.append(UnreadableImageError(path, reason))
             elif path.is_dir():
-                if not path.is_symlink() and str(target) != hidden:
-                    pending.append(path)
+                if not is_link and target != hidden:
+                    pending.append((path, target))
             elif is_image and path.is_file():
                 images.append(path)
             elif is_image:

@@ -43,21 +43,14 @@ class LearningRateHook(Hook):
 
 
 def fill_learning_rate(cfg: Config) -> str | None:
-    """Sets a learning rate of None, in place.
+    """Sets a learning rate of None, in place, and says why it is that.
 
     The losses of LTML are means over the K classes, so their gradients shrink
     as K grows, and the rate grows with it. It grows with the images of a
     step, too: of all streams, processes and accumulated batches. Where
     ``auto_scale_lr`` is enabled, the Runner multiplies by the batches of all
-    processes over ``base_batch_size``, so the rate is that of the base.
-
-    Args:
-        cfg: A config that is complete otherwise, with the batch size and the
-            launcher that it trains with.
-
-    Returns:
-        str | None: What was set and why; None where the config has a rate or
-        trains nothing.
+    processes over ``base_batch_size``, so the rate is that of the base. A
+    config that has a rate or trains nothing stays, and None is returned.
 
     Raises:
         ValueError: The rate is None and the optimizer is not SGD, whose step

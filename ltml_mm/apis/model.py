@@ -124,11 +124,9 @@ def without_pretrained(node: Any) -> Any:
 def class_info(
     cfg: Config, meta: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """Describes the classes, from the checkpoint, else from the config.
+    """Describes the classes, by ``meta`` of a checkpoint or by the config.
 
-    Args:
-        cfg: A complete config; its test evaluator bounds the groups.
-        meta: What :func:`checkpoint_meta` returned.
+    The test evaluator of the config bounds the groups.
 
     Raises:
         ValueError: No source names the classes.

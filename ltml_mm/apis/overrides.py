@@ -70,18 +70,14 @@ SCALED = ('Linear', 'Constant', 'MultiStep', 'Step', 'CosineAnnealing', 'Poly')
 
 
 def apply_overrides(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Sets entries of a config, in place.
+    """Sets entries of a config, in place, ahead of its completion.
 
     A key changes an entry that is there, or adds one that its owner takes: an
     argument of the class that ``type`` names, or an entry of a section whose
     reader is known. Where that cannot be told (hooks, streams, dicts of one's
     own) any key is taken. Another number of epochs scales the schedule,
-    unless the options set ``param_scheduler``, too.
-
-    Args:
-        cfg: The config, not yet completed from the data.
-        options: Values by their dotted keys, and by ``--size`` and
-            ``--weights`` those of these flags.
+    unless the options set ``param_scheduler``, too. The flags ``--size`` and
+    ``--weights`` are keys as well.
 
     Raises:
         ValueError: Nothing reads a key, its value does not fit, or a schedule

@@ -58,15 +58,15 @@ class Screen(io.TextIOBase):
         with self._lock:
             self._put(f'{text}\n', '')
 
-    def status(self, text: str) -> None:
-        """Shows how far the run has come."""
-        now = time.monotonic()
-        if self._terminal and now - self._last >= 0.2:
+    def status(self, describe: Callable[[], str]) -> None:
+        """Shows how far the run has come, described where it is time to."""
+        silent = time.monotonic() - self._last
+        if self._terminal and silent >= 0.2:
             width = get_terminal_size().columns - 1
             with self._lock:
-                self._put('', text[:width])
-        elif not self._terminal and now - self._last >= SILENCE:
-            self.line(text)
+                self._put('', describe()[:width])
+        elif not self._terminal and silent >= SILENCE:
+            self.line(describe())
 
     def write(self, text: str) -> int:
         """Takes what others print."""
@@ -118,12 +118,8 @@ def quiet_run(
 ) -> Iterator[Runner]:
     """Builds a Runner whose log goes to its file, warnings to the screen, too.
 
-    Process 0 shows data, model, progress and time left. The others say
-    nothing but errors.
-
-    Args:
-        build: Builds the Runner.
-        verbose: Whether the screen shows the whole log, as MMEngine does.
+    Process 0 shows data, model, progress and time left, the others errors
+    alone. With ``verbose`` the screen shows the whole log, as MMEngine does.
     """
     if verbose:
         yield build()
@@ -138,14 +134,7 @@ def quiet_run(
         if not NOISE.search(words):
             screen.line(f'WARNING: {words}')
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Any, category: Any, filename: str, *_: Any) -> None:
         own = Path(filename).is_relative_to(Path(__file__).parents[1])
         level = logging.WARNING if own else logging.INFO
         runner.logger.log(level, f'{category.__name__}: {message}')
@@ -163,7 +152,7 @@ def quiet_run(
     if is_main_process():
         progress = ProgressHook(screen)
         runner.register_hook(progress, 'LOWEST')
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]
     try:
         with redirect_stdout(screen if progress else io.StringIO()):
             yield runner
@@ -295,7 +284,7 @@ class ProgressHook(Hook):
     def _refresh(self) -> None:
         describe = self._describe  # Another thread may end the progress.
         if describe is not None:
-            self._screen.status(describe())
+            self._screen.status(describe)
 
 
 def _beat(refresh: Callable[[], None], ended: threading.Event) -> None:
@@ -375,26 +364,27 @@ def _describe_training(runner: Runner) -> Iterator[str]:
     yield f'Model:  {_describe_model(runner)}'
     loader = runner.train_dataloader
     length = len(loader)
-    size = getattr(loader, 'batch_size', None)
     streams = len(getattr(loader.sampler, 'streams', ()) or ())
-    unit = {2: 'pairs of images'}.get(streams, 'images')
+    unit = 'pair of images' if streams == 2 else 'image'
+    batch = _many(getattr(loader, 'batch_size', None), unit)
     several = runner.world_size > 1
     shared = f' on each of {runner.world_size}' if several else ''
-    rates = next(iter(runner.optim_wrapper.get_lr().values()))
-    steps = f'{runner.max_iters} steps of {size} {unit}{shared}'
+    steps = f'{_many(runner.max_iters, "step")} of {batch}{shared}'
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        epochs = runner.max_epochs
-        steps = f'{epochs} epochs of {length} steps: {steps}'
-    base = max(group['initial_lr'] for group in _groups(runner)) or rates[0]
+        epochs = _many(runner.max_epochs, 'epoch')
+        steps = f'{epochs} of {_many(length, "step")}: {steps}'
+    groups = getattr(runner.optim_wrapper, 'param_groups', None) or [{}]
+    rates = next(iter(runner.optim_wrapper.get_lr().values()))
+    base = max(g.get('initial_lr', g.get('lr', 0)) for g in groups) or rates[0]
     yield f'Run:    {steps}, learning rate {base:g}, seed {runner.seed}'
     if runner.iter:
         yield f'        goes on after step {runner.iter}'
     yield f'Files:  {runner.work_dir}'
 
 
-def _groups(runner: Runner) -> list[dict[str, Any]]:
-    groups = getattr(runner.optim_wrapper, 'param_groups', None) or [{}]
-    return [{'initial_lr': group.get('lr', 0), **group} for group in groups]
+def _many(count: int | None, unit: str) -> str:
+    first, *rest = unit.split(' ', 1)
+    return ' '.join([f'{count} {first}{"s" * (count != 1)}', *rest])
 
 
 def _describe_data(runner: Runner, dataset: Any) -> str:

@@ -65,14 +65,10 @@ def draw_predictions(
 ) -> None:
     """Draws true and predicted classes on every image of a test set.
 
-    MMPretrain's hook draws one image in 5,000 and takes blue for red.
-
-    Args:
-        dataset: The test set. Its images are drawn as they are loaded; of a
-            set without a loading step, what the network sees.
-        predictions: Those of every image, in the order of the set.
-        folder: Where the pictures go, as ``INDEX_NAME.png``: so no two have
-            one name.
+    MMPretrain's hook draws one image in 5,000 and takes blue for red. Images
+    are drawn as they are loaded; of a set without a loading step, what the
+    network sees. The pictures are called ``INDEX_NAME.png``: so no two have
+    one name.
     """
     for index, prediction in enumerate(tqdm(predictions, disable=None)):
         picture = draw_prediction(
@@ -133,10 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
         meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
         thresholds, source = find_thresholds(
-            args.checkpoint,
-            digest,
-            meta.get('classes') or (),
-            args.thresholds,
+            args.checkpoint, digest, meta.get('classes') or (), args.thresholds
         )
         if thresholds or args.out is not None or args.show_dir is not None:
             runner.test_evaluator.metrics.append(collector)
@@ -168,11 +161,8 @@ def decide(
 ) -> dict[str, Any]:
     """Takes the decisions of every image, and shows how right they are.
 
-    Args:
-        thresholds: One a class, chosen on other images.
-        source: Their file.
-        collector: The predictions, whose ``pred_label`` are replaced.
-        runner: Its logger takes the table.
+    The ``pred_label`` of the predictions are replaced; ``source`` is the file
+    of the thresholds.
 
     Returns:
         dict: ``thresholds``, the file; ``summary`` and ``classes``, see

@@ -110,11 +110,14 @@ def _use_mixed_precision(cfg: Config, precision: str) -> None:
             f'--amp takes the place of {" or ".join(MIXED_PRECISION)}, but '
             f'the config has {kind}'
         )
-    if not torch.cuda.is_available():
+    kind = MIXED_PRECISION.get(kind, kind)
+    on_cpu = precision == 'bf16' and kind == 'GuardedAmpOptimWrapper'
+    if not (on_cpu or torch.cuda.is_available()):
         raise ValueError(
-            '--amp needs a GPU, and there is none; leave out --amp'
+            '--amp needs a GPU, and there is none; leave out --amp, or with '
+            'GuardedOptimWrapper give --amp bf16'
         )
-    cfg.optim_wrapper.type = MIXED_PRECISION.get(kind, kind)
+    cfg.optim_wrapper.type = kind
     for key, value in PRECISIONS[precision].items():
         cfg.optim_wrapper.setdefault(key, value)
 

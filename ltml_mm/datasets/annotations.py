@@ -66,9 +66,7 @@ def read_annotations(
 def load_json(path: str, keep: Collection[str] | None = None) -> Any:
     """Loads a JSON file and refuses what readers of JSON disagree about.
 
-    Args:
-        path: The file.
-        keep: The keys to keep of every object, None for all.
+    Of every object the keys in ``keep`` are kept, by default all.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -279,10 +277,8 @@ def has_labels(dataset: Any) -> bool:
 def labels_of(dataset: Any, index: int) -> list[int]:
     """Returns the classes of an image, each once.
 
-    Args:
-        dataset: A dataset with ``get_cat_ids``, or a wrapper that hands
-            ``get_data_info`` on alone, such as MMEngine's ``ConcatDataset``.
-        index: Index of the image.
+    A wrapper may hand ``get_data_info`` on alone, as MMEngine's
+    ``ConcatDataset`` does.
 
     Raises:
         TypeError: The dataset names no classes.
@@ -316,15 +312,12 @@ def read_labels(dataset: Any) -> LabelTable:
 def training_metainfo(
     dataset: Any, table: LabelTable | None = None
 ) -> dict[str, Any]:
-    """Returns a dataset's ``metainfo``, with the counts of its own images.
+    """Returns the ``metainfo`` of a training set, with its images' counts.
 
     What wraps a dataset, such as ``KFoldDataset`` or ``RepeatDataset``,
-    hands on the counts of the images within, not of those that it gives.
-
-    Args:
-        dataset: The dataset that is trained on. One with ``test_mode`` or
-            without labels keeps the counts that it declares.
-        table: Its labels, where they are read already.
+    hands on the counts of the images within, not of those that it gives. One
+    with ``test_mode`` or without labels keeps the counts that it declares.
+    A ``table`` of its labels spares reading them again.
     """
     metainfo = dict(getattr(dataset, 'metainfo', {}))
     if getattr(dataset, 'test_mode', False):

@@ -97,14 +97,9 @@ class DecodedCache:
         self._open()
 
     def read(self, image: str) -> np.ndarray | None:
-        """Returns the pixels of an image as its file is now.
+        """Returns a copy of an image's pixels as its file is now.
 
-        Args:
-            image: Its path, as it was given to the constructor.
-
-        Returns:
-            ndarray | None: A copy of its own, uint8 (H, W, 3) or (H, W);
-            None where they are not here.
+        uint8 (H, W, 3) or (H, W); None where they are not here.
         """
         slot = self._slot(image)
         if slot is None:
@@ -127,12 +122,9 @@ class DecodedCache:
     def write(
         self, image: str, state: tuple[int, int, int], pixels: np.ndarray
     ) -> None:
-        """Keeps the pixels of an image where there is room.
+        """Keeps pixels, uint8 (H, W, 3) or (H, W), where there is room.
 
-        Args:
-            image: Its path.
-            state: :func:`file_state` from before it was decoded.
-            pixels: uint8 (H, W, 3) or (H, W); others are not kept.
+        ``state`` is the :func:`file_state` from before the image was decoded.
         """
         slot = self._slot(image)
         known = pixels.dtype == np.uint8 and pixels.ndim in (2, 3)

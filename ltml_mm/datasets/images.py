@@ -67,13 +67,9 @@ def check_image(path: str | Path, decode: bool = True) -> None:
     """Checks that a file is a whole image of a size that can be decoded.
 
     Decoders may return part of a truncated picture without a word; and a few
-    bytes can ask for any amount of memory. JPEG is read at an eighth of its
-    size.
-
-    Args:
-        path: A local file.
-        decode: Whether to decode a file that ends as its format does, too;
-            it costs some fifty times the rest.
+    bytes can ask for any amount of memory. With ``decode`` a file that ends
+    as its format does is decoded, too, which costs some fifty times the rest;
+    JPEG at an eighth of its size.
 
     Raises:
         UnreadableImageError: It is missing, empty, truncated, no image, or
@@ -100,11 +96,7 @@ def check_image(path: str | Path, decode: bool = True) -> None:
 def load_image(
     load: Callable[[dict], dict | None], results: dict
 ) -> dict[str, Any]:
-    """Loads an image with one error for all that can go wrong.
-
-    Args:
-        load: A transform that loads; None from it is a failure too.
-        results: What it takes, with ``img_path``.
+    """Loads ``img_path`` by a transform, with one error for all failures.
 
     Raises:
         UnreadableImageError: It failed; names the file and says why.

@@ -73,18 +73,12 @@ class Distortion(NamedTuple):
 
 
 def distort(img: np.ndarray, drawn: Distortion) -> np.ndarray:
-    """Distorts the colours of an image in float32, and rounds once.
+    """Distorts the colours of an image, uint8 BGR (H, W, 3).
 
-    Brightness and the first contrast act on each value by itself and are
-    taken from a table; then follow, in HSV, saturation, capped at 1, and
-    hue, in degrees modulo 360, and the other contrast.
-
-    Args:
-        img: uint8 BGR (H, W, 3).
-        drawn: What to do.
-
-    Returns:
-        ndarray: uint8 of that shape.
+    In float32, rounded once. Brightness and the first contrast act on each
+    value by itself and are taken from a table; then follow, in HSV,
+    saturation, capped at 1, and hue, in degrees modulo 360, and the other
+    contrast.
     """
     values = np.arange(256, dtype=np.float32) + drawn.brightness
     values = (values * drawn.contrast_before).clip(0, 255)

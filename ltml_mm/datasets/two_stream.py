@@ -196,11 +196,9 @@ def kept_random_states() -> Iterator[None]:
 
 
 def seed_generators(number: tuple[int, ...], stream: str) -> None:
-    """Seeds the global generators for one draw.
+    """Seeds the global generators by a stream and a draw of it.
 
-    Args:
-        number: Seed, epoch and position of the draw.
-        stream: Name of the stream.
+    The draw's ``number`` is its seed, epoch and position.
     """
     sequence = np.random.SeedSequence((*number, zlib.crc32(stream.encode())))
     words = sequence.generate_state(3)

@@ -1,4 +1,7 @@
-"""Calibrates scores, and measures how far they are from frequencies."""
+"""Calibrates scores, and measures how far they are from frequencies.
+
+Scores, targets and groups are those of :mod:`~ltml_mm.decisions.choice`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,7 @@ from scipy.optimize import brentq
 from sklearn.linear_model import LogisticRegression
 
 from ltml_mm.class_statistics import GROUPS
-from ltml_mm.decisions.choice import (
-    FOLDS,
-    PRIOR_POSITIVES,
-    stratified_folds,
-)
+from ltml_mm.decisions.choice import FOLDS, PRIOR_POSITIVES, stratified_folds
 from ltml_mm.decisions.thresholds import calibrate, logit, sigmoid
 
 #: Bins of equal width, for the calibration error and the diagram.
@@ -35,12 +34,6 @@ def fit_calibration(
     slope and an offset a class (Platt, 1999), shrunk towards those of its
     group as thresholds are. Every slope is positive: the order of the images
     stays.
-
-    Args:
-        scores: From 0 to 1, of shape (N, K).
-        targets: bool (N, K).
-        groups: The group of each class.
-        method: ``'platt'`` or ``'temperature'``.
 
     Returns:
         dict: ``method``, ``slope`` and ``offset``, see
@@ -112,10 +105,6 @@ def reliability(
 ) -> tuple[float, list[list[float]]]:
     """Compares scores with frequencies, over all images and classes.
 
-    Args:
-        scores: From 0 to 1, of any shape.
-        targets: bool of the same shape.
-
     Returns:
         tuple: The expected calibration error, sum over bins of
         ``n_b / n |mean score - frequency|`` (Guo et al., ICML 2017); and
@@ -166,17 +155,10 @@ def calibration_report(
 ) -> dict[str, Any]:
     """Measures the calibration of all classes and of each group.
 
-    Args:
-        scores: The model's, of shape (N, K).
-        calibrated: Those of :func:`held_out_calibrated`.
-        targets: bool (N, K).
-        groups: The group of each class.
-        branches: The scores of each branch, by name.
-
     Returns:
-        dict: By ``all`` and each group: ``ece`` and ``bins`` before and
-        after as ``before`` and ``after``, and ``shift``, of the model as
-        ``''`` and of each branch.
+        dict: By ``all`` and each group: ``ece`` and ``bins`` of the model's
+        scores as ``before``, of calibrated ones as ``after``, and ``shift``,
+        of the model as ``''`` and of each branch.
     """
     report: dict[str, dict[str, Any]] = {}
     for name in ('all', *GROUPS):

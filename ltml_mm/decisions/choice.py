@@ -1,4 +1,8 @@
-"""Chooses one threshold a class, and measures what it brings."""
+"""Chooses one threshold a class, and measures what it brings.
+
+Throughout, ``scores`` (N, K) are floats from 0 to 1, ``targets`` and
+``decided`` (N, K) are bool, and ``groups`` names the group of each class.
+"""
 
 from __future__ import annotations
 
@@ -85,13 +89,6 @@ def choose(
     that of its group, between their logits:
     ``(n_k t_k + prior t_group) / (n_k + prior)``. A class without a positive
     has its group's, a group without one that of all classes.
-
-    Args:
-        scores: From 0 to 1, of shape (N, K).
-        targets: bool (N, K).
-        groups: The group of each class.
-        metric: What is to be reached.
-        prior: The positives at which both count alike, 0 for own thresholds.
 
     Returns:
         tuple: The thresholds, and the own ones, NaN without a positive;
@@ -201,10 +198,6 @@ def class_figures(
 ) -> list[dict[str, Any]]:
     """Measures the decisions of every class.
 
-    Args:
-        decided: bool (N, K).
-        targets: bool (N, K).
-
     Returns:
         list[dict]: ``positives``, and ``precision``, ``recall`` and ``f1``,
         each ``[value, low, high]`` with a Wilson interval, or None where
@@ -277,13 +270,7 @@ def _intervals(rows: np.ndarray) -> dict[str, list[float]]:
 def measure(
     thresholds: Thresholds, decided: np.ndarray, targets: np.ndarray
 ) -> Thresholds:
-    """Returns thresholds with the figures that decisions by them reach.
-
-    Args:
-        thresholds: One a class.
-        decided: bool (N, K), of images that did not choose them.
-        targets: bool (N, K).
-    """
+    """Adds what decisions, by other images' thresholds, reach."""
     figures = class_figures(decided, targets)
     rows = [
         {**row, **new}

@@ -49,12 +49,7 @@ def build_loader(cfg: Config, loader: Mapping[str, Any]) -> Any:
 
 
 def collect_scores(model: BaseModel, loader: Iterable[Any]) -> Scores:
-    """Scores every image of a loader.
-
-    Args:
-        model: A network in evaluation mode whose ``test_step`` gives data
-            samples with ``pred_score`` and the labels.
-        loader: Batches, as a test sees them.
+    """Scores every image of a loader by a network in evaluation mode.
 
     Raises:
         ValueError: There is no image, one lacks its labels, or a score is

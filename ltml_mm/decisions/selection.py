@@ -104,11 +104,11 @@ def choose_thresholds(
     """Chooses thresholds on all images, and measures them on held-out ones.
 
     Args:
-        scores: From 0 to 1, of shape (N, K).
-        targets: bool (N, K).
+        scores: As in :class:`Scores`.
+        targets: Likewise.
         class_info: Name, group and training count of each class.
-        model: Name and digest of the model, see :class:`Thresholds`.
-        chosen_on: What the images are, see :class:`Thresholds`.
+        model: As in :class:`Thresholds`.
+        chosen_on: Likewise.
         metric: What is to be reached, see :func:`parse_metric`.
         calibration: How scores are calibrated, ``'none'`` for not at all.
 
@@ -191,17 +191,11 @@ def describe_images(loader: Any) -> dict[str, Any]:
 def no_validation(
     cfg: Config, loader: Any = None, read_test: bool = True
 ) -> str | None:
-    """Says why a set cannot serve to choose on; None where it can.
+    """Says why a set, by default the validation, cannot be chosen on.
 
-    Args:
-        cfg: A complete config.
-        loader: The loader of the set, by default that of the validation.
-        read_test: Whether to read the test set's annotations, to find copies
-            of it and images that both share.
-
-    Returns:
-        str | None: It does not exist, is the test set by path, by content,
-        or by any image, or has images that are trained on.
+    It does not exist, is the test set by path, by content, or by any image,
+    or has images that are trained on. Without ``read_test`` the annotations
+    of the test set are not read, and the path alone tells.
     """
     loader = loader or cfg.get('val_dataloader')
     if loader is None:

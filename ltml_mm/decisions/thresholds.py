@@ -76,15 +76,7 @@ class Thresholds:
         return np.array([row['threshold'] for row in self.classes], float)
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
-        """Tells which classes are predicted.
-
-        Args:
-            scores: The model's scores, of shape (..., K).
-
-        Returns:
-            np.ndarray: bool (..., K): whether a score is at least its
-            class's threshold.
-        """
+        """Tells which scores (..., K) are at least their class's threshold."""
         return np.asarray(scores, float) >= self.values
 
     def calibrate(self, scores: np.ndarray) -> np.ndarray:
@@ -101,15 +93,11 @@ class Thresholds:
         return calibrate(scores, self.calibration)
 
     def check(self, digest: str, names: Sequence[str], source: Any) -> None:
-        """Refuses another model or other classes.
-
-        Args:
-            digest: The :func:`weights_digest` of the model at hand.
-            names: Its class names, in the order of the scores.
-            source: The file of thresholds, for the message.
+        """Refuses a model by its digest or its class names.
 
         Raises:
-            OtherModelError: The classes or the weights are others.
+            OtherModelError: The classes or the weights are others; names
+                ``source``, the file of the thresholds.
         """
         for index, pair in enumerate(zip_longest(self.names, names)):
             there, here = ('missing' if n is None else repr(n) for n in pair)
@@ -257,13 +245,7 @@ def find_thresholds(
     names: Sequence[str],
     given: str | Path | None = None,
 ) -> tuple[Thresholds | None, str]:
-    """Finds the thresholds of a model.
-
-    Args:
-        checkpoint: The file of its weights, whose folder is looked in.
-        digest: Their :func:`weights_digest`.
-        names: The class names.
-        given: A file to read in place of the one beside the checkpoint.
+    """Finds the thresholds of a model, beside its checkpoint or as given.
 
     Returns:
         tuple: The thresholds, and their file; or None, and one line that

@@ -4,19 +4,21 @@ from ltml_mm.engine.hooks.checkpoint_hooks import (
     ResumeCheckHook,
     SafeCheckpointHook,
 )
+from ltml_mm.engine.hooks.class_hooks import (
+    ClassReportHook,
+    ClassStatisticsHook,
+    PriorBiasHook,
+)
 from ltml_mm.engine.hooks.device_hook import DeviceHook
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
+from ltml_mm.engine.hooks.guard_hooks import (
+    ConsistencyLimitHook,
+    NumericsHook,
+    ScheduleCheckHook,
+)
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,
-)
-from ltml_mm.engine.hooks.training_hooks import (
-    ClassReportHook,
-    ClassStatisticsHook,
-    ConsistencyLimitHook,
-    NumericsHook,
-    PriorBiasHook,
-    ScheduleCheckHook,
 )
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
     GuardedAmpOptimWrapper,

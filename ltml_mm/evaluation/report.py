@@ -20,12 +20,9 @@ from ltml_mm.class_statistics import (
 def mean_by_group(
     ap: np.ndarray, groups: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
-    """Averages the AP over all classes and over those of each group.
+    """Averages the APs (K,) over all classes and over those of each group.
 
-    Args:
-        ap: One value per class, float of shape (K,); NaN, for a class
-            without a positive, is left out of the means.
-        groups: Class indices by name of the group.
+    NaN, for a class without a positive, is left out.
 
     Returns:
         dict: ``mAP``, ``mAP_head`` and so on, in the unit of ``ap``. A group

@@ -14,12 +14,7 @@ from mmengine.config import Config
 from ltml_cli import parse
 from ltml_cli.result_parsers import PUBLISHED
 from ltml_mm.experiments.comparison_report import write_report
-from ltml_mm.experiments.rows import (
-    Line,
-    build_config,
-    parse_line,
-    parse_rows,
-)
+from ltml_mm.experiments.rows import Line, build_config, parse_line, parse_rows
 from ltml_mm.experiments.runs import (
     CONFIG,
     RUN,
@@ -50,10 +45,8 @@ def main(
 ) -> None:
     """Trains what is missing and writes the report.
 
-    Args:
-        argv: The command line.
-        change: Changes the complete configs of the rows, by their names, in
-            place, before anything is trained.
+    ``change`` changes the complete configs of the rows, by their names, in
+    place, before anything is trained.
     """
     args = parse_args(argv)
     lines, rows = parse_rows(args.rows)

@@ -29,14 +29,8 @@ def draw_groups(
 ) -> Figure:
     """Draws mean, deviation and every seed of the lines, a panel a group.
 
-    Args:
-        results: The results.
-        lines: The lines, from the top; each with a result at least.
-        reference: The line whose mean is drawn through each panel.
-        title: What is compared.
-
-    Returns:
-        Figure: Four panels with the rows in common.
+    Each line has a result at least. The mean of the reference is drawn
+    through each panel.
     """
     seeds = sorted({result['seed'] for result in results.found})
     about = (

@@ -61,12 +61,8 @@ def write_report(
         chosen: What ``--tune`` chose for every row.
         notes: More Markdown for the end of ``table.md``.
 
-    Returns:
-        list[Path]: The files that were written.
-
     Raises:
-        ValueError: A result is refused by
-            :func:`~ltml_mm.experiments.results.read_results`.
+        ValueError: As in :func:`~ltml_mm.experiments.results.read_results`.
     """
     results = read_results(out, [line.row for line in lines], seeds)
     tables = render_tables(results, lines, reference, title, chosen)

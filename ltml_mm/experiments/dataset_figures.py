@@ -24,15 +24,11 @@ MAX_HEIGHT = 60.0  # inches; beyond, class names are thinned out
 
 
 def draw_classes(report: Mapping[str, Any]) -> Figure:
-    """Draws the images of every class, and its draws in every stream.
+    """Draws what ``build_report`` returned: images and draws of every class.
 
-    Args:
-        report: What ``build_report`` returned.
-
-    Returns:
-        Figure: One row per class, from the most to the least images: a bar
-        for its images, coloured by group, and a marker for its expected
-        draws in an epoch of each stream, on a log axis.
+    One row per class, from the most to the least images: a bar for its
+    images, coloured by group, and a marker for its expected draws in an epoch
+    of each stream, on a log axis.
     """
     counts = np.array([entry['images'] for entry in report['classes']])
     order = np.argsort(-counts, kind='stable')

@@ -42,13 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def draw(runs: Sequence[RunLog]) -> Figure:
     """Draws the curves of runs over each other.
 
-    Args:
-        runs: What :func:`read_log` returns, for each run.
-
-    Returns:
-        Figure: The terms of the loss and the agreement of the branches
-        above, the evaluations below; each line's ``gid`` is
-        ``'run:logged name'``.
+    The terms of the loss and the agreement of the branches above, the
+    evaluations below; each line's ``gid`` is ``'run:logged name'``.
 
     Raises:
         ValueError: There are more runs than styles, two have one name, some

@@ -50,14 +50,6 @@ def read_results(
 ) -> Results:
     """Reads what the finished runs of a comparison reached.
 
-    Args:
-        out: Folder of the comparison.
-        rows: Those that were asked for.
-        seeds: Those that were asked for.
-
-    Returns:
-        Results: A run without ``result.json`` is missing.
-
     Raises:
         ValueError: A file is broken, is no result of its folder's run, or
             was measured on other classes than the first.
@@ -111,7 +103,7 @@ class Difference(NamedTuple):
 def paired_difference(
     values: Mapping[int, float], reference: Mapping[int, float]
 ) -> Difference | None:
-    """Compares a row with the reference, seed by seed.
+    """Compares the figures of a row with a reference, seed by seed.
 
     The interval is the percentile bootstrap (Efron and Tibshirani, *An
     Introduction to the Bootstrap*, 1993, chapter 13): 2.5 % of the means of
@@ -119,10 +111,6 @@ def paired_difference(
     too narrow: from five normally distributed differences it covers the
     truth about 84 % of the time. It knows the seeds' chance alone, not that
     of the test images.
-
-    Args:
-        values: The figure of the row by seed.
-        reference: That of the reference by seed.
 
     Returns:
         Difference: Number of seeds that both have, mean of their

@@ -13,11 +13,7 @@ from mmengine.config import Config
 
 from ltml_cli.options import config_folder, parse_cfg_options
 from ltml_cli.result_parsers import PLAIN, PUBLISHED, ROWS, VARIANTS
-from ltml_mm.apis.config import (
-    complete_config,
-    config_parts,
-    read_config,
-)
+from ltml_mm.apis.config import complete_config, config_parts, read_config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 
@@ -138,18 +134,11 @@ def _parse_row(name: str, text: str) -> Row:
 
 
 def row_config(base: str, data: str) -> Config:
-    """Reads the config of a row.
+    """Reads the config of a row, not yet completed from the data.
 
     Only the published sets have a file for every row. Elsewhere data,
     schedule and backbone come from the set's LTML config, all else from the
     row's VOC-LT config.
-
-    Args:
-        base: One of :data:`ROWS`.
-        data: One of :data:`DATA_SETS`.
-
-    Returns:
-        Config: Not yet completed from the data.
     """
     if base == 'ltml' or data in PUBLISHED:
         return read_config(config_file(base, data))
@@ -178,12 +167,8 @@ def config_file(base: str, data: str) -> Path:
 def build_config(row: Row, args: argparse.Namespace) -> Config:
     """Builds the config of a row's trainings, complete but for the seed.
 
-    Args:
-        row: The row; an entry that it overrides stays its own.
-        args: The command line of the comparison.
-
-    Returns:
-        Config: The config, without a validation unless that decides.
+    An entry that the row overrides stays its own. There is no validation
+    unless that decides.
 
     Raises:
         FileNotFoundError: A config or a file of the data does not exist.

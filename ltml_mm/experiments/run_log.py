@@ -32,18 +32,11 @@ class RunLog:
 
 
 def read_log(text: str) -> RunLog:
-    """Reads the log of a run, of all its parts where it was resumed.
+    """Reads the log of a run, ``DIR`` or ``NAME=DIR``, by all its parts.
 
     Each part has a folder of its own, named by the time it began. From the
     first step on that a part logged, it stands in for the parts before: what
     they logged from there is of steps that were lost.
-
-    Args:
-        text: The work directory of the run, or NAME=DIR; without a name, the
-            directory's own.
-
-    Returns:
-        RunLog: The curves.
 
     Raises:
         FileNotFoundError: The directory holds no log.

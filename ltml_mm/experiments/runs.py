@@ -39,22 +39,11 @@ LINE_SECONDS = 20
 FILES = ('ann_file', 'checkpoint', 'load_from')
 #: Entries that change where a run lies and how it is loaded, not its result.
 NOT_HASHED = (
-    'allow_outside',
-    'data_prefix',
-    'data_root',
-    'default_hooks',
-    'experiment_name',
-    'launcher',
-    'log_level',
-    'num_workers',
-    'persistent_workers',
-    'pin_memory',
-    'prefetch_factor',
-    'randomness',
-    'vis_backends',
-    'visualizer',
-    'work_dir',
-)
+    'allow_outside', 'data_prefix', 'data_root', 'default_hooks',
+    'experiment_name', 'launcher', 'log_level', 'num_workers',
+    'persistent_workers', 'pin_memory', 'prefetch_factor', 'randomness',
+    'vis_backends', 'visualizer', 'work_dir',
+)  # fmt: skip
 #: Those that stop a comparison; Windows has no SIGHUP.
 SIGNALS = {
     signal.SIGTERM,
@@ -122,11 +111,7 @@ def plan_runs(
 ) -> list[Run]:
     """Lists the runs, seed by seed, so that every row has some early.
 
-    Args:
-        args: The command line of the comparison.
-        configs: The config of every row.
-        seeds: Those of the runs.
-        variants: The tests that are asked for by row; else the plain one.
+    ``variants`` are the tests that are asked for by row; else the plain one.
     """
     hashes = {row: config_hash(cfg) for row, cfg in configs.items()}
     return [
@@ -197,10 +182,10 @@ def make_runs(
     another process makes it, one of a comparison that was killed for
     instance, it waits for the end of that process. Ctrl-C, SIGTERM and a
     lost terminal stop the running processes, which save a checkpoint; under
-    nohup a lost terminal does not.
+    nohup a lost terminal does not. What a run prints goes to ``log.txt``.
 
     Args:
-        runs: The runs. What a run prints goes to ``log.txt`` in its folder.
+        runs: The runs.
         configs: The config of every row, by its name.
         jobs: How many runs at a time; with GPUs they take them in turns.
 

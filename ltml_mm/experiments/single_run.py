@@ -30,10 +30,7 @@ from ltml_mm.apis.checkpoint import (
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.config import fit_to_data, load_config
 from ltml_mm.apis.model import build_model, pick_device, scope_of
-from ltml_mm.apis.norm_statistics import (
-    remeasure_checkpoint,
-    training_batches,
-)
+from ltml_mm.apis.norm_statistics import remeasure_checkpoint, training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
 from ltml_mm.datasets.two_stream import innermost_dataset
@@ -60,9 +57,6 @@ def make_run(folder: Path) -> None:
     Waits for another process that makes the run. One that is finished but for
     a test that was not asked for then is tested; where its checkpoint is gone
     it is trained again, which gives the same weights.
-
-    Args:
-        folder: The run's folder, with its ``run.json`` and ``config.py``.
 
     Raises:
         ValueError: A file that the run depends on has changed since the

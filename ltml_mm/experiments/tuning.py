@@ -229,12 +229,7 @@ def tune_rows(
     """Makes the runs of all searches and fills in their scores, in place.
 
     A value of which a run failed has no score and is not tried again.
-
-    Args:
-        args: The command line of the comparison.
-        searches: Those of :func:`plan_searches`.
-        make_runs: Makes the missing ones of some runs; returns the failed.
-        change: As in :func:`~ltml_mm.experiments.compare.main`.
+    ``make_runs`` makes the missing ones of some runs and returns the failed.
     """
     wanted = [(search, list(search.given)) for search in searches]
     while wanted:
@@ -269,15 +264,11 @@ def _results(args: argparse.Namespace, search: Search, value: Any) -> list:
 
 
 def hold_out(cfg: Config, args: argparse.Namespace) -> None:
-    """Lets a config train on a part of its images and test on others.
+    """Lets a complete config train on a part and test on others, in place.
 
     These are a stratified part of the training set, or those of
     ``--tune-on``; of a set with ``val.json`` that file, where neither it nor
     ``--tune-fraction`` is given. The test set is not read.
-
-    Args:
-        cfg: A complete config; changed in place.
-        args: The command line of the comparison.
 
     Raises:
         FileNotFoundError: There is no such file to choose on.

@@ -34,21 +34,12 @@ def quantize(
     out: str | Path,
     num_images: int,
 ) -> str:
-    """Writes an exported network in 8 bits, and measures what is lost.
+    """Writes an exported network in 8 bits, and says what is lost.
 
     onnxruntime's static quantisation: weights by channel, activations by the
-    range that they take on training images. Average precision is measured
-    on the config's validation set for both files, one image at a time.
-
-    Args:
-        inferencer: What ``source`` was exported from.
-        source: An ONNX file with preprocessing.
-        out: The ONNX file to write.
-        num_images: Training images that the ranges are measured on, chosen
-            by a fixed seed.
-
-    Returns:
-        str: A line for the reader.
+    range that they take on ``num_images`` training images, chosen by a fixed
+    seed. Average precision is measured on the config's validation set for
+    both files, one image at a time. ``source`` has preprocessing.
     """
     from onnxruntime import quantization
 

@@ -71,11 +71,7 @@ class Attention:
         self.layer, self._module = _find_layer(self.logits, images[:1])
 
     def __call__(self, images: Tensor, classes: list[int]) -> list[np.ndarray]:
-        """Computes the map of one class in each image.
-
-        Args:
-            images: As the network takes them, (N, C, H, W).
-            classes: One class index an image.
+        """Computes the map of one class in each image (N, C, H, W).
 
         Returns:
             list[np.ndarray]: Maps from 0 to 1, float32, with the sides of

@@ -332,13 +332,9 @@ def build_page(trial: Trial, title: str) -> Any:
 
 
 def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
-    """Starts the server, and returns the page that it serves.
+    """Starts the server of a trial, and returns the page that it serves.
 
-    Args:
-        trial: What stands behind it.
-        host: Address to serve on.
-        port: Its port.
-        folder: Where uploads are kept until they were looked at.
+    ``folder`` keeps uploads until they were looked at.
     """
     # Read when gradio is imported, and at each upload.
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
@@ -346,11 +342,10 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
     import gradio as gr
 
     # The server sets up its own logging and thereby closes all log files.
-    files = [
-        (handler, handler.stream)
-        for handler in MMLogger.get_current_instance().handlers
-        if isinstance(handler, logging.FileHandler)
-    ]
+    # Those that append open again at their next line, and lose none.
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.mode = 'a'
     fonts = ['system-ui', 'sans-serif']
     page = build_page(trial, 'Try the model')
     page.queue(max_size=32, default_concurrency_limit=1).launch(
@@ -365,9 +360,6 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
         ssr_mode=False,
         theme=gr.themes.Base(font=fonts, font_mono=['monospace']),
     )
-    for handler, stream in files:
-        if stream is not None and handler.stream is None:
-            handler.stream = handler._open()
     return page
 
 

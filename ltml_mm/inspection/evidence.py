@@ -21,11 +21,7 @@ from ltml_mm.apis.model import DEFAULT_THRESHOLD, Network, scope_of
 from ltml_mm.class_statistics import GROUPS
 from ltml_mm.datasets.images import printable
 from ltml_mm.datasets.two_stream import innermost_dataset
-from ltml_mm.decisions.scores import (
-    Scores,
-    build_loader,
-    collect_scores,
-)
+from ltml_mm.decisions.scores import Scores, build_loader, collect_scores
 from ltml_mm.decisions.thresholds import Thresholds
 from ltml_mm.inspection.neighbours import Features
 
@@ -59,11 +55,7 @@ class Evidence:
 
 
 def gather(network: Network, chosen: Thresholds | None = None) -> Evidence:
-    """Runs a network over its test set.
-
-    Args:
-        network: The network.
-        chosen: Its thresholds; 0.5 where there are none.
+    """Runs a network over its test set; without thresholds 0.5 decides.
 
     Raises:
         UnreadableImageError: An image cannot be read.

@@ -121,9 +121,8 @@ def describe(
 ) -> dict[str, Any]:
     """Gathers what the page shows, but for pictures and duplicates.
 
-    Args:
-        subjects: The model, and maybe one to set beside it.
-        notes: A sentence on the thresholds of each.
+    Of the model and maybe one to set beside it, with a note on the thresholds
+    of each.
     """
     first = subjects[0]
     ap = [

@@ -112,12 +112,9 @@ class Matches:
     ) -> None:
         """Compares a batch of the other set; takes what is more alike.
 
-        A picture and its mirror image count as one for the hashes.
-
-        Args:
-            vectors: Unit vectors, float32 (B, C), None where there are none.
-            images: The pictures, (C, H, W) each.
-            indices: Their places in their set, (B,).
+        A picture (C, H, W) and its mirror image count as one for the hashes.
+        ``vectors`` are unit vectors, float32 (B, C), None where there are
+        none; ``indices`` their places in their set, (B,).
         """
         plain = np.stack([difference_hash(image) for image in images])
         mirrored = np.stack([difference_hash(i.flip(2)) for i in images])
@@ -140,17 +137,11 @@ class Matches:
 
 
 def difference_hash(image: Tensor) -> np.ndarray:
-    """Hashes a picture so that copies of it have nearly the same bits.
+    """Hashes a picture (C, H, W): copies of it have nearly the same bits.
 
     Each bit says whether a pixel of the picture, made grey and reduced to
     9 x 8, is lighter than its left neighbour: dHash (Krawetz, *Kind of like
-    that*, 2013).
-
-    Args:
-        image: Of shape (C, H, W), any dtype.
-
-    Returns:
-        np.ndarray: 64 bits, uint8 (8,).
+    that*, 2013). 64 bits, uint8 (8,).
     """
     grey = image.float().mean(0).cpu().numpy()
     small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)

@@ -40,15 +40,11 @@ def data_uri(pixels: np.ndarray, side: int, quality: int) -> str:
 
 
 def fit(pictures: Mapping[Any, np.ndarray], budget: int) -> dict[Any, str]:
-    """Encodes pictures as well as a budget allows.
-
-    Args:
-        pictures: RGB pixels, uint8 (h, w, 3), by any key.
-        budget: The bytes that all data URIs may take together.
+    """Encodes RGB pictures, uint8 (h, w, 3), as well as a budget allows.
 
     Returns:
-        dict: The data URIs; those of the last pictures are missing where
-        even the smallest do not fit.
+        dict: The data URIs, of ``budget`` bytes together; those of the last
+        pictures are missing where even the smallest do not fit.
     """
     uris: dict[Any, str] = {}
     for side, quality in LADDER:

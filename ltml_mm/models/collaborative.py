@@ -171,10 +171,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         return super().train(mode)
 
     def forward(
-        self,
-        inputs: Any,
-        data_samples: Any = None,
-        mode: str = 'tensor',
+        self, inputs: Any, data_samples: Any = None, mode: str = 'tensor'
     ) -> Any:
         """The unified entry of training and test.
 
@@ -275,9 +272,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         return {**losses, **branch_agreement(*logits.values())}
 
     def predict(
-        self,
-        inputs: Tensor,
-        data_samples: list[DataSample] | None = None,
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None
     ) -> list[DataSample]:
         """Predicts with the average of the branches.
 
@@ -303,12 +298,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     def write_prediction(
         self, sample: DataSample, branch_logits: dict[str, Tensor]
     ) -> None:
-        """Writes the fused prediction of one image.
-
-        Args:
-            sample (DataSample): Gets the fields that :meth:`predict` lists.
-            branch_logits (dict[str, Tensor]): Logits (K,) by branch.
-        """
+        """Writes the fields that :meth:`predict` lists, of logits (K,)."""
         score = fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
@@ -346,16 +336,7 @@ class CollaborativeTTA(BaseTTAModel):
     def merge_preds(
         self, data_samples_list: list[tuple[DataSample, ...]]
     ) -> list[DataSample]:
-        """Merges the views of each image.
-
-        Args:
-            data_samples_list (list[tuple[DataSample]]): The predictions of
-                each image's views.
-
-        Returns:
-            list[DataSample]: A sample for each image, with the fields of
-            :meth:`CollaborativeTwoBranchClassifier.predict`.
-        """
+        """Merges the views of each image to one sample as of ``predict``."""
         return [self._merge_views(views) for views in data_samples_list]
 
     def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:

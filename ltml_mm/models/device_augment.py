@@ -58,19 +58,12 @@ def _distort_each(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
 
 
 def distort_batch(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
-    """Distorts the colours of a batch.
+    """Distorts the colours of BGR images (N, 3, H, W), 0 to 255.
 
     :func:`~ltml_mm.datasets.transforms.distort` with the conversions to HSV
     and back in one: a channel is V - C max(0, min(k, 4 - k, 1)), with the
     value V, the chroma C and k sixths of a turn from the hue. Rounded once,
-    half to even.
-
-    Args:
-        images: BGR (N, 3, H, W), any device, values from 0 to 255.
-        settings: One for each image.
-
-    Returns:
-        Tensor: float32 of that shape, whole numbers from 0 to 255.
+    half to even, float32.
     """
     table = torch.tensor(settings, dtype=torch.float32)
     table = table.to(images.device, non_blocking=True)[..., None, None, None]
@@ -84,9 +77,7 @@ def distort_batch(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
         value == red,
         green - blue,
         torch.where(
-            value == green,
-            blue - red + 2 * chroma,
-            red - green + 4 * chroma,
+            value == green, blue - red + 2 * chroma, red - green + 4 * chroma
         ),
     ) / chroma.clamp_min(torch.finfo(torch.float32).tiny)
     sixth = sixth + hue[:, 0] / 60

@@ -106,12 +106,7 @@ def check_keywords(
 def fork_options(
     fork: Mapping[str, Any] | None, keywords: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Completes and checks the options of the fork.
-
-    Args:
-        fork: Options by the names in ``FORK_DEFAULTS``.
-        keywords: Of the network, those in ``FORK_SPELLINGS`` among them.
-    """
+    """Completes and checks options of the fork, old spellings among them."""
     if not isinstance(fork, Mapping | None):
         raise TypeError(
             f"fork must be a dict such as dict(at=['layer4']), got {fork!r}"
@@ -162,7 +157,10 @@ def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
     """
     network = nn.Sequential(backbone, *([] if neck is None else [neck]))
     try:
-        return run_blank_image(network)
+        features = run_blank_image(network)
+        if not last_feature(features).is_floating_point():
+            raise TypeError('the last output holds whole numbers')
+        return features
     except FAULTS as error:
         kinds = ' and '.join(type(module).__name__ for module in network)
         channels, height, width = image_shape(backbone)
@@ -173,22 +171,24 @@ def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
         ) from error
 
 
-def last_shape(features: Any) -> tuple[int, ...]:
-    """Returns the shape of the last of the features, the batch first."""
+def last_feature(features: Any) -> Tensor:
+    """Returns the last of the features."""
     while not isinstance(features, Tensor):
         features = features[-1]
-    return tuple(features.shape)
+    return features
+
+
+def last_shape(features: Any) -> tuple[int, ...]:
+    """Returns the shape of the last of the features, the batch first."""
+    return tuple(last_feature(features).shape)
 
 
 def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
-    """Returns the config of a neck, with ``'auto'`` resolved.
+    """Returns the config of a neck for a backbone that is not forked yet.
 
-    Args:
-        config: Config of the neck, None for no neck, or ``'auto'``: global
-            average pooling of feature maps, behind a fusion of scales for
-            HRNet, :class:`TokenPooling` of tokens or several vectors, none for
-            one vector.
-        backbone: The backbone, not forked yet.
+    ``'auto'`` becomes global average pooling of feature maps, behind a fusion
+    of scales for HRNet, :class:`TokenPooling` of tokens or of several vectors,
+    none for one vector.
     """
     if config != 'auto':
         return config
@@ -204,7 +204,7 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
     if isinstance(features, tuple) and isinstance(features[-1], tuple | list):
         return dict(type='TokenPooling')
     if len(shape) == 3:
-        return _token_pooling(backbone, shape[1])
+        return _token_pooling(backbone, *shape[1:])
     if len(shape) == 4:
         sides = image_shape(backbone)[1:]
         # A map with its channels last, as timm's Swin gives.
@@ -218,8 +218,8 @@ def is_map(sides: Sequence[int], image: Sequence[int]) -> bool:
     return abs(sides[0] - sides[1] * image[0] / image[1]) < 1
 
 
-def _token_pooling(backbone: nn.Module, length: int) -> dict:
-    """Returns the config of the pooling of so many tokens."""
+def _token_pooling(backbone: nn.Module, length: int, width: int) -> dict:
+    """Returns the config of the pooling of features (N, length, width)."""
     model = getattr(backbone, 'timm_model', backbone)
     prefix = getattr(model, 'num_prefix_tokens', None)
     if prefix is None:
@@ -227,12 +227,14 @@ def _token_pooling(backbone: nn.Module, length: int) -> dict:
     if prefix is None:
         names = {n.rpartition('.')[2] for n, _ in model.named_parameters()}
         # The patches tile the image.
-        height, width = image_shape(backbone)[1:]
-        largest = gcd(height, width)
-        sides = [n for n in range(1, largest + 1) if largest % n == 0]
-        tiles = [height * width // side**2 for side in sides]
+        image = image_shape(backbone)[1:]
+        sides = [n for n in range(1, gcd(*image) + 1) if gcd(n, *image) == n]
+        tiles = [image[0] * image[1] // side**2 for side in sides]
         patches = max([n for n in tiles if n <= length], default=0)
         prefix = length - patches if names & CLASS_TOKENS else 0
+        if not prefix and length not in tiles and width in tiles:
+            # Channels ahead of the positions, as EfficientFormer gives.
+            return dict(type='GlobalAveragePooling', dim=1)
     # timm's networks with a norm behind the pooling pool by the mean.
     norm = getattr(model, 'fc_norm', None)
     mean = norm is not None and not isinstance(norm, nn.Identity)
@@ -254,15 +256,11 @@ def head_config(
     backbone: nn.Module,
     neck: nn.Module | None,
 ) -> dict:
-    """Returns the whole config of one head.
+    """Returns the whole config of one head, ahead of the fork.
 
-    Args:
-        config: Config of one head; its type, ``num_classes`` and
-            ``in_channels``, the width behind the neck, are filled in where
-            missing. A loss of its own would never be used and is an error.
-        num_classes: K.
-        backbone: The backbone, not forked yet.
-        neck: The neck, not forked yet.
+    Its type, ``num_classes`` and ``in_channels``, the width behind the neck,
+    are filled in where missing. A loss of its own would never be used and is
+    an error.
     """
     config = {**DEFAULT_HEAD, **(config or {})}
     if 'loss' in config:
@@ -281,10 +279,8 @@ def free_batch(network: Any) -> Any:
 
     MMPretrain's window attention (Swin, SwinV2, MixMIM) computes the number
     of images as a Python int, which tracing and exporting freeze without a
-    word. The layers are changed in place and compute the same.
-
-    Args:
-        network: Any module; one without such layers stays as it is.
+    word. The layers are changed in place and compute the same; a network
+    without such layers stays as it is.
     """
     for module in network.modules():
         reverse = getattr(module, 'window_reverse', None)

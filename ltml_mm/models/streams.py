@@ -91,11 +91,9 @@ def build_preprocessor(
 ) -> Any:
     """Builds the data preprocessor of a model of two streams.
 
-    Args:
-        config: Its config, by default of type ``TwoStreamDataPreprocessor``;
-            MMPretrain's own, which takes flat batches alone, is an error.
-        batch_augments: Where the config has none.
-        num_classes: Likewise.
+    By default it is a ``TwoStreamDataPreprocessor``; MMPretrain's own, which
+    takes flat batches alone, is an error. ``batch_augments`` and
+    ``num_classes`` hold where the config has none.
     """
     preprocessor = MODELS.build(
         {
@@ -133,14 +131,9 @@ def stream_targets(
 ) -> dict[str, Tensor]:
     """Gathers the labels of a batch, float32 (N, K) in [0, 1] by stream.
 
-    Kept out of compiled graphs: the number of labels differs from image to
-    image, and each would be compiled anew.
-
-    Args:
-        data_samples: Samples by stream, with ``gt_score`` (K,) or
-            ``gt_label``, class indices.
-        num_classes: K.
-        device: Where the result shall be.
+    Of samples with ``gt_score`` (K,) or ``gt_label``, class indices. Kept out
+    of compiled graphs: the number of labels differs from image to image, and
+    each would be compiled anew.
     """
     targets = {}
     for name, samples in data_samples.items():
@@ -155,14 +148,9 @@ def stream_targets(
 
 
 def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
-    """Averages the branches and returns probabilities.
+    """Averages the logits of branches or views and returns probabilities.
 
-    Args:
-        logits: Logits of one shape, a tensor for each branch or view.
-        fuse: ``'logits'`` averages the logits, ``'probs'`` their sigmoids.
-
-    Returns:
-        Tensor: Of that shape and dtype, in [0, 1].
+    ``fuse='logits'`` averages the logits, ``'probs'`` their sigmoids.
     """
     stacked = torch.stack([*logits])
     if fuse == 'logits':
@@ -171,15 +159,7 @@ def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
 
 
 def fuse_logits(logits: Sequence[Tensor], fuse: str) -> Tensor:
-    """Averages the branches and returns the logits of the average.
-
-    Args:
-        logits: Logits of one shape, a tensor for each branch or view.
-        fuse: See :func:`fuse_scores`.
-
-    Returns:
-        Tensor: Of that shape and dtype; its sigmoid is the fused score.
-    """
+    """As :func:`fuse_scores`, the logits of the average."""
     stacked = torch.stack([*logits])
     if fuse == 'logits':
         return stacked.mean(0)

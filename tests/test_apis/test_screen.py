@@ -41,7 +41,7 @@ def test_what_a_training_consists_of(trained):
         r'\d medium, \d tail \(of \d+ to \d+ images\)\n'
         r'Model:  CollaborativeTwoBranchClassifier with ResNet, \S+ M '
         r'parameters, on CPU\n'
-        r'Run:    1 epochs of \d+ steps: \d+ steps of \d+ pairs of images, '
+        r'Run:    1 epoch of \d+ steps: \d+ steps of \d+ pairs of images, '
         r'learning rate \S+, seed \d+\n'
         r'Files:  ',
         shown,
@@ -89,22 +89,23 @@ def test_a_terminal_has_one_status_line(monkeypatch):
     clock = iter(range(10, 99))
     monkeypatch.setattr(module.time, 'monotonic', lambda: next(clock))
     screen = Screen(stream)
-    screen.status('one')
-    screen.status('two')
+    screen.status(lambda: 'one')
+    screen.status(lambda: 'two')
     screen.line('a line')
     screen.close_status()
     assert stream.getvalue() == ('one\r\x1b[Ktwo\r\x1b[Ka line\ntwo\r\x1b[K')
 
 
 def test_elsewhere_a_line_comes_after_a_silence_alone(monkeypatch):
-    stream, now = io.StringIO(), [0.0]
+    stream, now, asked = io.StringIO(), [0.0], []
     monkeypatch.setattr(module.time, 'monotonic', lambda: now[0])
     screen = Screen(stream)
     for second in range(100):
         now[0] = float(second)
-        screen.status(f'at {second}')
+        screen.status(lambda: f'at {asked.append(1) or int(now[0])}')
     times = [int(n) for n in re.findall(r'at (\d+)\n', stream.getvalue())]
     assert times == list(range(9, 100, 9))
+    assert len(asked) == len(times)  # Nothing is formatted in vain.
 
 
 def test_a_long_step_is_told_of_while_it_lasts(monkeypatch):
@@ -112,7 +113,7 @@ def test_a_long_step_is_told_of_while_it_lasts(monkeypatch):
     seen = threading.Event()
 
     class Watched(Screen):
-        def status(self, text):
+        def status(self, describe):
             seen.set()
 
     hook = ProgressHook(Watched(io.StringIO()))

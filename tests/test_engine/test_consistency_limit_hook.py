@@ -85,6 +85,13 @@ def test_a_bounded_loss_is_left_alone(tmp_path):
     assert train(tmp_path / 'b', rate, hooks, on='probs') == plain
 
 
+def test_features_are_measured_in_training_alone():
+    hook, head = ConsistencyLimitHook(), Head(WIDTH, CLASSES)
+    for mode in (False, True):
+        hook._measure(head.train(mode), ((FEATURES,),))
+        assert len(hook._powers) == mode
+
+
 def test_a_limit_of_nothing_is_refused():
     with pytest.raises(ValueError, match='positive, got 0'):
         ConsistencyLimitHook(0)

@@ -13,7 +13,11 @@ from poisoned_batch import Poison
 from tiny_training import make_config
 
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.engine import GuardedOptimWrapper, NonFiniteError
+from ltml_mm.engine import (
+    GuardedAmpOptimWrapper,
+    GuardedOptimWrapper,
+    NonFiniteError,
+)
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import MAX_IN_A_ROW
 
 SGD = dict(type='SGD', lr=0.05, momentum=0.9)
@@ -228,8 +232,6 @@ def test_unknown_choice():
 @pytest.fixture
 def amp(monkeypatch):
     """The AMP wrapper on this machine, with the scaler of the CPU."""
-    from ltml_mm.engine import GuardedAmpOptimWrapper
-
     if not torch.cuda.is_available():
         monkeypatch.setattr(
             amp_optimizer_wrapper, 'is_cuda_available', lambda: True
@@ -298,6 +300,48 @@ def test_finite_mixed_precision_steps_are_the_stock_ones(amp):
         weights.append((weight, wrapper.loss_scaler.get_scale()))
     assert torch.equal(weights[0][0], weights[1][0])
     assert weights[0][1] == weights[1][1] > 8
+
+
+def on_a_cpu(monkeypatch):
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')
+    monkeypatch.setattr(
+        amp_optimizer_wrapper, 'is_cuda_available', lambda: False
+    )
+
+
+def test_bfloat16_on_a_cpu(monkeypatch):
+    on_a_cpu(monkeypatch)
+    layer = torch.nn.Linear(3, 2)
+    wrapper = GuardedAmpOptimWrapper(
+        optimizer=torch.optim.SGD(layer.parameters(), 0.1),
+        dtype='bfloat16',
+        loss_scale='dynamic',
+        clip_grad=dict(max_norm=35),
+    )
+    inputs, weight = torch.randn(4, 3), layer.weight.detach().clone()
+    with wrapper.optim_context(layer):
+        output = layer(inputs)
+    assert output.dtype == torch.bfloat16
+    wrapper.update_params(output.float().sum())
+    # Accurate to the 8 bits of bfloat16.
+    expected = weight - 0.1 * inputs.sum(0)
+    torch.testing.assert_close(layer.weight, expected, atol=0.02, rtol=0)
+    assert layer.weight.dtype == torch.float32
+    # What a GPU saved is gone on with, and the other way round.
+    saved = {**wrapper.state_dict(), 'loss_scaler': {'scale': 8.0}}
+    wrapper.load_state_dict(saved)
+    assert wrapper.state_dict()['loss_scaler'] == {}
+    with wrapper.optim_context(layer):
+        output = layer(inputs * torch.nan)
+    with pytest.raises(NonFiniteError, match='loss is not finite'):
+        wrapper.update_params(output.sum())
+
+
+@pytest.mark.parametrize('dtype', [None, 'float16'])
+def test_a_cpu_takes_no_other_precision(monkeypatch, dtype):
+    on_a_cpu(monkeypatch)
+    with pytest.raises(ValueError, match=f'=bfloat16, got {dtype}'):
+        make_wrapper(GuardedAmpOptimWrapper, dtype=dtype)
 
 
 def poisoned_ranks(data, folder, on_nonfinite):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from engine_runner import Model, make_runner
 
-from ltml_mm.engine.hooks import training_hooks
+from ltml_mm.engine.hooks import guard_hooks
 from ltml_mm.models import LogitCompensatedBCELoss
 
 
@@ -33,7 +33,7 @@ def run(work_dir, changes, epochs=1, compensation='learnable'):
 )
 def test_each_is_named_once(tmp_path, capsys, monkeypatch, term, value, words):
     # A look at every step, so that being told again would show.
-    monkeypatch.setattr(training_hooks, 'INTERVAL', 1)
+    monkeypatch.setattr(guard_hooks, 'INTERVAL', 1)
     run(tmp_path, {(term, 1): value}, epochs=2)
     output = capsys.readouterr().out
     assert output.count(words) == 1

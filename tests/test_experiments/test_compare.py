@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from forked_scripts import ForkedPopen
 from mmengine.config import Config
 from sklearn.metrics import average_precision_score
 from tiny_comparison import SMALL_HEAD, arguments, planned, write_set
@@ -44,8 +45,10 @@ def data(tmp_path_factory):
 def compared(data, tmp_path_factory):
     """Two good rows and one that fails."""
     out = tmp_path_factory.mktemp('compared')
-    with pytest.raises(SystemExit, match='1'):
-        compare.main(arguments(data, out, [*ROWS, BROKEN]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, 'Popen', ForkedPopen)
+        with pytest.raises(SystemExit, match='1'):
+            compare.main(arguments(data, out, [*ROWS, BROKEN]))
     return out
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from forked_scripts import ForkedPopen
 from mmengine.config import Config
 from tiny_comparison import planned, write_set
 
@@ -73,8 +74,7 @@ def change(path, old='[0, 2]', new='[1, 2]'):
 
 
 @pytest.mark.parametrize(
-    'change_of',
-    [('photos/train.json',), ('run/config.py', "'SGD'", "'Adam'")],
+    'change_of', [('photos/train.json',), ('run/config.py', "'SGD'", "'Adam'")]
 )
 def test_what_changed_after_it_was_planned_is_not_trained(
     change_of, folder, monkeypatch
@@ -101,7 +101,7 @@ def test_what_changed_while_it_ran_gives_no_result(folder, monkeypatch):
 
 def start(script, *arguments):
     """Starts a script, and returns when it has printed that it is ready."""
-    process = subprocess.Popen(
+    process = ForkedPopen(
         [sys.executable, '-c', script, *map(str, arguments)],
         stdout=subprocess.PIPE,
     )
@@ -181,7 +181,7 @@ def running(out):
 def test_a_signal_stops_all_processes_and_starts_no_other(number, tmp_path):
     # As a terminal starts it, also where the tests run under nohup.
     terminal = f'import signal; signal.signal({int(number)}, signal.SIG_DFL)\n'
-    with subprocess.Popen(
+    with ForkedPopen(
         [sys.executable, '-c', terminal + MAKE, str(tmp_path), WAIT]
     ) as maker:
         started = running(tmp_path)

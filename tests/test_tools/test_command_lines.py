@@ -88,6 +88,11 @@ def test_amp_where_it_cannot_be(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(ValueError, match=r'a GPU.*; leave out --amp'):
         config_of('--amp')
+    with pytest.raises(ValueError, match=r'with GuardedOptimWrapper give'):
+        config_of('--amp', 'bf16')
+    guarded = 'optim_wrapper.type=GuardedOptimWrapper'
+    cfg = config_of('--amp', 'bf16', '--cfg-options', guarded)
+    assert cfg.optim_wrapper.type == 'GuardedAmpOptimWrapper'
 
 
 def test_auto_scale_lr_counts_pairs(folder, monkeypatch):

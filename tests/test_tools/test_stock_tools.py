@@ -11,6 +11,7 @@ from pathlib import Path
 import mmpretrain
 import numpy as np
 import pytest
+from forked_scripts import ForkedPopen
 from matplotlib import _tight_bbox
 from mmengine.registry import RUNNERS
 from PIL import Image
@@ -22,6 +23,7 @@ from ltml_mm.apis import train as training
 
 REPO = Path(__file__).parents[2]
 CUSTOM = str(REPO / 'configs' / 'ltml_custom.py')
+pytestmark = pytest.mark.usefixtures('quick')
 #: Where the wheels of both stacks keep them.
 STOCK = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 LONGER = [
@@ -51,11 +53,14 @@ def trained(tmp_path_factory):
     return work, data, changed
 
 
-def test_stock_tools_train_and_test_on_own_data(trained, tmp_path):
+def test_stock_tools_train_and_test_on_own_data(
+    trained, tmp_path, monkeypatch
+):
     work, _, changed = trained
     folder = ('--work-dir', str(tmp_path))
     checkpoint = str(work / 'epoch_2.pth')
     out = tmp_path / 'stock.json'
+    monkeypatch.setattr(subprocess, 'Popen', ForkedPopen)
     written = ('--out', str(out), '--out-item', 'metrics')
     call('test.py', checkpoint, *written, *folder, *changed)
     own = tmp_path / 'own.json'

@@ -18,11 +18,7 @@ import numpy as np
 
 from ltml_cli import parse
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.converters.formats import (
-    READERS,
-    TABLES,
-    find_format,
-)
+from ltml_mm.datasets.converters.formats import READERS, TABLES, find_format
 from ltml_mm.datasets.converters.image_files import settle_paths
 from ltml_mm.datasets.converters.json_formats import read_coco
 from ltml_mm.datasets.converters.label_columns import FIND_ALL, TableOptions
@@ -220,14 +216,9 @@ def _reader(form: str, options: TableOptions) -> Callable[[str], ImageSet]:
 def _hold_out(
     images: ImageSet, shares: Mapping[str, float], seed: int
 ) -> dict[str, ImageSet]:
-    """Splits images into ``train`` and the parts that are held out.
+    """Splits images into ``train`` and the shares of ``test`` and ``val``.
 
     The test part comes first: a validation part does not change it.
-
-    Args:
-        images: The N images.
-        shares: The shares of ``test`` and ``val``, as far as asked for.
-        seed: Seed of the hold-outs.
     """
     if sum(shares.values()) >= 1 > max(shares.values(), default=0):
         raise ValueError(

@@ -83,10 +83,7 @@ EXTENSION_FORMATS = {
 
 
 def find_format(path: str) -> tuple[str, str]:
-    """Finds out what a path holds.
-
-    Args:
-        path: A file, or a folder of images with a file of annotations.
+    """Finds out what a file holds, or a folder of images and annotations.
 
     Returns:
         tuple: One of :data:`READERS`, and the file or folder to read.

@@ -44,17 +44,10 @@ def list_folder(path: str | Path) -> list[Path]:
 def rooted(images: ImageSet, own: str = '') -> ImageSet:
     """Finds the folder of the images that an exported file names.
 
-    It is the folder of the file, unless all of the first names are missing
-    there and one is found in a folder that exports use.
-
-    Args:
-        images: The images; ``source`` is the exported file.
-        own: The folder where the format keeps images, seen from the file.
-            It is taken wherever it exists.
-
-    Returns:
-        ImageSet: The same with ``root``, and a note where that is another
-        folder.
+    It is ``own``, where the format keeps images, seen from the file, if that
+    exists; else the folder of the file, unless all of the first names are
+    missing there and one is found in a folder that exports use, which a note
+    tells.
     """
     folder = os.path.dirname(images.source) or '.'
     names = [

@@ -91,13 +91,6 @@ def read_csv(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
     The delimiter, the columns and the separator of the labels are found
     where the options do not give them; the notes say which. Rows of one
     image are united in the first form.
-
-    Args:
-        path: The file.
-        options: What is known of it.
-
-    Returns:
-        ImageSet: The images in the order of the file.
     """
     table, delimiter = csv_table(path)
     images = read_table(table, options)

@@ -23,12 +23,7 @@ def first(entries: Iterable[str], separator: str = ', ') -> str:
 
 
 def describe(images: ImageSet, left_out: Sequence[str]) -> list[str]:
-    """Describes a training set, in lines.
-
-    Args:
-        images: The images to train on.
-        left_out: The images of all parts that were left out.
-    """
+    """Describes a training set, and what of all parts was left out."""
     labels = images.matrix()
     sizes, counts = labels.sum(1), labels.sum(0)
     order = np.argsort(-counts, kind='stable')

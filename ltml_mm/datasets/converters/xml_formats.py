@@ -21,14 +21,10 @@ def read_voc(path: str, listing: str | None = None) -> ImageSet:
     """Reads VOC's XML files, whose element ``filename`` names the image.
 
     Objects marked difficult count. Where the image is missing, the one named
-    like the XML file is taken; with a listing, that one comes first. The
-    folder holds either ``Annotations`` and ``JPEGImages`` or ``images``, to
-    which the names refer, or XML files and images.
-
-    Args:
-        path: The folder.
-        listing: A file with the ids of the images, in their order. Defaults
-            to all, by name.
+    like the XML file is taken; with a ``listing``, a file of ids in their
+    order, that one comes first. The folder holds either ``Annotations`` and
+    ``JPEGImages`` or ``images``, to which the names refer, or XML files and
+    images.
     """
     below = {p.name.lower(): str(p) for p in list_folder(path) if p.is_dir()}
     folder = below.get('annotations', path)

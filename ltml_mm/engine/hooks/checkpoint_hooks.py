@@ -135,18 +135,11 @@ class SafeCheckpointHook(CheckpointHook):
                     path.unlink(missing_ok=True)
 
     def save_now(self, runner: Runner, by_epoch: bool) -> str:
-        """Saves a checkpoint, if there is none of this step already.
+        """Saves a checkpoint, if there is none of this step, and returns it.
 
         All processes must call it. One inside an epoch, where checkpoints
         are those of epochs, is called ``iter_37.pth`` and removed after the
         next one is written.
-
-        Args:
-            runner: The runner.
-            by_epoch: Whether it is called after an epoch or after a step.
-
-        Returns:
-            str: The newest checkpoint.
         """
         step = runner.iter if by_epoch else runner.iter + 1
         if not self.holds(step) and by_epoch == self.by_epoch:
@@ -312,15 +305,7 @@ class ResumeCheckHook(Hook):
 def compare_state_dicts(
     expected: Mapping[str, Any], found: Mapping[str, Any]
 ) -> list[str]:
-    """Describes the names and shapes in which two state dicts differ.
-
-    Args:
-        expected: The state dict of a model.
-        found: That of a checkpoint.
-
-    Returns:
-        list[str]: The differences, in order of the names.
-    """
+    """Describes, by name, how a checkpoint's names and shapes differ."""
     differences = []
     for key in sorted(expected.keys() | found.keys()):
         if key not in found:

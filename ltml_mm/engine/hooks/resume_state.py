@@ -22,58 +22,28 @@ from ltml_mm.datasets.two_stream import TwoStreamDataset
 
 #: The sections of a config that shape a training.
 SHAPING = (
-    'model',
-    'data_preprocessor',
-    'sync_bn',
-    'train_dataloader',
-    'train_cfg',
-    'optim_wrapper',
-    'auto_scale_lr',
-    'param_scheduler',
-    'randomness',
-)
+    'model', 'data_preprocessor', 'sync_bn', 'train_dataloader', 'train_cfg',
+    'optim_wrapper', 'auto_scale_lr', 'param_scheduler', 'randomness',
+)  # fmt: skip
 #: Parts of the names of hooks that change weights or losses in a training.
 SHAPING_HOOKS = (
-    'AdaptiveMargins',
-    'ConsistencyLimit',
-    'DenseCL',
-    'EMA',
-    'PreciseBN',
-    'SimSiam',
-    'SwAV',
-    'SwitchRecipe',
-    'SyncBuffers',
-    'WarmupParam',
-)
+    'AdaptiveMargins', 'ConsistencyLimit', 'DenseCL', 'EMA', 'PreciseBN',
+    'SimSiam', 'SwAV', 'SwitchRecipe', 'SyncBuffers', 'WarmupParam',
+)  # fmt: skip
 #: What within them does not: first weights, folders, kept images, workers,
 #: validations, and what happens to steps that are not finite.
 ASIDE = (
-    'on_nonfinite',
-    'init_cfg',
-    'data_root',
-    'data_prefix',
-    'ann_file',
-    'allow_outside',
-    'image_cache',
-    'num_workers',
-    'persistent_workers',
-    'pin_memory',
-    'prefetch_factor',
-    'val_interval',
-    'val_begin',
+    'on_nonfinite', 'init_cfg', 'data_root', 'data_prefix', 'ann_file',
+    'allow_outside', 'image_cache', 'num_workers', 'persistent_workers',
+    'pin_memory', 'prefetch_factor', 'val_interval', 'val_begin',
     'dynamic_intervals',
-)
+)  # fmt: skip
 #: Prefixes of :func:`run_signature`'s keys after whose change the epoch
 #: starts anew.
 DATA_PREFIXES = (
-    'processes',
-    'steps',
-    'images',
-    'digest',
-    'kind of loop',
-    'batch size',
+    'processes', 'steps', 'images', 'digest', 'kind of loop', 'batch size',
     'train_dataloader',
-)
+)  # fmt: skip
 #: The settings of an optimizer with which its momenta still fit.
 NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
 #: A longer list of values is compared by its digest.
@@ -110,10 +80,6 @@ def gather_states(
     runner: Runner, random_states: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Collects the states of all processes; all of them must call it.
-
-    Args:
-        runner: The runner.
-        random_states: Those of this process.
 
     Returns:
         list[dict]: Of each process ``random`` and, of several processes,
@@ -168,9 +134,6 @@ def flat_schedulers(runner: Runner) -> list[Any]:
 
 def run_signature(runner: Runner) -> dict[str, Any]:
     """Collects what two runs must share to be one.
-
-    Args:
-        runner: The runner, its train loop built.
 
     Returns:
         dict: Plain values: facts of the data, and every setting of the
@@ -246,12 +209,8 @@ def follow_config(
     """Lets the config set optimizer and schedules in place of a checkpoint.
 
     They stand where they would had the run had this config from its first
-    step. Momenta go on where nothing but numbers changed.
-
-    Args:
-        runner: The runner, optimizer and schedulers built.
-        checkpoint: The checkpoint, changed in place before it is loaded.
-        changes: The names of the settings that differ.
+    step. Momenta go on where nothing but numbers changed. The checkpoint is
+    changed in place, before it is loaded.
     """
 
     def advance(by_epoch: bool, count: int = 1) -> None:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, all_reduce, get_dist_info
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -195,18 +197,42 @@ class GuardedOptimWrapper(OptimWrapper):
         return f'step {self._inner_count}: {since}' + '\n'.join(texts)
 
 
+class _AnyDeviceAmpOptimWrapper(AmpOptimWrapper):
+    """An ``AmpOptimWrapper`` whose constructor takes a CPU, too."""
+
+    def __init__(self, dtype: Any = None, **kwargs: Any) -> None:
+        if amp_optimizer_wrapper.is_cuda_available() or get_device() != 'cpu':
+            super().__init__(dtype=dtype, **kwargs)
+            return
+        if dtype not in ('bfloat16', torch.bfloat16):
+            raise ValueError(
+                'mixed precision on a CPU needs optim_wrapper.dtype=bfloat16, '
+                f'got {dtype}'
+            )
+        for option in ('loss_scale', 'use_fsdp'):
+            kwargs.pop(option, None)
+        OptimWrapper.__init__(self, **kwargs)
+        self.cast_dtype = torch.bfloat16
+        # bfloat16 has float32's range.
+        self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
+        self._scale_update_param = None
+
+
 @OPTIM_WRAPPERS.register_module()
-class GuardedAmpOptimWrapper(GuardedOptimWrapper, AmpOptimWrapper):
+class GuardedAmpOptimWrapper(GuardedOptimWrapper, _AnyDeviceAmpOptimWrapper):
     """An ``AmpOptimWrapper`` that checks loss and gradients.
 
     Gradients that overflow are no error while the gradient scaler works: it
     leaves the step out and lowers its scale. A loss that is not finite is
     one, and so are 40 overflows in a row. A step that is skipped leaves the
-    scale as it is.
+    scale as it is. On a CPU it works in bfloat16, without a scale.
 
     Args:
         on_nonfinite (str): ``'stop'`` or ``'skip'``. Defaults to ``'stop'``.
         **kwargs: Those of MMEngine's ``AmpOptimWrapper``.
+
+    Raises:
+        ValueError: On a CPU, ``dtype`` is not bfloat16.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,9 @@ from ltml_mm.models.fork.suggestion import (
     suggest_fork,
 )
 from ltml_mm.models.parts import CLASS_TOKENS, FAULTS
+
+#: Learned inputs: class tokens and tables of positions, by their names.
+INPUTS = re.compile(rf'{"|".join(CLASS_TOKENS)}|pos\w*_embed')
 
 
 def fork_backbone(
@@ -170,7 +174,9 @@ def auto_fork_points(
         if row is not None:
             known = dict(backbone.named_modules())
             names = [f'{prefix}{name}' for name in row(model)]
-            return [n for n in names if n in known and known[n].state_dict()]
+            names = [n for n in names if n in known and known[n].state_dict()]
+            if names:
+                return names
     if plain is None:
         raise ValueError(
             f"fork.at='auto' has no row for {owner}, and no random image "
@@ -300,7 +306,7 @@ def _run_and_follow(
 ) -> tuple[Any, list[str]]:
     """Returns features, and the weights of no branch that the fork feeds.
 
-    A class token that joins behind the fork is an input and does not count.
+    What joins them behind the fork as an input does not count.
     """
     forked = tuple(f'{name}.' for name in names)
     learning = [p for p in backbone.parameters() if p.requires_grad]
@@ -328,8 +334,9 @@ def _run_and_follow(
         for weight in learning:
             weight.requires_grad = True
     reached = [n for n, g in zip(weights, found, strict=True) if g is not None]
-    own = [n for n in reached if n.split('.')[-1] not in CLASS_TOKENS]
-    return features, own
+    return features, [
+        name for name in reached if not INPUTS.search(name.split('.')[-1])
+    ]
 
 
 @contextmanager

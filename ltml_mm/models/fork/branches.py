@@ -80,10 +80,7 @@ class Branches(BaseModule):
     """
 
     def __init__(
-        self,
-        uniform: nn.Module,
-        rebalanced: nn.Module,
-        init: str = 'copy',
+        self, uniform: nn.Module, rebalanced: nn.Module, init: str = 'copy'
     ) -> None:
         super().__init__()
         self.uniform = uniform
@@ -253,9 +250,6 @@ def sync_branches(module: nn.Module) -> None:
     Call it once the weights are initialised: initialisers draw other numbers
     for each copy. It does nothing for ``init='reinit'``, after a checkpoint
     with both branches, or when called again.
-
-    Args:
-        module: The model, or any part of it.
     """
     for branches in module.modules():
         if isinstance(branches, Branches) and branches.awaits_sync:
@@ -267,13 +261,8 @@ def split_branches(
 ) -> dict[str, Any]:
     """Takes the output of a forked backbone apart, see :func:`half`.
 
-    Args:
-        features: What the backbone returns.
-        batch_size: The number of images that it saw; checked against the
-            features where it is given.
-
-    Returns:
-        dict[str, Any]: What the plain backbone returns, by branch.
+    Returns what the plain backbone returns, by branch. ``batch_size``, where
+    given, is checked against the features.
     """
     size = max(batch_sizes(features), default=0)
     if batch_size is not None and size != 2 * batch_size:

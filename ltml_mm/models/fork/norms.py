@@ -88,11 +88,8 @@ def separate_stream_norms(module: nn.Module) -> nn.Module:
 
     Changes the layers in place: names, parameters and state-dict keys stay.
     Calling it again converts what has become a plain batch norm since, for
-    instance through MMEngine's ``sync_bn``, and nothing else.
-
-    Args:
-        module: Any module; its batch norms are those of torch, timm and
-            mmcv, synchronised ones included.
+    instance through MMEngine's ``sync_bn``, and nothing else. Batch norms are
+    those of torch, timm and mmcv, synchronised ones included.
     """
     for layer in module.modules():
         if _is_batch_norm(layer) and not isinstance(layer, StreamNorm):

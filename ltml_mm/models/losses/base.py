@@ -142,10 +142,7 @@ class ClassStatisticsLoss(nn.Module):
         raise NotImplementedError
 
     def set_class_statistics(self, statistics: ClassStatistics) -> None:
-        """Takes over the class counts of the training set.
-
-        Args:
-            statistics: Counts n_k and number of images N.
+        """Takes over the class counts n_k and the number of images N.
 
         Raises:
             ValueError: K differs from the loss's, the set is empty, or a
