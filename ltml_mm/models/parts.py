@@ -224,17 +224,17 @@ def _token_pooling(backbone: nn.Module, length: int, width: int) -> dict:
     prefix = getattr(model, 'num_prefix_tokens', None)
     if prefix is None:
         prefix = getattr(model, 'num_extra_tokens', None)
+    # The patches tile the image.
+    image = image_shape(backbone)[1:]
+    sides = [n for n in range(1, gcd(*image) + 1) if gcd(n, *image) == n]
+    tiles = [image[0] * image[1] // side**2 for side in sides]
     if prefix is None:
         names = {n.rpartition('.')[2] for n, _ in model.named_parameters()}
-        # The patches tile the image.
-        image = image_shape(backbone)[1:]
-        sides = [n for n in range(1, gcd(*image) + 1) if gcd(n, *image) == n]
-        tiles = [image[0] * image[1] // side**2 for side in sides]
         patches = max([n for n in tiles if n <= length], default=0)
         prefix = length - patches if names & CLASS_TOKENS else 0
-        if not prefix and length not in tiles and width in tiles:
-            # Channels ahead of the positions, as EfficientFormer gives.
-            return dict(type='GlobalAveragePooling', dim=1)
+    if not prefix and length not in tiles and width in tiles:
+        # Channels ahead of the positions, as EfficientFormer gives.
+        return dict(type='GlobalAveragePooling', dim=1)
     # timm's networks with a norm behind the pooling pool by the mean.
     norm = getattr(model, 'fc_norm', None)
     mean = norm is not None and not isinstance(norm, nn.Identity)

@@ -17,6 +17,7 @@ from two_branch_case import BACKBONE, BRANCHES, STATISTICS, K, batch, build
 from ltml_mm.models.parts import (
     free_batch,
     head_config,
+    image_shape,
     neck_config,
     probe_features,
 )
@@ -365,6 +366,20 @@ def test_class_tokens_are_never_averaged_with_the_patches(
     torch.testing.assert_close(neck((tokens,)), (expected,))
 
 
+@pytest.mark.parametrize(
+    ('row', 'width'), [('efficientformer', 32), ('mlp-mixer', 512)]
+)
+def test_features_with_their_channels_first_are_pooled_over_the_map(
+    row, width
+):
+    model = build(backbone=copy.deepcopy(ROWS[row][0])).eval()
+    assert model.heads['uniform'].fc.in_features == width
+    images = torch.rand(1, *image_shape(model.backbone))
+    features = model.backbone(images)[-1][:1]
+    (pooled,) = model.extract_feat(images)['uniform']
+    torch.testing.assert_close(pooled, features.mean(2))
+
+
 @pytest.mark.parametrize('row', ['deit', 'conformer'])
 def test_several_vectors_of_an_image_are_put_side_by_side(row):
     # As their own heads do, which add what each vector gives.
@@ -397,7 +412,8 @@ class Tokens(nn.Module):
         if x.shape[2:] != (28, 36):
             raise AssertionError
         patches = self.patch_embed(self.fold(x)).flatten(2).transpose(1, 2)
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1)
+        token = self.cls_token.expand(len(x), -1, -1).to(patches.dtype)
+        return torch.cat([token, patches], 1)
 
 
 def test_tokens_of_an_image_of_another_size_and_channels():
@@ -409,8 +425,11 @@ def test_tokens_of_an_image_of_another_size_and_channels():
     assert head['in_channels'] == 5
 
 
-def test_a_fault_without_words_is_named():
+def test_why_no_blank_image_runs():
     backbone = Tokens()
+    backbone.patch_embed.register_forward_hook(lambda *given: given[2].long())
+    with pytest.raises(ValueError, match='the last output holds whole num'):
+        probe_features(backbone)
     backbone.img_size = 32
     with pytest.raises(ValueError, match=r'32 x 32 .*: AssertionError'):
         probe_features(backbone)

@@ -16,7 +16,11 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ltml_mm.models.fork.backbone import auto_fork_points, fork_backbone
+from ltml_mm.models.fork.backbone import (
+    FAMILIES,
+    auto_fork_points,
+    fork_backbone,
+)
 from ltml_mm.models.fork.branches import (
     BRANCHES,
     plain_name,
@@ -356,12 +360,13 @@ class Residual(nn.Module):
         self.stem = nn.Conv2d(3, 4, 4, 4)
         self.stage = nn.Conv2d(4, 4, 3, padding=1)
         self.gain = nn.Parameter(torch.ones(4, 1, 1))
+        self.pos_embed3 = nn.Parameter(torch.ones(4, 1, 1))
         self.cls_token = nn.Parameter(torch.ones(4, 1, 1))
         self.uses_gain = False
 
     def forward(self, x):
         x = self.stem(x)
-        x = x + self.stage(x) + self.cls_token
+        x = x + self.stage(x) + self.cls_token + self.pos_embed3
         return (x * self.gain if self.uses_gain else x,)
 
 
@@ -391,6 +396,14 @@ def test_images_that_are_not_square_fork_at_the_same_stage(row):
         pytest.importorskip('timm')
     config = dict(copy.deepcopy(ROWS[row][0]), img_size=(64, 128))
     assert fork_backbone(MODELS.build(config)) == ROWS[row][1]
+
+
+def test_a_family_whose_rule_finds_no_weights_forks_by_its_structure(
+    monkeypatch,
+):
+    # As timm's VGG with features_only, whose last module is a pooling.
+    monkeypatch.setitem(FAMILIES, 'mmpretrain.ResNet', lambda m: ['relu'])
+    assert fork_backbone(build('resnet')) == ['layer4']
 
 
 def test_only_what_a_last_stage_holds_is_suggested():
