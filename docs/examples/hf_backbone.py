@@ -12,7 +12,6 @@ from typing import Any
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
 
 
 @MODELS.register_module()
@@ -26,6 +25,8 @@ class HFBackbone(BaseModule):
     """
 
     def __init__(self, name: str | None = None, **options: Any) -> None:
+        from transformers import AutoConfig, AutoModel
+
         super().__init__()
         if name:
             self.model = AutoModel.from_pretrained(name, **options)
