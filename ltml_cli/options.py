@@ -12,21 +12,9 @@ from typing import Any, NoReturn
 
 #: Options that name files, folders and runs: their values stay texts.
 PATH_OPTIONS = (
-<<<<<<< HEAD
-    'ann_file',
-    'data_prefix',
-    'data_root',
-    'experiment_name',
-    'img_path',
-    'load_from',
-    'out_dir',
-    'save_dir',
-    'work_dir',
-)
-=======
-    'ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir',
+    'ann_file', 'data_prefix', 'data_root', 'experiment_name', 'img_path',
+    'load_from', 'out_dir', 'save_dir', 'work_dir',
 )  # fmt: skip
->>>>>>> main
 #: Keys of two flags that set more than one entry of a config.
 SIZE, WEIGHTS = '--size', '--weights'
 #: What people change most, by the entry of a config that each flag sets.
