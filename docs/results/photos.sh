@@ -52,7 +52,7 @@ compare_cached photos rows erm --epoch-images 626 --seeds 0 1 2 \
   {two_branches,consistency,ltml}{,+bn,+merged,+merged_bn} ltml+flip \
   --tune optim_wrapper.optimizer.lr=0.01,0.03 --tune-fraction 0.3 \
   --cfg-options "${test_set[@]}"
-cp "$out/rows/tuning.csv" "$out/photos_tuning.csv"
+cp "$out/rows/tuning.csv" "$out/photos_rates.csv"
 
 # bfloat16 beside float32.
 bf16=$(IFS=,; echo "${amp[*]}")
