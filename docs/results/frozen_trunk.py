@@ -85,7 +85,8 @@ def share_cache(
 
     Args:
         configs: Complete configs by the name of the row.
-        folder: The cache; computed where there is none.
+        folder: The cache; computed where there is none. Where it lacks
+            images, those of ``--tune-on`` for instance, ``FOLDER_more``.
         views: Augmented views of a training image.
 
     Raises:
@@ -95,6 +96,10 @@ def share_cache(
     first = next(iter(configs.values()))
     init_default_scope(first.default_scope)
     check_rows(configs, views)
+    if folder.exists():
+        index, images = read_index(folder), cached_images(first)
+        if any(images[kind].keys() - index[kind].keys() for kind in images):
+            folder = folder.with_name(f'{folder.name}_more')
     make_cache(first, folder, views)
     for cfg in configs.values():
         use_cache(cfg, folder, views)
@@ -266,6 +271,7 @@ def use_cache(cfg: Config, folder: Path, views: int) -> None:
     cfg.custom_imports.imports.append(CachedTrunkResNet.__module__)
     backbone = cfg.model.backbone
     backbone.type = 'CachedTrunkResNet'
+    backbone.setdefault('conv_cfg', dict(type='MatmulConv2d'))
     backbone.frozen_stages = backbone.get('num_stages', 4) - 1
     cfg.data_preprocessor = dict(mean=None, std=None, to_rgb=False)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

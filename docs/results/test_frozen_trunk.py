@@ -27,7 +27,7 @@ from tiny_comparison import (
     planned,
     write_set,
 )
-from trunk_features import read_index
+from trunk_features import MatmulConv2d, read_index
 
 from ltml_cli.options import config_folder, parse_cfg_options
 from ltml_mm.apis.config import load_config
@@ -114,6 +114,30 @@ def test_features_give_the_logits_of_their_images(data, weights, cache, quiet):
     found = predict(features, build(features))
     # The cache holds float16.
     assert (found - expected).abs().max() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(kernel_size=1, stride=2),
+        dict(kernel_size=3, padding=1, bias=True),
+        dict(kernel_size=(3, 2), stride=(2, 1), padding=(0, 2), dilation=2),
+        dict(kernel_size=3, groups=2),
+    ],
+)
+def test_a_product_of_matrices_is_the_convolution(options):
+    torch.manual_seed(0)
+    found = MatmulConv2d(4, 6, **options).double()
+    expected = torch.nn.Conv2d(4, 6, **options).double()
+    expected.load_state_dict(found.state_dict())
+    x = torch.randn(3, 4, 9, 8, dtype=torch.float64, requires_grad=True)
+    for layer in (found, expected):
+        layer(x).square().sum().backward()
+    torch.testing.assert_close(found(x), expected(x))
+    for own, other in zip(
+        found.parameters(), expected.parameters(), strict=True
+    ):
+        torch.testing.assert_close(own.grad, other.grad)
 
 
 def test_the_mirrored_view_is_the_mirrored_image(data, weights, cache, quiet):
@@ -332,6 +356,26 @@ def test_the_hash_of_a_run_depends_on_the_features(data, tmp_path, quiet):
         share_cache({'wide': cfg}, tmp_path / f'cache{views}', views)
         found.add(config_hash(cfg))
     assert len(found) == 2
+
+
+def test_images_to_choose_on_get_a_cache_of_their_own(data, tmp_path, quiet):
+    row = 'wide=ltml,model.backbone.base_channels=16'
+    folder = tmp_path / 'cache'
+    _, cfg = planned(data, row)
+    share_cache({'wide': cfg}, folder, 1)
+    before = (folder / 'index.json').read_bytes()
+    other = write_set(tmp_path / 'others')
+    for _ in range(2):
+        _, cfg = planned(data, row)
+        cfg.test_dataloader.dataset.data_root = str(other)
+        share_cache({'wide': cfg}, folder, 1)
+        sample = DATASETS.build(cfg.test_dataloader.dataset)[0]
+        assert len(sample['inputs']) == 64  # channels, not an image
+    assert (folder / 'index.json').read_bytes() == before
+    assert {path.name for path in tmp_path.glob('cache*')} == {
+        'cache',
+        'cache_more',
+    }
 
 
 def test_rows_are_compared_on_the_cache(data, tmp_path, quiet, monkeypatch):

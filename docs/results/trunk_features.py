@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmengine.registry import MODELS, TRANSFORMS
 from mmpretrain.models import ResNet
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 #: Features of the whole image and of its mirror image, for tests.
 PLAIN_VIEWS = ('whole', 'mirrored')
@@ -38,6 +40,43 @@ class CachedTrunkResNet(ResNet):
         if x.size(1) == 3:
             return super().forward(x)
         return (getattr(self, self.res_layers[-1])(x),)
+
+
+@MODELS.register_module()
+class MatmulConv2d(nn.Conv2d):
+    """A convolution as one product of matrices.
+
+    On the small maps of a last stage, forward and backward pass take about
+    half the time of PyTorch's on a CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves (N, C, H, W) with zeros beyond its edges.
+
+        Args:
+            x: The feature maps.
+
+        Returns:
+            Tensor: (N, out_channels, H', W'), with the channels last in
+            memory.
+        """
+        if self.groups > 1 or isinstance(self.padding, str):
+            return super().forward(x)
+        (up, left), (down, right) = self.stride, self.dilation
+        high, wide = self.kernel_size
+        top, side = self.padding
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, side, side, top, top))
+        # Positions of the first and of the last output.
+        bottom = x.size(1) - down * (high - 1)
+        edge = x.size(2) - right * (wide - 1)
+        parts = [
+            x[:, i : i + bottom : up, j : j + edge : left]
+            for i in range(0, down * high, down)
+            for j in range(0, right * wide, right)
+        ]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        output = F.linear(torch.cat(parts, -1), weight, self.bias)
+        return output.permute(0, 3, 1, 2)
 
 
 @TRANSFORMS.register_module()

@@ -19,11 +19,7 @@ from ltml_cli.result_parsers import (
     ROWS,
     VARIANTS,
 )
-from ltml_mm.apis.config import (
-    complete_config,
-    config_parts,
-    read_config,
-)
+from ltml_mm.apis.config import complete_config, config_parts, read_config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 

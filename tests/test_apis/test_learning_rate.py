@@ -15,6 +15,8 @@ from ltml_mm.experiments.rows import row_config
 
 LR = 'optim_wrapper.optimizer.lr'
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 def filled(row='ltml', classes=80, **options):
     """A row on data of one's own, with its rate filled in."""

@@ -11,14 +11,7 @@ from loss_reference import logit_compensated_bce
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from two_branch_case import (
-    BACKBONE,
-    BRANCHES,
-    STATISTICS,
-    K,
-    batch,
-    build,
-)
+from two_branch_case import BACKBONE, BRANCHES, STATISTICS, K, batch, build
 
 from ltml_mm.models.parts import free_batch
 from ltml_mm.models.streams import fuse_logits
@@ -125,10 +118,7 @@ def test_tta_averages_what_fuse_averages(fuse):
     make_logits_large(tta.module)
     image = batch(1)['inputs']['uniform']
     views = [image, image.flip(-1)]
-    data = {
-        'inputs': views,
-        'data_samples': [[DataSample()], [DataSample()]],
-    }
+    data = {'inputs': views, 'data_samples': [[DataSample()], [DataSample()]]}
     (merged,) = tta.test_step(data)
     logits = np.stack(
         [

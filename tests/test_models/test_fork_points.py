@@ -153,10 +153,7 @@ def test_each_branch_is_a_plain_backbone_with_its_own_last_stage(
         expected[branch] = plain(inputs)
         assert type(outputs[branch]) is type(expected[branch])
         torch.testing.assert_close(
-            flat(outputs[branch]),
-            flat(expected[branch]),
-            rtol=1e-5,
-            atol=1e-5,
+            flat(outputs[branch]), flat(expected[branch]), rtol=1e-5, atol=1e-5
         )
     last = [flat(expected[branch])[-1] for branch in BRANCHES]
     assert (last[0] - last[1]).abs().max() > 1e-3

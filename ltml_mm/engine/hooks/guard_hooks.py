@@ -28,12 +28,8 @@ LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
 #: What in a dataset's config says how its images are shown, not which.
 SHOWING = (
-    'image_cache',
-    'lazy_init',
-    'metainfo',
-    'pipeline',
-    'serialize_data',
-)
+    'image_cache', 'lazy_init', 'metainfo', 'pipeline', 'serialize_data',
+)  # fmt: skip
 #: MMEngine's "end" of a scheduler that has none.
 NO_END = int(1e9)
 

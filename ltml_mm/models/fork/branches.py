@@ -70,10 +70,7 @@ class Branches(BaseModule):
     """
 
     def __init__(
-        self,
-        uniform: nn.Module,
-        rebalanced: nn.Module,
-        init: str = 'copy',
+        self, uniform: nn.Module, rebalanced: nn.Module, init: str = 'copy'
     ) -> None:
         super().__init__()
         self.uniform = uniform
