@@ -50,10 +50,11 @@ def fill_learning_rate(cfg: Config) -> str | None:
 
     The losses of LTML are means over the K classes. The gradient of a class's
     own weights shrinks as 1 / K, that of the features less, so the rate grows
-    with K to the power of 3/4. It grows with the images of a step, too: of all streams, processes and accumulated batches. Where
-    ``auto_scale_lr`` is enabled, the Runner multiplies by the batches of all
-    processes over ``base_batch_size``, so the rate is that of the base. A
-    config that has a rate or trains nothing stays, and None is returned.
+    with K to the power of 3/4. It grows with the images of a step, too: of all
+    streams, processes and accumulated batches. Where ``auto_scale_lr`` is
+    enabled, the Runner multiplies by the batches of all processes over
+    ``base_batch_size``, so the rate is that of the base. A config that has a
+    rate or trains nothing stays, and None is returned.
 
     Raises:
         ValueError: The rate is None and the optimizer is not SGD, whose step
@@ -84,9 +85,9 @@ def fill_learning_rate(cfg: Config) -> str | None:
     rate = float(f'{scale * classes**POWER * images / IMAGES:.4g}')
     optimizer['lr'] = rate
     return (
-        f'learning rate {rate:g} = {scale:g} x {factor} that the loss averages '
-        f'over x {images} images of a step ({parts}) / {IMAGES}; for another '
-        f'one: --cfg-options {KEY}=RATE'
+        f'learning rate {rate:g} = {scale:g} x {factor} that the loss '
+        f'averages over x {images} images of a step ({parts}) / '
+        f'{IMAGES}; for another one: --cfg-options {KEY}=RATE'
     )
 
 
