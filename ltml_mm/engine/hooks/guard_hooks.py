@@ -181,7 +181,10 @@ class ConsistencyLimitHook(Hook):
     def _measure(self, head: nn.Module, args: tuple) -> None:
         if not head.training:  # A validation has no loss to weaken.
             return
-        feats = args[0][-1].float()
+        feats: Any = args
+        while not isinstance(feats, Tensor):
+            feats = feats[-1]
+        feats = feats.float()
         feats = feats.flatten(2).mean(2) if feats.dim() > 2 else feats
         self._powers = [*self._powers[-1:], feats.square().sum(1).mean()]
 
