@@ -12,12 +12,8 @@ from typing import Any, NoReturn
 
 #: Options that name files and folders: their values stay texts.
 PATH_OPTIONS = (
-    'ann_file',
-    'data_prefix',
-    'data_root',
-    'load_from',
-    'work_dir',
-)
+    'ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir',
+)  # fmt: skip
 #: Keys of two flags that set more than one entry of a config.
 SIZE, WEIGHTS = '--size', '--weights'
 #: What people change most, by the entry of a config that each flag sets.

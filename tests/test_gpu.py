@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,19 +26,21 @@ from ltml_mm.engine.hooks.device_hook import arrange
 pytestmark = pytest.mark.gpu
 
 DEVICE = 'cuda'
-#: Precision: the largest relative difference of losses from the CPU's.
+#: Precision: the largest relative differences from the CPU, of each loss and
+#: of what the weights have moved, as one vector. Half precision flips ReLUs.
 BOUNDS = {
-    torch.float64: 1e-8,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
+    torch.float64: (1e-8, 1e-8),
+    torch.float32: (1e-4, 1e-3),
+    torch.float16: (1e-2, 0.5),
+    torch.bfloat16: (2e-2, 0.5),
 }
 DROPS = 'model = dict(backbone=dict(drop_path_rate=0.3))\n'
 
 
 def few_steps(device, precision, steps=4, layout='contiguous'):
-    """Losses of a few training steps, and the weights after them."""
+    """Losses of a few training steps, and what they move the weights by."""
     model = build().to(device)
+    first = torch.nn.utils.parameters_to_vector(model.parameters())
     arrange(model, layout)
     if precision == torch.float64:
         model.double()
@@ -55,8 +58,9 @@ def few_steps(device, precision, steps=4, layout='contiguous'):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    weights = {k: v.detach().cpu() for k, v in model.named_parameters()}
-    return losses, weights
+    # In any layout: the elements as they are numbered.
+    last = torch.cat([p.reshape(-1) for p in model.parameters()])
+    return losses, (last.double() - first).detach().cpu()
 
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
@@ -64,13 +68,11 @@ def few_steps(device, precision, steps=4, layout='contiguous'):
 def test_training_follows_the_cpu(precision, layout, exact_floats):
     """Full precision of the CPU is the reference of the half ones too."""
     half = precision in (torch.float16, torch.bfloat16)
-    losses, weights = few_steps('cpu', torch.float32 if half else precision)
+    losses, moves = few_steps('cpu', torch.float32 if half else precision)
     found, moved = few_steps(DEVICE, precision, layout=layout)
-    assert found == pytest.approx(losses, rel=BOUNDS[precision])
-    for name, weight in weights.items():
-        scale = float(weight.abs().max()) + 1e-3
-        difference = (moved[name].double() - weight.double()).abs().max()
-        assert float(difference) < 10 * BOUNDS[precision] * scale, name
+    of_loss, of_moves = BOUNDS[precision]
+    assert found == pytest.approx(losses, rel=of_loss)
+    assert (moved - moves).norm() < of_moves * moves.norm()
 
 
 @pytest.fixture(scope='module')
@@ -208,6 +210,9 @@ class Watch(Hook):
     def __init__(self):
         self.weights, self.memory = [], []
 
+    def before_train(self, runner):
+        self.first = copy.deepcopy(runner.model.state_dict())
+
     def after_train_iter(self, runner, *args, **kwargs):
         state = runner.model.state_dict()
         self.weights = [*self.weights[-9:], copy.deepcopy(state)]
@@ -219,11 +224,10 @@ def test_overflow_lowers_the_scale_and_leaves_the_step_out(data, tmp_path):
     config = runner_config(data, tmp_path, loss_scale=scale)
     runner, watch = Runner.from_cfg(config), Watch()
     runner.register_hook(watch)
-    before = {k: v.clone() for k, v in runner.model.named_parameters()}
     runner.train()
     assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**120
-    first = watch.weights[0]
-    assert all(torch.equal(first[name], before[name]) for name in before)
+    for name, _ in runner.model.named_parameters():
+        assert torch.equal(watch.weights[0][name], watch.first[name]), name
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
@@ -296,14 +300,16 @@ def test_the_launcher_with_one_gpu_trains_the_same(deterministic):
     work = whole.with_name('launched')
     config = str(whole.parent / 'changed.py')
     launch = ['bash', str(REPO / 'tools/dist_train.sh'), config, '1']
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
     done = subprocess.run(
         [*launch, '--work-dir', str(work)],
         check=True,
-        env=environment(NCCL_DEBUG='VERSION'),
+        env=environment(NCCL_DEBUG='INFO', PORT=port),
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert 'NCCL version' in done.stdout
+    assert 'NCCL INFO' in done.stdout
     states = [
         read_checkpoint(folder / 'iter_6.pth')['state_dict']
         for folder in (work, whole)

@@ -27,13 +27,9 @@ from ltml_mm.engine import TrainingStopped
 
 #: What ``Runner.register_default_hooks`` adds by itself.
 STOCK_HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
+    'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler',
     'checkpoint',
-)
+)  # fmt: skip
 
 
 def run_tool(main: Callable[[], None]) -> None:

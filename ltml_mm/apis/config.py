@@ -18,10 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
-from ltml_mm.apis.learning_rate import (
-    LearningRateHook,
-    fill_learning_rate,
-)
+from ltml_mm.apis.learning_rate import LearningRateHook, fill_learning_rate
 from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo

@@ -21,10 +21,7 @@ from ltml_mm.engine import ExactResumeHook
 from ltml_mm.engine.hooks import exact_resume_hook
 from ltml_mm.engine.hooks.exact_resume_hook import check_accumulation
 from ltml_mm.engine.hooks.preemption_hook import end_workers
-from ltml_mm.engine.hooks.resume_state import (
-    compare_signatures,
-    run_signature,
-)
+from ltml_mm.engine.hooks.resume_state import compare_signatures, run_signature
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -230,10 +227,7 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
             {'custom_hooks': [dict(type='ConsistencyLimitHook', limit=0.1)]},
             r'custom_hooks\.0\.limit: None -> 0\.1',
         ),
-        (
-            {'default_hooks.average': dict(type='EMAHook')},
-            'None -> EMAHook',
-        ),
+        ({'default_hooks.average': dict(type='EMAHook')}, 'None -> EMAHook'),
     ],
 )
 def test_another_run_is_refused(data, tmp_path, stopped, changes, message):
@@ -331,11 +325,7 @@ COSINE = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)]
             },
             False,
         ),
-        (
-            6,
-            {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.0)},
-            False,
-        ),
+        (6, {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.0)}, False),
     ],
 )
 def test_the_rates_of_another_config(

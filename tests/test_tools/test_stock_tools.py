@@ -23,6 +23,7 @@ from ltml_mm.apis import train as training
 
 REPO = Path(__file__).parents[2]
 CUSTOM = str(REPO / 'configs' / 'ltml_custom.py')
+pytestmark = pytest.mark.usefixtures('quick')
 #: Where the wheels of both stacks keep them.
 STOCK = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 LONGER = [

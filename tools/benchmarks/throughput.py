@@ -58,7 +58,11 @@ from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.two_stream import innermost_datasets
-from ltml_mm.engine.hooks.device_hook import arrange
+from ltml_mm.engine.hooks.device_hook import (
+    arrange,
+    picture_side,
+    prefers_channels_last,
+)
 
 LOADING = ('LoadImageFromFile', 'LoadCheckedImage')
 
@@ -215,8 +219,15 @@ def measure_device(
     """Times steps in both layouts, and of half of the batch."""
     training = Training(cfg, dataset, device)
     hook = (cfg.get('default_hooks') or {}).get('device') or {}
-    arrange(training.model, hook.get('memory_format', 'contiguous'))
+    # MMPretrain's own configs have no such hook.
+    layout = hook.get('memory_format', 'auto') if hook else 'contiguous'
+    side = picture_side(cfg.train_dataloader)
+    if layout == 'auto':
+        prefers = prefers_channels_last(training.model, side)
+        layout = 'channels_last' if prefers else 'contiguous'
+    arrange(training.model, layout)
     result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
+    result['layout'] = layout
     half = halve(batch)
     result['images'] = count_images(batch['inputs'])
     result['images_of_half'] = count_images(half['inputs'])
@@ -277,9 +288,14 @@ def advise(
         )
     best = min(device['layouts'], key=device['layouts'].get)
     gain = max(device['layouts'].values()) / min(device['layouts'].values())
-    if gain > 1.05:
+    if gain > 1.05 and best != device['layout']:
+        kind = (
+            ''
+            if (cfg.get('default_hooks') or {}).get('device')
+            else ('default_hooks.device.type=DeviceHook ')
+        )
         lines.append(
-            f'default_hooks.device.memory_format={best}: a step takes '
+            f'{kind}default_hooks.device.memory_format={best}: a step takes '
             f'{device["layouts"][best]:.0f} ms in it, {gain:.2f} times less '
             'than in the other layout'
         )

@@ -28,12 +28,8 @@ LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
 #: What in a dataset's config says how its images are shown, not which.
 SHOWING = (
-    'image_cache',
-    'lazy_init',
-    'metainfo',
-    'pipeline',
-    'serialize_data',
-)
+    'image_cache', 'lazy_init', 'metainfo', 'pipeline', 'serialize_data',
+)  # fmt: skip
 #: MMEngine's "end" of a scheduler that has none.
 NO_END = int(1e9)
 
@@ -185,7 +181,10 @@ class ConsistencyLimitHook(Hook):
     def _measure(self, head: nn.Module, args: tuple) -> None:
         if not head.training:  # A validation has no loss to weaken.
             return
-        feats = args[0][-1].float()
+        feats: Any = args
+        while not isinstance(feats, Tensor):
+            feats = feats[-1]
+        feats = feats.float()
         feats = feats.flatten(2).mean(2) if feats.dim() > 2 else feats
         self._powers = [*self._powers[-1:], feats.square().sum(1).mean()]
 
