@@ -76,20 +76,18 @@ def quiet():
 
 @pytest.fixture(scope='module')
 def quick():
-    """Leaves out what takes most of the time of so small a run.
+    """Leaves out what takes most of the time of so small a run."""
+    from hasten import hasten
 
-    MMEngine asks the machine's compilers, formats the config's text five
-    times and collects garbage for each dataset.
-    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
-        patch.setattr('mmengine.config.Config.pretty_text', property(_text))
-        patch.setattr('gc.collect', lambda *_: 0)
+        hasten(patch)
         # run_tool sets it for the rest of the process.
         patch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
         yield
 
 
-def _text(config):
-    """A config as Python, in one line an entry."""
-    return '\n'.join(f'{k} = {v!r}' for k, v in config.to_dict().items())
+@pytest.fixture(scope='module', autouse=True)
+def _small_runs(request):
+    """Every run of the engine's tests is small."""
+    if request.path.parent.name == 'test_engine':
+        request.getfixturevalue('quick')

@@ -35,6 +35,8 @@ ROWS = {
     'consistency': ('ablations/{}_two_branches_consistency', '+ consistency'),
     'ltml': ('ltml_{}', 'LTML (+ compensation)'),
 }
+#: Rows of a recipe: of ``--data custom`` alone, and trained where named.
+RECIPES = {'ltml_plus': ('recipes/ltml_plus_{}', 'LTML, the recipe')}
 #: The images that thresholds may be chosen on, and maps of scores.
 VALIDATION, TRAINING = 'val', 'train-fraction'
 CALIBRATIONS = ('platt', 'temperature')
@@ -75,7 +77,7 @@ def compare_parser() -> Parser:
         nargs='+',
         default=list(ROWS),
         metavar='ROW',
-        help=f'{", ".join(ROWS)}; ROW+VARIANT '
+        help=f'{", ".join([*ROWS, *RECIPES])}; ROW+VARIANT '
         f'({", ".join([*VARIANTS][1:])}) adds another test of the row; '
         'NAME=ROW,KEY=VALUE[,KEY=VALUE...] trains a changed row',
     )

@@ -9,6 +9,8 @@ import socket
 import sys
 import time
 
+from hasten import hasten
+
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['ltml_mm.apis.train', 'tiny_training'])
 
@@ -48,8 +50,10 @@ def train(config_file, options=(), environ=None, stderr=None):
         sys.stderr = open(stderr, 'w')  # noqa: SIM115
     # Its own group, so that its workers can be ended with it.
     os.setpgid(0, 0)
+    import pytest
     import torch
 
+    hasten(pytest.MonkeyPatch())  # The process keeps them to its end.
     torch.set_num_threads(1)
     from ltml_mm.apis.cli import run_tool
     from ltml_mm.apis.train import main

@@ -31,6 +31,7 @@ for loader in ('val_dataloader', 'test_dataloader'):
         f'{loader}.dataset.indices=120',
     ]
 RUNS = itertools.count()
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 def write_config(path, text):

@@ -21,8 +21,9 @@ train_dataloader = dict(
         epoch_length='rebalanced',
     ),
 )
-# None: filled in from the number of classes and the images of a step.
-optim_wrapper = dict(optimizer=dict(lr=None))
+# None: filled in from the number of classes and the images of a step. Ten
+# times the usual weight decay.
+optim_wrapper = dict(optimizer=dict(lr=None, weight_decay=1e-3))
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(

@@ -75,11 +75,12 @@ for value in 0.3 1.0; do
 done
 # Candidates for the recipe, each alone.
 csra=model.head.type=CSRAClsHead,model.head.num_heads=1,model.head.lam=0.1
+decay=optim_wrapper.optimizer.weight_decay=0.001
 choices=(
-  erm ltml
+  erm{,+bn} ltml{,+merged_bn} ltml_plus{,+merged_bn}
   "csra=ltml,${csra},model.neck=None"
   asl2=ltml,model.loss_cls.type=AsymmetricLoss
-  decay=ltml,optim_wrapper.optimizer.weight_decay=0.001
+  "decay=ltml,$decay" "erm-decay=erm,$decay"
   heads=ltml,optim_wrapper.paramwise_cfg.custom_keys.heads.lr_mult=3
   probs=ltml,model.loss_consistency.on=probs
 )
@@ -93,8 +94,10 @@ done
 if [[ -e $photos/test.json ]]; then
   compare rows rows --seeds 0 1 2 --title '1889 photographs, 80 classes' \
     --tune "$lr=0.04,0.08,0.16,0.32" --tune-on "$photos/val.json" \
-    --rows erm+{bn,flip} rs asl {uniform,rebalanced}_branch two_branches \
-    consistency ltml{,+flip,+merged,+merged_bn} --cfg-options "${network[@]}"
+    --rows erm+{bn,flip} "erm-decay=erm,$decay" erm-decay+bn \
+    rs asl {uniform,rebalanced}_branch two_branches consistency \
+    ltml{,+flip,+merged,+merged_bn} ltml_plus{,+merged,+merged_bn} \
+    --cfg-options "${network[@]}"
 else
   echo "no $photos/test.json: nothing is tested"
 fi

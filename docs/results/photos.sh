@@ -52,7 +52,7 @@ compare_cached photos rows erm --epoch-images 626 --seeds 0 1 2 \
   {two_branches,consistency,ltml}{,+bn,+merged,+merged_bn} ltml+flip \
   --tune optim_wrapper.optimizer.lr=0.01,0.03 --tune-fraction 0.3 \
   --cfg-options "${test_set[@]}"
-cp "$out/rows/tuning.csv" "$out/photos_tuning.csv"
+cp "$out/rows/tuning.csv" "$out/photos_rates.csv"
 
 # bfloat16 beside float32.
 bf16=$(IFS=,; echo "${amp[*]}")
@@ -65,13 +65,6 @@ compare_cached precision precision erm --epoch-images 626 --seeds 0 1 2 \
 compare tools/benchmarks/compare.py demo demo ltml --data demo \
   --rows ltml --seeds 0 1 2 --title 'The demo, from scratch'
 
-# How the terms of the loss share the gradient.
-python docs/results/gradient_shares.py --steps 152 --interval 8 \
-  --out "$out/shares.json" "$out/rows/ltml/seed_0/config.py"
-python docs/results/gradient_shares.py --steps 605 --interval 40 \
-  --out "$out/shares_demo.json" configs/ltml_demo.py \
-  --cfg-options randomness.seed=0
-
 # How far the branches agree, without and with the consistency loss, at one rate.
 compare_cached agreement agreement two_branches --epoch-images 626 --seeds 0 \
   --rows two_branches consistency \
@@ -79,3 +72,7 @@ compare_cached agreement agreement two_branches --epoch-images 626 --seeds 0 \
 python tools/analysis/plot_log.py --out "$out/agreement.png" \
   "without=$out/agreement/two_branches/seed_0/work" \
   "with=$out/agreement/consistency/seed_0/work"
+
+# How the terms of the loss share the gradient, in the second of these.
+python docs/results/gradient_shares.py --steps 152 --interval 8 \
+  --out "$out/shares.json" "$out/agreement/consistency/seed_0/config.py"

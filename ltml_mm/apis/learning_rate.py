@@ -18,9 +18,12 @@ from ltml_mm.apis.distributed import RANK_VARIABLES
 from ltml_mm.models.collaborative import CollaborativeTwoBranchClassifier
 from ltml_mm.models.losses import ClassMeanLoss, ClassStatisticsLoss
 
-#: Of SGD with momentum 0.9, for one class and 64 images a step. Measured with
-#: 12, 20 and 80 classes: "Learning rate" in docs/method.md.
-RATE_PER_CLASS = 0.002
+#: Of SGD with momentum 0.9 and 64 images a step, by the classes that the loss
+#: averages over, to this power. Measured with 12, 20 and 80 classes: "Learning
+#: rate" in docs/method.md.
+RATE, POWER = 0.006, 0.75
+#: Of a loss that sums over the classes: 80 times it is the rate of their mean.
+SUM_RATE = 0.002
 IMAGES = 64
 #: What a config says to have its rate filled in.
 KEY = 'optim_wrapper.optimizer.lr'
@@ -45,12 +48,13 @@ class LearningRateHook(Hook):
 def fill_learning_rate(cfg: Config) -> str | None:
     """Sets a learning rate of None, in place, and says why it is that.
 
-    The losses of LTML are means over the K classes, so their gradients shrink
-    as K grows, and the rate grows with it. It grows with the images of a
-    step, too: of all streams, processes and accumulated batches. Where
-    ``auto_scale_lr`` is enabled, the Runner multiplies by the batches of all
-    processes over ``base_batch_size``, so the rate is that of the base. A
-    config that has a rate or trains nothing stays, and None is returned.
+    The losses of LTML are means over the K classes. The gradient of a class's
+    own weights shrinks as 1 / K, that of the features less, so the rate grows
+    with K to the power of 3/4. It grows with the images of a step, too: of all
+    streams, processes and accumulated batches. Where ``auto_scale_lr`` is
+    enabled, the Runner multiplies by the batches of all processes over
+    ``base_batch_size``, so the rate is that of the base. A config that has a
+    rate or trains nothing stays, and None is returned.
 
     Raises:
         ValueError: The rate is None and the optimizer is not SGD, whose step
@@ -73,12 +77,16 @@ def fill_learning_rate(cfg: Config) -> str | None:
         return None  # The model will refuse it.
     images, parts = _images_of_a_step(cfg)
     # One gradient moves the weights by rate / (1 - momentum) in the end.
-    scale = RATE_PER_CLASS * (1 - optimizer.get('momentum', 0)) / 0.1
-    rate = float(f'{scale * classes * images / IMAGES:.4g}')
+    scale = (1 - optimizer.get('momentum', 0)) / 0.1
+    if classes == 1:
+        scale, factor = scale * SUM_RATE, '1 class'
+    else:
+        scale, factor = scale * RATE, f'{classes}^{POWER} classes'
+    rate = float(f'{scale * classes**POWER * images / IMAGES:.4g}')
     optimizer['lr'] = rate
     return (
-        f'learning rate {rate:g} = {scale:g} x {classes} classes that the '
-        f'loss averages over x {images} images of a step ({parts}) / '
+        f'learning rate {rate:g} = {scale:g} x {factor} that the loss '
+        f'averages over x {images} images of a step ({parts}) / '
         f'{IMAGES}; for another one: --cfg-options {KEY}=RATE'
     )
 

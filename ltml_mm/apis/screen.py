@@ -62,9 +62,9 @@ class Screen(io.TextIOBase):
         """Shows how far the run has come, described where it is time to."""
         silent = time.monotonic() - self._last
         if self._terminal and silent >= 0.2:
-            width = get_terminal_size().columns - 1
+            text = describe()[: get_terminal_size().columns - 1]
             with self._lock:
-                self._put('', describe()[:width])
+                self._put('', text)
         elif not self._terminal and silent >= SILENCE:
             self.line(describe())
 

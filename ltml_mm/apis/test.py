@@ -129,10 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
         meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
         thresholds, source = find_thresholds(
-            args.checkpoint,
-            digest,
-            meta.get('classes') or (),
-            args.thresholds,
+            args.checkpoint, digest, meta.get('classes') or (), args.thresholds
         )
         if thresholds or args.out is not None or args.show_dir is not None:
             runner.test_evaluator.metrics.append(collector)

@@ -13,11 +13,7 @@ from scipy.optimize import brentq
 from sklearn.linear_model import LogisticRegression
 
 from ltml_mm.class_statistics import GROUPS
-from ltml_mm.decisions.choice import (
-    FOLDS,
-    PRIOR_POSITIVES,
-    stratified_folds,
-)
+from ltml_mm.decisions.choice import FOLDS, PRIOR_POSITIVES, stratified_folds
 from ltml_mm.decisions.thresholds import calibrate, logit, sigmoid
 
 #: Bins of equal width, for the calibration error and the diagram.

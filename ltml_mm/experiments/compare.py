@@ -14,12 +14,7 @@ from mmengine.config import Config
 from ltml_cli import parse
 from ltml_cli.result_parsers import PUBLISHED
 from ltml_mm.experiments.comparison_report import write_report
-from ltml_mm.experiments.rows import (
-    Line,
-    build_config,
-    parse_line,
-    parse_rows,
-)
+from ltml_mm.experiments.rows import Line, build_config, parse_line, parse_rows
 from ltml_mm.experiments.runs import (
     CONFIG,
     RUN,

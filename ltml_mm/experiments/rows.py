@@ -12,17 +12,20 @@ from typing import Any
 from mmengine.config import Config
 
 from ltml_cli.options import config_folder, parse_cfg_options
-from ltml_cli.result_parsers import PLAIN, PUBLISHED, ROWS, VARIANTS
-from ltml_mm.apis.config import (
-    complete_config,
-    config_parts,
-    read_config,
+from ltml_cli.result_parsers import (
+    PLAIN,
+    PUBLISHED,
+    RECIPES,
+    ROWS,
+    VARIANTS,
 )
+from ltml_mm.apis.config import complete_config, config_parts, read_config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 
 #: The rows of the two-branch network.
-TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml')
+TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml', *RECIPES)
+ALL_ROWS = {**ROWS, **RECIPES}
 #: The tests that a row of one branch has, too.
 ONE_BRANCH_VARIANTS = (PLAIN, 'flip', 'bn')
 #: Arguments that count the images of all streams, and their entries.
@@ -56,7 +59,7 @@ class Line:
     @property
     def label(self) -> str:
         """What the line is called; rows of one's own keep their name."""
-        _, name = ROWS.get(self.row, ('', self.row))
+        _, name = ALL_ROWS.get(self.row, ('', self.row))
         if self.variant == PLAIN:
             return name
         return f'{name.partition(" (")[0]}, {VARIANTS[self.variant]}'
@@ -129,10 +132,13 @@ def _parse_row(name: str, text: str) -> Row:
     _, changed, rest = text.partition('=')
     # Commas in lists stand ahead of no KEY=.
     base, *overrides = re.split(r',(?=[\w.]+=)', rest if changed else name)
-    if base not in ROWS or (changed and (not overrides or name in ROWS)):
+    if base not in ALL_ROWS or (
+        changed and (not overrides or name in ALL_ROWS)
+    ):
         raise ValueError(
-            f'--rows {text}: expected one of {", ".join(ROWS)}, or a changed '
-            'row with a name of its own, NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
+            f'--rows {text}: expected one of {", ".join(ALL_ROWS)}, or a '
+            'changed row with a name of its own, '
+            'NAME=ROW,KEY=VALUE[,KEY=VALUE...]'
         )
     return Row(name, base, parse_cfg_options(overrides))
 
@@ -144,7 +150,12 @@ def row_config(base: str, data: str) -> Config:
     schedule and backbone come from the set's LTML config, all else from the
     row's VOC-LT config.
     """
-    if base == 'ltml' or data in PUBLISHED:
+    if base in RECIPES and data != 'custom':
+        raise ValueError(
+            f'row {base} is of --data custom alone: give the set there, as '
+            'data_root'
+        )
+    if base in RECIPES or base == 'ltml' or data in PUBLISHED:
         return read_config(config_file(base, data))
     cfg = read_config(config_file('ltml', data))
     row = read_config(config_file(base, 'voc'))
@@ -165,7 +176,7 @@ def row_config(base: str, data: str) -> Config:
 
 def config_file(base: str, data: str) -> Path:
     """Returns the config file of a row; most sets have that of LTML alone."""
-    return config_folder() / f'{ROWS[base][0].format(data)}.py'
+    return config_folder() / f'{ALL_ROWS[base][0].format(data)}.py'
 
 
 def build_config(row: Row, args: argparse.Namespace) -> Config:

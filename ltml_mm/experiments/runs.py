@@ -39,22 +39,11 @@ LINE_SECONDS = 20
 FILES = ('ann_file', 'checkpoint', 'load_from')
 #: Entries that change where a run lies and how it is loaded, not its result.
 NOT_HASHED = (
-    'allow_outside',
-    'data_prefix',
-    'data_root',
-    'default_hooks',
-    'experiment_name',
-    'launcher',
-    'log_level',
-    'num_workers',
-    'persistent_workers',
-    'pin_memory',
-    'prefetch_factor',
-    'randomness',
-    'vis_backends',
-    'visualizer',
-    'work_dir',
-)
+    'allow_outside', 'data_prefix', 'data_root', 'default_hooks',
+    'experiment_name', 'launcher', 'log_level', 'num_workers',
+    'persistent_workers', 'pin_memory', 'prefetch_factor', 'randomness',
+    'vis_backends', 'visualizer', 'work_dir',
+)  # fmt: skip
 #: Those that stop a comparison; Windows has no SIGHUP.
 SIGNALS = {
     signal.SIGTERM,

@@ -30,10 +30,7 @@ from ltml_mm.apis.checkpoint import (
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.config import fit_to_data, load_config
 from ltml_mm.apis.model import build_model, pick_device, scope_of
-from ltml_mm.apis.norm_statistics import (
-    remeasure_checkpoint,
-    training_batches,
-)
+from ltml_mm.apis.norm_statistics import remeasure_checkpoint, training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
 from ltml_mm.datasets.two_stream import innermost_dataset

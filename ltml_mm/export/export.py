@@ -61,11 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exports what the command line asks for, and tells what was checked."""
     args = parse('export', argv)
     inferencer = MultiLabelInferencer(
-        args.config,
-        args.checkpoint,
-        'cpu',
-        args.cfg_options,
-        args.thresholds,
+        args.config, args.checkpoint, 'cpu', args.cfg_options, args.thresholds
     )
     difference = export(
         inferencer, args.out, args.format, not args.without_preprocessing

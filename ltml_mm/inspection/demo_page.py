@@ -342,11 +342,10 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
     import gradio as gr
 
     # The server sets up its own logging and thereby closes all log files.
-    files = [
-        (handler, handler.stream)
-        for handler in MMLogger.get_current_instance().handlers
-        if isinstance(handler, logging.FileHandler)
-    ]
+    # Those that append open again at their next line, and lose none.
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.mode = 'a'
     fonts = ['system-ui', 'sans-serif']
     page = build_page(trial, 'Try the model')
     page.queue(max_size=32, default_concurrency_limit=1).launch(
@@ -361,9 +360,6 @@ def serve(trial: Trial, host: str, port: int, folder: str) -> Any:
         ssr_mode=False,
         theme=gr.themes.Base(font=fonts, font_mono=['monospace']),
     )
-    for handler, stream in files:
-        if stream is not None and handler.stream is None:
-            handler.stream = handler._open()
     return page
 
 

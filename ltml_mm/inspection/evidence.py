@@ -21,11 +21,7 @@ from ltml_mm.apis.model import DEFAULT_THRESHOLD, Network, scope_of
 from ltml_mm.class_statistics import GROUPS
 from ltml_mm.datasets.images import printable
 from ltml_mm.datasets.two_stream import innermost_dataset
-from ltml_mm.decisions.scores import (
-    Scores,
-    build_loader,
-    collect_scores,
-)
+from ltml_mm.decisions.scores import Scores, build_loader, collect_scores
 from ltml_mm.decisions.thresholds import Thresholds
 from ltml_mm.inspection.neighbours import Features
 

@@ -171,10 +171,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         return super().train(mode)
 
     def forward(
-        self,
-        inputs: Any,
-        data_samples: Any = None,
-        mode: str = 'tensor',
+        self, inputs: Any, data_samples: Any = None, mode: str = 'tensor'
     ) -> Any:
         """The unified entry of training and test.
 
@@ -275,9 +272,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         return {**losses, **branch_agreement(*logits.values())}
 
     def predict(
-        self,
-        inputs: Tensor,
-        data_samples: list[DataSample] | None = None,
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None
     ) -> list[DataSample]:
         """Predicts with the average of the branches.
 

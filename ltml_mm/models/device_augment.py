@@ -77,9 +77,7 @@ def distort_batch(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
         value == red,
         green - blue,
         torch.where(
-            value == green,
-            blue - red + 2 * chroma,
-            red - green + 4 * chroma,
+            value == green, blue - red + 2 * chroma, red - green + 4 * chroma
         ),
     ) / chroma.clamp_min(torch.finfo(torch.float32).tiny)
     sixth = sixth + hue[:, 0] / 60

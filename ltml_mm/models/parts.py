@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from math import isqrt
+from math import gcd
 from typing import Any
 
 import torch
@@ -44,6 +44,11 @@ SIZES = ('img_size', 'img_resolution', 'init_input_size', 'image_size')
 CLASS_TOKENS = {'cls_token', 'class_token', 'class_embedding'}
 #: The side of the blank image where the backbone names none, in pixels.
 PROBE_SIDE = 224
+#: What a backbone raises that does not run as it is asked to.
+FAULTS = (
+    RuntimeError, ValueError, TypeError, AssertionError, AttributeError,
+    LookupError,
+)  # fmt: skip
 
 
 @ROOT_MODELS.register_module()
@@ -52,7 +57,8 @@ class TokenPooling(nn.Module):
 
     For backbones that return all tokens, such as the vision transformers of
     timm in MMPretrain's ``TIMMBackbone``, or maps with their channels last,
-    such as timm's Swin.
+    such as timm's Swin. Several vectors of an image, such as DeiT's class and
+    distillation tokens, are put side by side.
 
     Args:
         num_prefix_tokens (int): Tokens ahead of the patches; the first of
@@ -70,10 +76,12 @@ class TokenPooling(nn.Module):
         """Pools the last of the features to (N, C).
 
         Args:
-            feats (Tensor | tuple[Tensor]): Tokens (N, L, C) or maps
-                (N, H, W, C).
+            feats (Tensor | tuple): Tokens (N, L, C), maps (N, H, W, C), or
+                a list of vectors (N, C).
         """
         tokens = feats if isinstance(feats, Tensor) else feats[-1]
+        if not isinstance(tokens, Tensor):
+            return (torch.cat([*tokens], 1),)
         if self.num_prefix_tokens and not self.mean:
             return (tokens[:, 0],)
         patches = tokens.flatten(1, -2)[:, self.num_prefix_tokens :]
@@ -149,29 +157,38 @@ def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
     """
     network = nn.Sequential(backbone, *([] if neck is None else [neck]))
     try:
-        return run_blank_image(network)
-    except (RuntimeError, AssertionError) as error:
+        features = run_blank_image(network)
+        if not last_feature(features).is_floating_point():
+            raise TypeError('the last output holds whole numbers')
+        return features
+    except FAULTS as error:
         kinds = ' and '.join(type(module).__name__ for module in network)
         channels, height, width = image_shape(backbone)
         raise ValueError(
             f'{kinds} do not run on a blank image of {height} x {width} with '
-            f'{channels} channels: {error}. With the neck and '
-            'head.in_channels given none is needed'
+            f'{channels} channels: {str(error) or type(error).__name__}. '
+            'With the neck and head.in_channels given none is needed'
         ) from error
+
+
+def last_feature(features: Any) -> Tensor:
+    """Returns the last of the features."""
+    while not isinstance(features, Tensor):
+        features = features[-1]
+    return features
 
 
 def last_shape(features: Any) -> tuple[int, ...]:
     """Returns the shape of the last of the features, the batch first."""
-    while not isinstance(features, Tensor):
-        features = features[-1]
-    return tuple(features.shape)
+    return tuple(last_feature(features).shape)
 
 
 def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
     """Returns the config of a neck for a backbone that is not forked yet.
 
     ``'auto'`` becomes global average pooling of feature maps, behind a fusion
-    of scales for HRNet, :class:`TokenPooling` of tokens, none for vectors.
+    of scales for HRNet, :class:`TokenPooling` of tokens or of several vectors,
+    none for one vector.
     """
     if config != 'auto':
         return config
@@ -184,27 +201,40 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
             dict(type='HRFuseScales', in_channels=widths),
             dict(type='GlobalAveragePooling'),
         ]
+    if isinstance(features, tuple) and isinstance(features[-1], tuple | list):
+        return dict(type='TokenPooling')
     if len(shape) == 3:
-        return _token_pooling(backbone, shape[1])
+        return _token_pooling(backbone, *shape[1:])
     if len(shape) == 4:
-        # The blank image is square: two equal sides ahead of another axis
-        # are a map with its channels last, as timm's Swin gives.
-        channels_last = shape[1] == shape[2] != shape[3]
-        pooling = 'TokenPooling' if channels_last else 'GlobalAveragePooling'
-        return dict(type=pooling)
+        sides = image_shape(backbone)[1:]
+        # A map with its channels last, as timm's Swin gives.
+        last = is_map(shape[1:3], sides) and not is_map(shape[2:4], sides)
+        return dict(type='TokenPooling' if last else 'GlobalAveragePooling')
     return None
 
 
-def _token_pooling(backbone: nn.Module, length: int) -> dict:
-    """Returns the config of the pooling of so many tokens."""
+def is_map(sides: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether two axes of features have the proportions of an image."""
+    return abs(sides[0] - sides[1] * image[0] / image[1]) < 1
+
+
+def _token_pooling(backbone: nn.Module, length: int, width: int) -> dict:
+    """Returns the config of the pooling of features (N, length, width)."""
     model = getattr(backbone, 'timm_model', backbone)
     prefix = getattr(model, 'num_prefix_tokens', None)
     if prefix is None:
         prefix = getattr(model, 'num_extra_tokens', None)
+    # The patches tile the image.
+    image = image_shape(backbone)[1:]
+    sides = [n for n in range(1, gcd(*image) + 1) if gcd(n, *image) == n]
+    tiles = [image[0] * image[1] // side**2 for side in sides]
     if prefix is None:
         names = {n.rpartition('.')[2] for n, _ in model.named_parameters()}
-        # The patches of the square blank image fill a square.
-        prefix = length - isqrt(length) ** 2 if names & CLASS_TOKENS else 0
+        patches = max([n for n in tiles if n <= length], default=0)
+        prefix = length - patches if names & CLASS_TOKENS else 0
+    if not prefix and length not in tiles and width in tiles:
+        # Channels ahead of the positions, as EfficientFormer gives.
+        return dict(type='GlobalAveragePooling', dim=1)
     # timm's networks with a norm behind the pooling pool by the mean.
     norm = getattr(model, 'fc_norm', None)
     mean = norm is not None and not isinstance(norm, nn.Identity)
@@ -276,21 +306,21 @@ def build_losses(config: dict | None, num_classes: int) -> ModuleDict:
 
 def image_shape(network: nn.Module) -> tuple[int, int, int]:
     """Returns the channels, height and width that a network takes."""
-    channels, size, fold = 0, None, 1
+    channels, size = 0, None
+    facts: dict = {}
     module: Any
     for module in network.modules():
         for name in SIZES:
             size = size or getattr(module, name, None)
+        facts = facts or getattr(module, 'pretrained_cfg', None) or {}
+        # timm's, whose first convolution may see other channels.
+        channels = channels or getattr(module, 'in_chans', None) or 0
         if isinstance(module, nn.Conv2d):
-            channels = channels or module.in_channels // fold
-        if type(module).__name__ == 'SpaceToDepth':  # of TResNet
-            fold = module.bs**2
+            channels = channels or module.in_channels
     if size is None:
         # timm's networks that take one size, or none below another.
-        timm = getattr(network, 'timm_model', network)
-        facts = getattr(timm, 'pretrained_cfg', None) or {}
         fixed = facts.get('fixed_input_size') and facts.get('input_size')
-        size = (fixed or facts.get('min_input_size') or [None])[-1]
-    size = size or PROBE_SIDE
+        shape = fixed or facts.get('min_input_size') or [PROBE_SIDE]
+        size = shape[-2:]
     sides = size if isinstance(size, Sequence) else (size, size)
     return channels or 3, int(sides[0]), int(sides[-1])

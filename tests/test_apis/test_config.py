@@ -6,11 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DATASETS
 
-from ltml_mm.apis.config import (
-    complete_config,
-    dataset_configs,
-    load_config,
-)
+from ltml_mm.apis.config import complete_config, dataset_configs, load_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 CUSTOM = CONFIGS / 'ltml_custom.py'

@@ -17,6 +17,8 @@ from ltml_mm.apis.norm_statistics import (
 HOOK = "default_hooks = dict(bn=dict(type='NormStatisticsHook'))"
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):

@@ -9,6 +9,7 @@ from ltml_mm.apis import test, train
 from ltml_mm.apis.config import load_config
 
 KEY = 'multi-label/mAP'
+pytestmark = pytest.mark.usefixtures('quick')
 CHOICES = {
     'save_best': f"checkpoint = dict(save_best='{KEY}')",
     'EarlyStoppingHook': 'stop = dict(\n'

@@ -44,9 +44,7 @@ def saved(tmp_path_factory):
         'deeper': extend(write_case(folder / 'deeper'), DEEPER),
         'plain': write_case(folder / 'plain', plain=True),
         'two classes': write_case(
-            folder / 'classes',
-            [[0], [1]] * 5,
-            classes=['common', 'medium'],
+            folder / 'classes', [[0], [1]] * 5, classes=['common', 'medium']
         ),
     }
     paths = {}

@@ -13,7 +13,7 @@ import torch
 from mmpretrain.registry import MODELS
 
 import ltml_mm  # noqa: F401
-from ltml_cli.result_parsers import DATA_SETS, ROWS
+from ltml_cli.result_parsers import DATA_SETS, RECIPES, ROWS
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.experiments.rows import config_file, row_config
 
@@ -106,6 +106,20 @@ def test_a_made_row_has_the_backbone_and_classes_of_its_set(row, data):
                 yield from numbers(value)
 
     assert set(numbers(model)) == {ltml['num_classes']}
+
+
+@pytest.mark.parametrize('row', RECIPES)
+def test_a_recipe_is_a_row_of_custom_data_alone(row):
+    recipe, ltml = read(row, 'custom'), read('ltml', 'custom')
+    assert recipe['train_dataloader'].pop('sampler') != (
+        ltml['train_dataloader'].pop('sampler')
+    )
+    for part in ('model', 'train_dataloader', 'test_dataloader', 'train_cfg'):
+        assert recipe[part] == ltml[part], part
+    for data in DATA_SETS:
+        if data != 'custom':
+            with pytest.raises(ValueError, match='--data custom alone'):
+                row_config(row, data)
 
 
 LOGITS = torch.randn(4, 20, generator=torch.Generator().manual_seed(0)) * 2

@@ -15,12 +15,7 @@ from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
 CLASSES = ('cat', 'dog', 'emu')
 # Image names and labels that every format can express.
-LABELS = {
-    'a.jpg': (0,),
-    'b.jpg': (0, 1),
-    'c.jpg': (1, 2),
-    'd.jpg': (0, 1, 2),
-}
+LABELS = {'a.jpg': (0,), 'b.jpg': (0, 1), 'c.jpg': (1, 2), 'd.jpg': (0, 1, 2)}
 
 
 def draw(path):

@@ -166,9 +166,7 @@ def test_classes_file_fixes_order_and_names(root, tmp_path):
             convert(source, tmp_path / 'no', classes=str(listing))
 
 
-def test_image_files_are_the_same_in_folders_training_and_prediction(
-    tmp_path,
-):
+def test_image_files_are_the_same_in_folders_training_and_prediction(tmp_path):
     folder = tmp_path / 'src' / 'cat'
     folder.mkdir(parents=True)
     for end in EXTENSIONS:

@@ -11,10 +11,7 @@ from mmengine.registry import DATASETS
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
-from ltml_mm.datasets import (
-    TwoStreamDataset,
-    TwoStreamSampler,
-)
+from ltml_mm.datasets import TwoStreamDataset, TwoStreamSampler
 from ltml_mm.datasets.two_stream import seeded_draw
 
 STREAMS = dict(

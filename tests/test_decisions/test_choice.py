@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 from long_tail_scores import GROUPS, draw, make_world
 from scipy.stats import binomtest
-from sklearn.metrics import (
-    f1_score,
-    precision_recall_fscore_support,
-)
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ltml_mm.decisions.choice import (
     choose,

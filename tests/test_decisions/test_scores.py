@@ -5,14 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from inference_case import (
-    CLASSES,
-    GROUPS,
-    PLAIN,
-    TWO_BRANCH,
-    save,
-    save_case,
-)
+from inference_case import CLASSES, GROUPS, PLAIN, TWO_BRANCH, save, save_case
 
 from ltml_mm.apis import MultiLabelInferencer, merge
 from ltml_mm.apis.model import load_network

@@ -2,8 +2,10 @@
 
 import csv
 import re
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -11,7 +13,8 @@ METHOD = (ROOT / 'docs/method.md').read_text(encoding='utf-8')
 RECIPES = (ROOT / 'configs/recipes/README.md').read_text(encoding='utf-8')
 #: The steps of a run by its classes; others stand in no table.
 STEPS = {12: 192, 20: 236, 80: 472}
-RULE = 0.002
+#: Of the rates that the tables count in, by a class.
+UNIT = 0.002
 
 
 def read_runs():
@@ -27,6 +30,7 @@ def read_runs():
             for r in csv.DictReader(file)
             if r['variant'] == 'fused'
             and r['seed'] == '0'
+            and r['trained'] == 'block, pooled'
             and int(r['steps']) == STEPS[int(r['classes'])]
         }
 
@@ -49,12 +53,12 @@ def check(cell, row, classes, rate, weight=0.1, group='total'):
     assert cell == (f'{float(run[group]):.2f}' if run else '')
 
 
-def test_rates_by_factors_of_the_rule():
+def test_rates_by_factors():
     header, lines = table(METHOD, 'classes, row')
     for name, *cells in lines:
         classes, row = name.replace('`', '').split(', ')
         for factor, cell in zip(header[1:], cells, strict=True):
-            rate = RULE * int(classes) * float(factor)
+            rate = UNIT * int(classes) * float(factor)
             check(cell, row, int(classes), rate)
 
 
@@ -82,4 +86,38 @@ def test_weights_of_the_consistency():
 def test_candidates(classes, columns):
     for cells in table(RECIPES, r'row \| what')[1]:
         for column, group in columns.items():
-            check(cells[column], cells[0], classes, RULE * classes, 0.1, group)
+            check(cells[column], cells[0], classes, UNIT * classes, 0.1, group)
+
+
+def summary(row, classes, trained):
+    """Means over the seeds, BatchNorm measured anew, by factors of UNIT."""
+    variant = 'bn' if row.startswith('bce') else 'merged_bn'
+    totals = defaultdict(list)
+    with (ROOT / 'docs/results/proxy.csv').open(encoding='utf-8') as file:
+        for r in csv.DictReader(file):
+            facts = (r['row'], r['variant'], int(r['classes']), r['trained'])
+            if facts == (row, variant, classes, trained):
+                factor = round(float(r['rate']) / (UNIT * classes), 2)
+                totals[factor].append(float(r['total']))
+    return ', '.join(
+        f'{factor:g}: {np.mean(totals[factor]):.2f}'
+        + (f' ({len(totals[factor])})' if totals[factor][1:] else '')
+        for factor in sorted(totals)
+    )
+
+
+LINES = [
+    (cells[0], classes, trained, cell)
+    for heading, trained in (
+        (r'candidate \|', 'block, pooled'),
+        (r'last block \|', 'block'),
+        (r'last stage \|', 'stage'),
+    )
+    for cells in table(RECIPES, heading)[1]
+    for classes, cell in zip((80, 12), cells[2:4], strict=False)
+]
+
+
+@pytest.mark.parametrize(('row', 'classes', 'trained', 'cell'), LINES)
+def test_candidates_by_factors(row, classes, trained, cell):
+    assert cell == summary(row, classes, trained)

@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
 from tiny_training import write_data
 
 from ltml_mm.apis import train
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures('quick')
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 

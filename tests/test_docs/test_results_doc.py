@@ -27,8 +27,12 @@ def read_runs(name):
     runs = defaultdict(lambda: defaultdict(dict))
     with (ROOT / 'docs/results' / name).open(encoding='utf-8') as file:
         for entry in csv.DictReader(file):
-            plain = entry['variant'] == 'fused'
+            # None of its own in a tuning.csv, which has a value.
+            plain = entry.get('variant', 'fused') == 'fused'
             variant = '' if plain else '+' + entry['variant']
+            rate = f'{float(entry.get("value", 0.01)):.2g}'
+            if rate != '0.01':
+                entry['row'] += '-lr' + rate.replace('.', '_')
             for group in GROUPS:
                 value = float(entry[group])
                 runs[entry['row'] + variant][group][entry['seed']] = value

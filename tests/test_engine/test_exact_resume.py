@@ -19,12 +19,9 @@ from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.datasets.samplers import UniformSampler
 from ltml_mm.engine import ExactResumeHook
 from ltml_mm.engine.hooks import exact_resume_hook
-from ltml_mm.engine.hooks.exact_resume_hook import check_accumulation
+from ltml_mm.engine.hooks.exact_resume_hook import KEY, check_accumulation
 from ltml_mm.engine.hooks.preemption_hook import end_workers
-from ltml_mm.engine.hooks.resume_state import (
-    compare_signatures,
-    run_signature,
-)
+from ltml_mm.engine.hooks.resume_state import compare_signatures, run_signature
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -230,10 +227,7 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
             {'custom_hooks': [dict(type='ConsistencyLimitHook', limit=0.1)]},
             r'custom_hooks\.0\.limit: None -> 0\.1',
         ),
-        (
-            {'default_hooks.average': dict(type='EMAHook')},
-            'None -> EMAHook',
-        ),
+        ({'default_hooks.average': dict(type='EMAHook')}, 'None -> EMAHook'),
     ],
 )
 def test_another_run_is_refused(data, tmp_path, stopped, changes, message):
@@ -331,11 +325,7 @@ COSINE = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=12)]
             },
             False,
         ),
-        (
-            6,
-            {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.0)},
-            False,
-        ),
+        (6, {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.0)}, False),
     ],
 )
 def test_the_rates_of_another_config(
@@ -387,6 +377,15 @@ def test_the_seed_is_that_of_the_checkpoint(data, tmp_path, capsys):
         train(config, checkpoint if name == 'resumed' else None)
     assert_same_runs(tmp_path / 'whole', tmp_path / name, 'iter_9.pth', 6)
     assert 'of the checkpoint, not with' in capsys.readouterr().out
+
+
+def test_another_seed_is_taken_where_it_was_asked_for(
+    data, tmp_path, stopped, capsys
+):
+    key = 'train_dataloader.sampler.seed'
+    go_on(data, tmp_path, stopped / 'iter_6.pth', {key: 11})
+    assert 'of the checkpoint, not with' not in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / 'iter_9.pth')[KEY]['seed'] == 11
 
 
 def test_checkpoint_without_random_states(data, tmp_path, stopped, capsys):

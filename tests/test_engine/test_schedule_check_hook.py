@@ -80,9 +80,7 @@ def test_other_schedules_are_left_alone(tmp_path, scheduler):
 
 def test_warm_ups_of_several_optimizers_are_seen(tmp_path):
     runner = make_runner(
-        tmp_path,
-        hooks=HOOKS,
-        train_cfg=dict(by_epoch=True, max_epochs=3),
+        tmp_path, hooks=HOOKS, train_cfg=dict(by_epoch=True, max_epochs=3)
     )
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)

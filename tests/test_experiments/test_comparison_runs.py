@@ -74,8 +74,7 @@ def change(path, old='[0, 2]', new='[1, 2]'):
 
 
 @pytest.mark.parametrize(
-    'change_of',
-    [('photos/train.json',), ('run/config.py', "'SGD'", "'Adam'")],
+    'change_of', [('photos/train.json',), ('run/config.py', "'SGD'", "'Adam'")]
 )
 def test_what_changed_after_it_was_planned_is_not_trained(
     change_of, folder, monkeypatch

@@ -10,7 +10,7 @@ from comparison_results import make_result
 from mmengine.config import Config
 from tiny_comparison import SMALL_HEAD, arguments, write_set
 
-from ltml_mm.apis.learning_rate import IMAGES, RATE_PER_CLASS
+from ltml_mm.apis.learning_rate import IMAGES, POWER, RATE
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.experiments import compare, single_run
 from ltml_mm.experiments.rows import Row, build_config, parse_rows
@@ -129,8 +129,8 @@ def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
     _, rows = parse_rows(args.rows)
     (search,) = plan_searches(args, rows)
     # 3 classes, 4 images of a step.
-    own = RATE_PER_CLASS * 3 * 4 / IMAGES
-    assert search.given == pytest.approx([own / 2, own])
+    own = RATE * 3**POWER * 4 / IMAGES
+    assert search.given == pytest.approx([own / 2, own], rel=1e-3)
 
 
 def held(data, out, *flags):

@@ -15,12 +15,7 @@ from PIL import Image
 from tiny_training import REPO, extend, write_small
 
 from ltml_cli import parse, run_script
-from ltml_mm.apis import (
-    MultiLabelInferencer,
-    merge,
-    read_checkpoint,
-    train,
-)
+from ltml_mm.apis import MultiLabelInferencer, merge, read_checkpoint, train
 from ltml_mm.decisions.thresholds import (
     Thresholds,
     weights_digest,

@@ -10,9 +10,7 @@ from mmcv.transforms import CenterCrop, Compose
 from mmpretrain.datasets.transforms import ResizeEdge
 from mmpretrain.models import ClsDataPreprocessor
 
-from ltml_mm.export.preprocessing import (
-    CenterCrop as ExportedCrop,
-)
+from ltml_mm.export.preprocessing import CenterCrop as ExportedCrop
 from ltml_mm.export.preprocessing import Resize, build_preprocessing
 
 LENGTHS = st.integers(1, 70)

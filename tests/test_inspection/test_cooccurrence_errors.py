@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from ltml_mm.inspection.cooccurrence_errors import (
-    false_alarms,
-    lonely_misses,
-)
+from ltml_mm.inspection.cooccurrence_errors import false_alarms, lonely_misses
 
 
 def draw(num_images=150, num_classes=5, seed=0):

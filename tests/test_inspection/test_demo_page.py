@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 from report_case import NAMES, write_networks
 
@@ -253,3 +255,30 @@ def test_without_training_pictures_and_without_branches(
     assert 'Nearest training pictures' not in shown
     assert shown.count('looks for') == has_grad_cam()
     assert 'not at hand' in trial.render([], BEST, [*trial.start.values()])
+
+
+def test_a_log_goes_on_where_the_server_closed_it(tmp_path, monkeypatch):
+    pytest.importorskip('gradio', reason='needs gradio')
+    file = tmp_path / 'run.log'
+    log = logging.FileHandler(file, 'w')
+
+    class Page:
+        def queue(self, **_):
+            return self
+
+        def launch(self, **_):
+            log.close()
+
+    monkeypatch.setenv('GRADIO_TEMP_DIR', '')  # which serve sets
+    monkeypatch.setattr(demo_page, 'build_page', lambda *_: Page())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(log)
+    try:
+        logger.error('before')
+        serve(None, '127.0.0.1', 0, str(tmp_path))
+        logger.error('after')
+    finally:
+        logger.removeHandler(log)
+        log.close()
+    assert 'before' in file.read_text()
+    assert 'after' in file.read_text()

@@ -11,16 +11,16 @@ from loss_reference import logit_compensated_bce
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from two_branch_case import (
-    BACKBONE,
-    BRANCHES,
-    STATISTICS,
-    K,
-    batch,
-    build,
-)
+from torch import nn
+from two_branch_case import BACKBONE, BRANCHES, STATISTICS, K, batch, build
 
-from ltml_mm.models.parts import free_batch
+from ltml_mm.models.parts import (
+    free_batch,
+    head_config,
+    image_shape,
+    neck_config,
+    probe_features,
+)
 from ltml_mm.models.streams import fuse_logits
 
 
@@ -125,10 +125,7 @@ def test_tta_averages_what_fuse_averages(fuse):
     make_logits_large(tta.module)
     image = batch(1)['inputs']['uniform']
     views = [image, image.flip(-1)]
-    data = {
-        'inputs': views,
-        'data_samples': [[DataSample()], [DataSample()]],
-    }
+    data = {'inputs': views, 'data_samples': [[DataSample()], [DataSample()]]}
     (merged,) = tta.test_step(data)
     logits = np.stack(
         [
@@ -334,20 +331,13 @@ def test_widths_are_found_behind_the_neck(backbone, neck, width):
         assert parameter.grad is not None, name
 
 
-def test_features_with_their_channels_last_are_pooled_over_the_map():
+@pytest.mark.parametrize('size', [(64, 64), (64, 128)])
+def test_features_with_their_channels_last_are_pooled_over_the_map(size):
     pytest.importorskip('timm')
-    backbone = dict(
-        type='TIMMBackbone',
-        model_name='swin_tiny_patch4_window7_224',
-        img_size=64,
-        window_size=2,
-        embed_dim=8,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 1, 1, 1),
-    )
+    backbone = dict(copy.deepcopy(ROWS['timm-swin'][0]), img_size=size)
     model = build(backbone=backbone).eval()
     assert model.heads['uniform'].fc.in_features == 64
-    images = batch(2, side=64)['inputs']['uniform']
+    images = torch.rand(2, 3, *size)
     maps = model.backbone(images)[-1][:2]
     (pooled,) = model.extract_feat(images)['uniform']
     torch.testing.assert_close(pooled, maps.mean((1, 2)))
@@ -374,6 +364,75 @@ def test_class_tokens_are_never_averaged_with_the_patches(
     tokens = torch.rand(2, prefix + 4, 3)
     expected = tokens[:, prefix:].mean(1) if mean else tokens[:, 0]
     torch.testing.assert_close(neck((tokens,)), (expected,))
+
+
+@pytest.mark.parametrize(
+    ('row', 'width'), [('efficientformer', 32), ('mlp-mixer', 512)]
+)
+def test_features_with_their_channels_first_are_pooled_over_the_map(
+    row, width
+):
+    model = build(backbone=copy.deepcopy(ROWS[row][0])).eval()
+    assert model.heads['uniform'].fc.in_features == width
+    images = torch.rand(1, *image_shape(model.backbone))
+    features = model.backbone(images)[-1][:1]
+    (pooled,) = model.extract_feat(images)['uniform']
+    torch.testing.assert_close(pooled, features.mean(2))
+
+
+@pytest.mark.parametrize('row', ['deit', 'conformer'])
+def test_several_vectors_of_an_image_are_put_side_by_side(row):
+    # As their own heads do, which add what each vector gives.
+    conformer = dict(
+        type='Conformer',
+        arch=dict(embed_dims=16, channel_ratio=1, num_heads=2, depths=12),
+        base_channels=8,
+    )
+    backbone = ROWS[row][0] if row == 'deit' else conformer
+    model = build(backbone=copy.deepcopy(backbone)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    (pair,) = model.backbone(images)
+    (found,) = model.extract_feat(images)['rebalanced']
+    torch.testing.assert_close(found, torch.cat([v[2:] for v in pair], 1))
+    assert model(images).shape == (2, K)
+
+
+class Tokens(nn.Module):
+    """A token ahead of the patches of one size of images alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_chans = 3
+        self.pretrained_cfg = dict(min_input_size=(3, 28, 36))
+        self.fold = nn.PixelUnshuffle(4)
+        self.patch_embed = nn.Conv2d(48, 5, 1)
+        self.cls_token = nn.Parameter(torch.rand(1, 1, 5))
+
+    def forward(self, x):
+        if x.shape[2:] != (28, 36):
+            raise AssertionError
+        patches = self.patch_embed(self.fold(x)).flatten(2).transpose(1, 2)
+        token = self.cls_token.expand(len(x), -1, -1).to(patches.dtype)
+        return torch.cat([token, patches], 1)
+
+
+def test_tokens_of_an_image_of_another_size_and_channels():
+    # 1 + 7 * 9 tokens: a square number, as of patches alone.
+    backbone = Tokens()
+    neck = neck_config('auto', backbone)
+    assert neck == dict(type='TokenPooling', num_prefix_tokens=1)
+    head = head_config(None, 3, backbone, MODELS.build(neck))
+    assert head['in_channels'] == 5
+
+
+def test_why_no_blank_image_runs():
+    backbone = Tokens()
+    backbone.patch_embed.register_forward_hook(lambda *given: given[2].long())
+    with pytest.raises(ValueError, match='the last output holds whole num'):
+        probe_features(backbone)
+    backbone.img_size = 32
+    with pytest.raises(ValueError, match=r'32 x 32 .*: AssertionError'):
+        probe_features(backbone)
 
 
 @pytest.mark.parametrize('channels', [1, 4])

@@ -22,10 +22,7 @@ def mixing(kind='Mixup'):
 
 def sample(value, label, size=4):
     image = torch.full((3, size, size), value, dtype=torch.uint8)
-    return {
-        'inputs': image,
-        'data_samples': DataSample().set_gt_label(label),
-    }
+    return {'inputs': image, 'data_samples': DataSample().set_gt_label(label)}
 
 
 def pair(values, labels, size=4):

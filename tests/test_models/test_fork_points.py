@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +16,18 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ltml_mm.models.fork.backbone import auto_fork_points, fork_backbone
+from ltml_mm.models.fork.backbone import (
+    FAMILIES,
+    auto_fork_points,
+    fork_backbone,
+)
 from ltml_mm.models.fork.branches import (
     BRANCHES,
     plain_name,
     split_branches,
     sync_branches,
 )
+from ltml_mm.models.parts import image_shape
 
 pytestmark = pytest.mark.usefixtures('quiet')
 #: Rows whose last stage is found, and whose outputs are split, as those of
@@ -153,10 +160,7 @@ def test_each_branch_is_a_plain_backbone_with_its_own_last_stage(
         expected[branch] = plain(inputs)
         assert type(outputs[branch]) is type(expected[branch])
         torch.testing.assert_close(
-            flat(outputs[branch]),
-            flat(expected[branch]),
-            rtol=1e-5,
-            atol=1e-5,
+            flat(outputs[branch]), flat(expected[branch]), rtol=1e-5, atol=1e-5
         )
     last = [flat(expected[branch])[-1] for branch in BRANCHES]
     assert (last[0] - last[1]).abs().max() > 1e-3
@@ -346,6 +350,123 @@ class NeedsTwins(nn.Module):
         if self.broken:
             x = x - x.mean(0)
         return (x.reshape(count, 8, -1).mean(-1),)
+
+
+class Residual(nn.Module):
+    """A stage that the backbone itself adds to what runs ahead of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4, 4)
+        self.stage = nn.Conv2d(4, 4, 3, padding=1)
+        self.gain = nn.Parameter(torch.ones(4, 1, 1))
+        self.pos_embed3 = nn.Parameter(torch.ones(4, 1, 1))
+        self.cls_token = nn.Parameter(torch.ones(4, 1, 1))
+        self.uses_gain = False
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.stage(x) + self.cls_token + self.pos_embed3
+        return (x * self.gain if self.uses_gain else x,)
+
+
+def test_features_from_ahead_of_the_fork_meet_those_of_both_branches():
+    # With one image alone they would fit each other by chance.
+    plain = Residual()
+    backbone = copy.deepcopy(plain)
+    fork_backbone(backbone, ['stage'])
+    inputs = torch.rand(3, 3, 8, 8)
+    for features in split_branches(backbone(inputs), 3).values():
+        torch.testing.assert_close(features, plain(inputs))
+
+
+def test_weights_of_no_module_behind_the_fork_are_named():
+    plain = Residual()
+    plain.uses_gain = True
+    plain.gain.requires_grad = False
+    with pytest.raises(ValueError, match=r"share: \['gain'\]. Fork the"):
+        fork_backbone(plain, ['stage'])
+    assert not plain.gain.requires_grad
+    assert plain.stem.weight.requires_grad
+
+
+@pytest.mark.parametrize('row', ['tinyvit', 'timm-maxvit', 'timm-swin'])
+def test_images_that_are_not_square_fork_at_the_same_stage(row):
+    if row.startswith('timm'):
+        pytest.importorskip('timm')
+    config = dict(copy.deepcopy(ROWS[row][0]), img_size=(64, 128))
+    assert fork_backbone(MODELS.build(config)) == ROWS[row][1]
+
+
+def test_a_family_whose_rule_finds_no_weights_forks_by_its_structure(
+    monkeypatch,
+):
+    # As timm's VGG with features_only, whose last module is a pooling.
+    monkeypatch.setitem(FAMILIES, 'mmpretrain.ResNet', lambda m: ['relu'])
+    assert fork_backbone(build('resnet')) == ['layer4']
+
+
+def test_only_what_a_last_stage_holds_is_suggested():
+    with pytest.raises(ValueError, match=r'layer5.* Name in fork=dict'):
+        fork_backbone(MODELS.build(dict(type='LeNet5')), 'layer5')
+
+
+HF_BLOCKS = dict(
+    hidden_size=24, num_hidden_layers=6, num_attention_heads=2,
+    intermediate_size=48, image_size=28, patch_size=14,
+)  # fmt: skip
+STAGES = dict(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 2, 1])
+HUGGING_FACE = {
+    'vit': (HF_BLOCKS, ['encoder.layer.5', 'layernorm', 'pooler']),
+    'dinov2': (HF_BLOCKS, ['encoder.layer.5', 'layernorm']),
+    'clip_vision_model': (
+        HF_BLOCKS,
+        [f'vision_model.{n}' for n in ('encoder.layers.5', 'post_layernorm')],
+    ),
+    'swin': (
+        dict(
+            image_size=64, embed_dim=8, depths=[1, 1, 2, 1],
+            num_heads=[1, 1, 2, 2], window_size=2,
+        ),
+        ['encoder.layers.3', 'layernorm'],
+    ),
+    'convnextv2': (STAGES, ['encoder.stages.3', 'layernorm']),
+    'resnet': (
+        dict(STAGES, embedding_size=8, layer_type='basic'),
+        ['encoder.stages.3'],
+    ),
+}  # fmt: skip
+
+
+def last_output(backbone, x):
+    """A ModelOutput, as the model itself returns it."""
+    return backbone.model(x)
+
+
+@pytest.mark.parametrize('kind', HUGGING_FACE)
+def test_the_documented_backbone_of_hugging_face_forks(kind, monkeypatch):
+    pytest.importorskip('transformers')
+    examples = Path(__file__).parents[2] / 'docs' / 'examples'
+    monkeypatch.syspath_prepend(str(examples))
+    kinds = importlib.import_module('hf_backbone')
+    options, expected = HUGGING_FACE[kind]
+    plain = kinds.HFBackbone(model_type=kind, **options)
+    raw = type('Raw', (kinds.HFBackbone,), {'forward': last_output})
+    for kind in (kinds.HFBackbone, raw):
+        backbone = copy.deepcopy(plain)
+        backbone.__class__ = kind
+        names = fork_backbone(backbone)
+        assert names == [f'model.{name}' for name in expected]
+        for name in names:
+            perturb(backbone.get_submodule(name).rebalanced)
+        inputs = torch.rand(3, *image_shape(backbone))
+        outputs = split_branches(backbone.eval()(inputs), 3)
+        for branch in BRANCHES:
+            twin = copy.deepcopy(plain).eval()
+            twin.load_state_dict(branch_state(backbone, branch))
+            torch.testing.assert_close(
+                outputs[branch][0], twin(inputs)[0], rtol=1e-5, atol=1e-5
+            )
 
 
 def test_number_of_images_from_ahead_of_the_fork_runs_the_trunk_once():

@@ -41,7 +41,7 @@ SMALLEST = {
     sorted(
         path.stem
         for path in FOLDER.glob('*.py')
-        if path.stem not in ('compare', 'pictures', 'timing')
+        if path.stem not in ('compare', 'pictures', 'stock', 'timing')
     ),
 )
 def test_benchmark_runs_at_its_smallest_size(name, tmp_path, monkeypatch):

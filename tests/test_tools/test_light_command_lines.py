@@ -133,8 +133,7 @@ def test_choices_are_those_of_the_package():
 
 
 @pytest.mark.parametrize(
-    'name',
-    ['ltml_custom', 'ltml_custom.py', 'configs/ltml_custom.py'],
+    'name', ['ltml_custom', 'ltml_custom.py', 'configs/ltml_custom.py']
 )
 def test_a_shipped_config_is_found_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

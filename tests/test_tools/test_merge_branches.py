@@ -86,10 +86,8 @@ def save(name='epoch_1.pth', noise=0.0, change=None):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, quick):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     small = write_small(tmp_path)
     write_data(small.parent / 'data', LABELS[:7])
     extend(small, CONFIG, 'config.py')

@@ -161,7 +161,7 @@ def test_get_flops_and_print_config(trained, run, config):
 
 
 @pytest.mark.parametrize('prefix', [None, 'other'])
-def test_stock_metrics_beside_ours(trained, tmp_path, prefix):
+def test_stock_metrics_beside_ours(trained, tmp_path, prefix, quick):
     work, _, changed = trained
     metrics = [
         {'type': 'GroupedAveragePrecision'},
@@ -208,7 +208,7 @@ def test_our_tools_build_the_runner_that_a_config_names(
     assert built[0].model.num_classes == 20
 
 
-def test_the_flexible_runner_goes_on_with_more_epochs(tmp_path, capsys):
+def test_the_flexible_runner_goes_on_with_more_epochs(tmp_path, capsys, quick):
     config = write_small(tmp_path)
     flexible = extend(config, "runner_type = 'FlexibleRunner'")
     training.main([str(flexible)])

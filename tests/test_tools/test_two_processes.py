@@ -21,6 +21,7 @@ from tiny_run import (
 from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint
 
+pytestmark = pytest.mark.usefixtures('quick')
 HALF = f'train_dataloader.batch_size={BATCH // 2}'
 SIGNALLED = """
 _base_ = 'run.py'

@@ -26,7 +26,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -72,6 +71,7 @@ if __name__ == '__main__':
 import torch
 
 from pictures import write_pictures
+from stock import TOOLS, stock_config
 
 REPO = Path(__file__).resolve().parents[2]
 #: Writes when each epoch ended, and the processor time until then.
@@ -124,33 +124,17 @@ train_dataloader = dict(
 default_hooks = dict(device=dict(memory_format='{layout}'),
                      checkpoint={checkpoint})
 """
-STOCK = """
-_base_ = '{mim}/configs/_base_/default_runtime.py'
-custom_imports = dict(imports=['epoch_times'])
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='ResNet', {backbone}),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='MultiLabelLinearClsHead', num_classes=20,
-              in_channels={width}))
-data_preprocessor = dict(
-    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-    to_rgb=True, to_onehot=True, num_classes=20)
-pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale={side}),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs')]
-train_dataloader = dict(
+#: What the stock training has beside its classifier and data.
+SCHEDULE = """
+train_dataloader.update(
     batch_size={images}, num_workers={workers}, persistent_workers=True,
-    pin_memory=True, collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='MultiLabelDataset', ann_file='repeated.json',
-                 data_root='{folder}', pipeline=pipeline))
+    pin_memory=True)
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4))
 default_hooks = dict(checkpoint={checkpoint})
 """
+CROP = """dict(type='RandomResizedCrop', scale={side}),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),"""
 
 
 def settle_sizes(args: argparse.Namespace) -> None:
@@ -182,10 +166,8 @@ def write_configs(
     )
     values = dict(
         repo=REPO,
-        mim=Path(str(find_spec('mmpretrain').origin)).parent / '.mim',  # type: ignore[union-attr]
         folder=folder,
         backbone=backbone,
-        width=args.channels * (8 if args.depth < 50 else 32),
         images=args.batch,
         pairs=args.batch // 2,
         epoch_pairs=args.images // 2,
@@ -198,12 +180,21 @@ def write_configs(
         checkpoint='dict(interval=-1, save_last=False)',
     )
     commands = {}
+    stock = stock_config(
+        folder,
+        'epoch_times',
+        args.depth,
+        args.channels,
+        20,
+        'repeated.json',
+        CROP.format(side=args.side),
+    )
     for name, text, tool in (
-        ('stock', STOCK, values['mim'] / 'tools/train.py'),
-        ('two_branch', OWN, REPO / 'tools/train.py'),
+        ('stock', stock + SCHEDULE.format(**values), TOOLS['stock']),
+        ('two_branch', OWN.format(**values), TOOLS['own']),
     ):
         config = folder / f'{name}.py'
-        config.write_text((text + COMMON).format(**values))
+        config.write_text(text + COMMON.format(**values))
         commands[name] = [sys.executable, str(tool), str(config)]
         commands[name] += ['--work-dir', str(folder / name)]
         if torch.cuda.is_available():

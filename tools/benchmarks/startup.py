@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from timing import medians, report
@@ -42,6 +41,8 @@ if __name__ == '__main__':
 import numpy as np
 from PIL import Image
 
+from stock import TOOLS, stock_config
+
 REPO = Path(__file__).resolve().parents[2]
 #: Ends the process as soon as a step is done; no clean-up is measured.
 PROBE = """
@@ -59,40 +60,18 @@ class StopAtFirstStep(Hook):
 """
 COMMON = """
 custom_hooks = [dict(type='StopAtFirstStep')]
-train_dataloader = dict(batch_size={size}, num_workers=0,
-    persistent_workers=False{more})
+train_dataloader{update}(
+    batch_size={size}, num_workers=0, persistent_workers=False)
 val_cfg = val_dataloader = val_evaluator = None
 """
 OWN = """
 _base_ = '{repo}/configs/ltml_demo.py'
 custom_imports = dict(imports=['ltml_mm', 'startup_probe'])
 """
-STOCK = """
-_base_ = '{mim}/configs/_base_/default_runtime.py'
-custom_imports = dict(imports=['startup_probe'])
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='ResNet', depth=18, stem_channels=32, base_channels=32),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='MultiLabelLinearClsHead', num_classes=10,
-              in_channels=256))
-data_preprocessor = dict(
-    mean=[118.0] * 3, std=[50.0] * 3, to_onehot=True, num_classes=10)
-pipeline = [
-    dict(type='RandomCrop', crop_size=64, padding=6,
-         padding_mode='reflect'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs')]
+SCHEDULE = """
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.003))
 train_cfg = dict(by_epoch=True, max_epochs=1)
 """
-STOCK_DATA = """,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(type='MultiLabelDataset', ann_file='train.json',
-        data_root='{folder}', pipeline=[dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=64), dict(type='PackInputs')])"""
 
 
 def write_configs(folder: Path) -> dict[str, list[str]]:
@@ -107,21 +86,20 @@ def write_configs(folder: Path) -> dict[str, list[str]]:
     metainfo = {'classes': [f'class {k}' for k in range(10)]}
     text = {'metainfo': metainfo, 'data_list': entries}
     (folder / 'train.json').write_text(json.dumps(text))
-    spec = find_spec('mmpretrain')
-    mim = Path(str(spec and spec.origin)).parent / '.mim'
-    own = OWN.format(repo=REPO) + COMMON.format(size=16, more='')
-    stock = STOCK.format(mim=mim) + COMMON.format(
-        size=32, more=STOCK_DATA.format(folder=folder)
+    own = OWN.format(repo=REPO) + COMMON.format(update=' = dict', size=16)
+    resize = "dict(type='Resize', scale=64),"
+    stock = stock_config(
+        folder, 'startup_probe', 18, 32, 10, 'train.json', resize
     )
+    stock += SCHEDULE + COMMON.format(update='.update', size=32)
     (folder / 'own.py').write_text(own)
     (folder / 'stock.py').write_text(stock)
-    tools = {'own': REPO / 'tools/train.py', 'stock': mim / 'tools/train.py'}
     return {
         name: [
             *(sys.executable, str(tool), str(folder / f'{name}.py')),
             *('--work-dir', str(folder / name)),
         ]
-        for name, tool in tools.items()
+        for name, tool in TOOLS.items()
     }
 
 

@@ -18,11 +18,7 @@ import numpy as np
 
 from ltml_cli import parse
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.converters.formats import (
-    READERS,
-    TABLES,
-    find_format,
-)
+from ltml_mm.datasets.converters.formats import READERS, TABLES, find_format
 from ltml_mm.datasets.converters.image_files import settle_paths
 from ltml_mm.datasets.converters.json_formats import read_coco
 from ltml_mm.datasets.converters.label_columns import FIND_ALL, TableOptions

@@ -15,10 +15,7 @@ from mmengine.dataset import (
 )
 from mmengine.registry import DATA_SAMPLERS
 
-from ltml_mm.datasets.samplers.stream import (
-    ImageStreamSampler,
-    StreamSampler,
-)
+from ltml_mm.datasets.samplers.stream import ImageStreamSampler, StreamSampler
 
 #: Datasets whose items have a number and nothing else.
 INDEXED = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)

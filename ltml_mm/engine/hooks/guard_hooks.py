@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.engine.hooks.checkpoint_hooks import check_monitored
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 
 #: The learnable scales among the parameters of a loss.
@@ -28,12 +29,8 @@ LOW, HIGH, INTERVAL = 0.1, 10.0, 50
 WARM_UPS = (LinearParamScheduler, ConstantParamScheduler)
 #: What in a dataset's config says how its images are shown, not which.
 SHOWING = (
-    'image_cache',
-    'lazy_init',
-    'metainfo',
-    'pipeline',
-    'serialize_data',
-)
+    'image_cache', 'lazy_init', 'metainfo', 'pipeline', 'serialize_data',
+)  # fmt: skip
 #: MMEngine's "end" of a scheduler that has none.
 NO_END = int(1e9)
 
@@ -53,8 +50,10 @@ class ScheduleCheckHook(Hook):
         Raises:
             ValueError: The run has no step, which MMEngine ends at once as if
                 it had trained, the rate drops before the warm-up ends, or
-                what is chosen would be chosen on the test set.
+                what is chosen would be chosen on the test set. Or see
+                :func:`check_monitored`.
         """
+        check_monitored(runner)
         _check_choices(runner)
         loader = runner.train_dataloader
         if len(loader) == 0:
@@ -185,7 +184,10 @@ class ConsistencyLimitHook(Hook):
     def _measure(self, head: nn.Module, args: tuple) -> None:
         if not head.training:  # A validation has no loss to weaken.
             return
-        feats = args[0][-1].float()
+        feats: Any = args
+        while not isinstance(feats, Tensor):
+            feats = feats[-1]
+        feats = feats.float()
         feats = feats.flatten(2).mean(2) if feats.dim() > 2 else feats
         self._powers = [*self._powers[-1:], feats.square().sum(1).mean()]
 

@@ -22,58 +22,28 @@ from ltml_mm.datasets.two_stream import TwoStreamDataset
 
 #: The sections of a config that shape a training.
 SHAPING = (
-    'model',
-    'data_preprocessor',
-    'sync_bn',
-    'train_dataloader',
-    'train_cfg',
-    'optim_wrapper',
-    'auto_scale_lr',
-    'param_scheduler',
-    'randomness',
-)
+    'model', 'data_preprocessor', 'sync_bn', 'train_dataloader', 'train_cfg',
+    'optim_wrapper', 'auto_scale_lr', 'param_scheduler', 'randomness',
+)  # fmt: skip
 #: Parts of the names of hooks that change weights or losses in a training.
 SHAPING_HOOKS = (
-    'AdaptiveMargins',
-    'ConsistencyLimit',
-    'DenseCL',
-    'EMA',
-    'PreciseBN',
-    'SimSiam',
-    'SwAV',
-    'SwitchRecipe',
-    'SyncBuffers',
-    'WarmupParam',
-)
-#: What within them does not: first weights, folders, kept images, workers,
-#: validations, and what happens to steps that are not finite.
+    'AdaptiveMargins', 'ConsistencyLimit', 'DenseCL', 'EMA', 'PreciseBN',
+    'SimSiam', 'SwAV', 'SwitchRecipe', 'SyncBuffers', 'WarmupParam',
+)  # fmt: skip
+#: What within them does not: first weights, folders, what sets may differ in,
+#: kept images, workers, validations, what happens to steps not finite.
 ASIDE = (
-    'on_nonfinite',
-    'init_cfg',
-    'data_root',
-    'data_prefix',
-    'ann_file',
-    'allow_outside',
-    'image_cache',
-    'num_workers',
-    'persistent_workers',
-    'pin_memory',
-    'prefetch_factor',
-    'val_interval',
-    'val_begin',
-    'dynamic_intervals',
-)
+    'on_nonfinite', 'init_cfg', 'data_root', 'data_prefix', 'ann_file',
+    'allow_outside', 'ignore_keys', 'image_cache', 'num_workers',
+    'persistent_workers', 'pin_memory', 'prefetch_factor', 'val_interval',
+    'val_begin', 'dynamic_intervals',
+)  # fmt: skip
 #: Prefixes of :func:`run_signature`'s keys after whose change the epoch
 #: starts anew.
 DATA_PREFIXES = (
-    'processes',
-    'steps',
-    'images',
-    'digest',
-    'kind of loop',
-    'batch size',
+    'processes', 'steps', 'images', 'digest', 'kind of loop', 'batch size',
     'train_dataloader',
-)
+)  # fmt: skip
 #: The settings of an optimizer with which its momenta still fit.
 NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
 #: A longer list of values is compared by its digest.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ltml_mm.models.fork.branches import (
     BRANCHES,
@@ -31,12 +32,10 @@ from ltml_mm.models.fork.suggestion import (
     is_last_stage,
     suggest_fork,
 )
+from ltml_mm.models.parts import CLASS_TOKENS, FAULTS
 
-#: What a backbone raises that does not run as it is asked to.
-FAULTS = (
-    RuntimeError, ValueError, TypeError, AssertionError, AttributeError,
-    LookupError,
-)  # fmt: skip
+#: Learned inputs: class tokens and tables of positions, by their names.
+INPUTS = re.compile(rf'{"|".join(CLASS_TOKENS)}|pos\w*_embed')
 
 
 def fork_backbone(
@@ -97,7 +96,9 @@ def fork_backbone(
             _double_trunk(backbone, names, state, plain)
             try:
                 _prove(backbone, names, state, plain, init)
-            except FAULTS:
+            except FAULTS as second:
+                if isinstance(second, _SharedWeightsError):
+                    raise
                 raise ValueError(
                     f'fork.at={names} does not fork {kind}: {error}. '
                     f'{children}'
@@ -173,7 +174,9 @@ def auto_fork_points(
         if row is not None:
             known = dict(backbone.named_modules())
             names = [f'{prefix}{name}' for name in row(model)]
-            return [n for n in names if n in known and known[n].state_dict()]
+            names = [n for n in names if n in known and known[n].state_dict()]
+            if names:
+                return names
     if plain is None:
         raise ValueError(
             f"fork.at='auto' has no row for {owner}, and no random image "
@@ -191,16 +194,21 @@ def auto_fork_points(
 def _check_names(
     backbone: nn.Module, names: list[str], plain: PlainRun | None
 ) -> None:
+    def children() -> str:
+        try:
+            suggested = auto_fork_points(backbone, plain)
+        except ValueError:
+            suggested = []
+        return describe_children(backbone, suggested)
+
     if not names:
-        raise ValueError(
-            f'fork.at is empty. {describe_children(backbone, plain)}'
-        )
+        raise ValueError(f'fork.at is empty. {children()}')
     known = dict(backbone.named_modules())
     for name in names:
         if not name or name not in known:
             raise ValueError(
                 f'fork.at names {name!r}, which {type(backbone).__name__} '
-                f'does not have. {describe_children(backbone, plain)}'
+                f'does not have. {children()}'
             )
         parts = name.split('.')
         path = ['.'.join(parts[: i + 1]) for i in range(len(parts))]
@@ -248,7 +256,9 @@ def _prove(
     ]
     state.has_run = False
     try:
-        features = run(backbone, plain.images[:1])
+        features, used = _run_and_follow(
+            backbone, names, state, plain.images[:1]
+        )
     finally:
         for handle in handles:
             handle.remove()
@@ -256,6 +266,12 @@ def _prove(
         raise _SharedWeightsError(
             f'fork.at={names} leaves modules with weights behind the fork '
             f'that both branches would share: add {[*dict.fromkeys(shared)]}'
+        )
+    if used:
+        raise _SharedWeightsError(
+            f'fork.at={names} leaves weights behind the fork that both '
+            f'branches would share: {used}. Fork the module that uses them, '
+            'or behind it'
         )
     if 2 not in batch_sizes(features):
         raise ValueError(
@@ -274,14 +290,53 @@ def _prove(
         )
     with _other_weights(backbone, names):
         uniform, other = (
-            leaves(half(run(backbone, plain.images[:1]), branch))
+            leaves(half(run(backbone, plain.images), branch))
             for branch in range(len(BRANCHES))
         )
+    expected = leaves(plain.both)
     if not is_close(uniform, expected) or is_close(other, expected, 1e-7):
         raise ValueError(
             'the branches do not keep to their halves of the batch: other '
             'weights of the re-balanced copies have to change its half alone'
         )
+
+
+def _run_and_follow(
+    backbone: nn.Module, names: list[str], state: ForkState, images: Tensor
+) -> tuple[Any, list[str]]:
+    """Returns features, and the weights of no branch that the fork feeds.
+
+    What joins them behind the fork as an input does not count.
+    """
+    forked = tuple(f'{name}.' for name in names)
+    learning = [p for p in backbone.parameters() if p.requires_grad]
+    weights = {
+        name: weight
+        for name, weight in backbone.named_parameters()
+        if weight.is_floating_point() and not name.startswith(forked)
+    }
+    try:
+        backbone.requires_grad_(False)
+        for weight in weights.values():
+            weight.requires_grad = True
+        state.follows = True
+        features = run(backbone, images)
+        joined = [f for f in leaves(features) if batch_sizes(f) == [2]]
+        roots = [f.sum() for f in joined if f.requires_grad]
+        found: Any = [None] * len(weights)
+        if roots:
+            found = torch.autograd.grad(
+                roots, [*weights.values()], allow_unused=True
+            )
+    finally:
+        state.follows = False
+        backbone.requires_grad_(False)
+        for weight in learning:
+            weight.requires_grad = True
+    reached = [n for n, g in zip(weights, found, strict=True) if g is not None]
+    return features, [
+        name for name in reached if not INPUTS.search(name.split('.')[-1])
+    ]
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class ForkState:
         in_place: Modules that change what they are given.
         doubled: Whether the network runs on every image twice, and what is
             ahead of the fork on the first of the two.
+        follows: Whether gradients are followed from the fork on, no matter
+            what they are ahead of it.
     """
 
     def __init__(
@@ -45,6 +47,14 @@ class ForkState:
         self.lengths = lengths or {}
         self.in_place = {*in_place}
         self.doubled = False
+        self.follows = False
+
+    def run(self, output: Any) -> Any:
+        """Notes that the first module has run, and returns its output."""
+        self.has_run = True
+        if self.follows:
+            torch.set_grad_enabled(True)
+        return output
 
     def lengths_of(self, path: str, side: str, value: Any) -> list[int] | None:
         """Returns the lengths of a module's values, None if not known."""
@@ -70,10 +80,7 @@ class Branches(BaseModule):
     """
 
     def __init__(
-        self,
-        uniform: nn.Module,
-        rebalanced: nn.Module,
-        init: str = 'copy',
+        self, uniform: nn.Module, rebalanced: nn.Module, init: str = 'copy'
     ) -> None:
         super().__init__()
         self.uniform = uniform
@@ -201,9 +208,7 @@ class Fork(Branches):
         was seen to work so: then the uniform copy gets an input of its own.
         """
         if self.first.doubled:
-            output = self.run_on_halves(*args, **kwargs)
-            self.first.has_run = True
-            return output
+            return self.first.run(self.run_on_halves(*args, **kwargs))
         uniform, rebalanced = self.copies
         given = args, kwargs
         seen = versions(given)
@@ -218,9 +223,7 @@ class Fork(Branches):
                 'module earlier or build it without inplace=True'
             )
         args, kwargs = map_leaves(_same, given)
-        output = join(output, rebalanced(*args, **kwargs))
-        self.first.has_run = True
-        return output
+        return self.first.run(join(output, rebalanced(*args, **kwargs)))
 
 
 class ForkedTail(Branches):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltml_mm.models.fork.branches import leaves, versions
-from ltml_mm.models.parts import evaluating, image_shape
+from ltml_mm.models.parts import evaluating, image_shape, is_map
 
 
 class PlainRun:
@@ -25,6 +25,7 @@ class PlainRun:
     Attributes:
         images: Random images (2, C, H, W).
         features: What the backbone returns for the first of them.
+        both: What it returns for both.
         is_function: Whether its output for an image depends on that image
             alone; only then can another run be compared with this one.
         tokens: The positions ahead of and behind each call of a module, by
@@ -62,7 +63,7 @@ class PlainRun:
             for name, operations in counter.get_flop_counts().items()
             if name != 'Global'
         }
-        both = self._run(backbone, 2)
+        self.both = self._run(backbone, 2)
         one, two = self._sizes
         self.lengths = {
             key: [
@@ -71,7 +72,7 @@ class PlainRun:
             ]
             for key in one.keys() & two.keys()
         }
-        first = [v[:1] if _is_batch(v) else v for v in leaves(both)]
+        first = [v[:1] if _is_batch(v) else v for v in leaves(self.both)]
         self.is_function = is_close(first, leaves(self.features))
 
     def _run(self, backbone: nn.Module, number: int) -> Any:
@@ -97,7 +98,8 @@ class PlainRun:
             sizes = [len(v) if _is_batch(v) else 0 for v in values]
             self._sizes[number - 1].setdefault(key, sizes)
             if number == 1:
-                self.tokens.setdefault(name, []).append(_count_tokens(values))
+                tokens = _count_tokens(values, self.images.shape[2:])
+                self.tokens.setdefault(name, []).append(tokens)
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             self.callers.setdefault(name, self._stack[-1])
@@ -141,10 +143,14 @@ def _is_batch(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
 
 
-def _count_tokens(values: list[Any]) -> int:
+def _count_tokens(values: list[Any], image: torch.Size) -> int:
     value = next((v for v in values if isinstance(v, Tensor)), None)
     if value is None or value.dim() < 3:
         return 1
-    # (N, L, C), (N, C, H, W), or (N, H, W, C), which has equal axes 1 and 2.
-    maps = value.dim() == 4 and value.shape[2] == value.shape[3]
+    # (N, L, C), (N, C, H, W) or (N, H, W, C); windows of these are square.
+    last = is_map(value.shape[1:3], image)
+    square = value.shape[-2] == value.shape[-1]
+    maps = value.dim() == 4 and (
+        is_map(value.shape[2:], image) or (square and not last)
+    )
     return value.shape[2:].numel() if maps else value.shape[1:-1].numel()

@@ -19,7 +19,7 @@ OPERATIONS = (0.002, 0.7)
 
 
 def describe_children(
-    backbone: nn.Module, plain: PlainRun | None = None
+    backbone: nn.Module, suggested: list[str] | None = None
 ) -> str:
     """Lists a backbone's children and says how to write ``fork``."""
     prefix = 'timm_model' if hasattr(backbone, 'timm_model') else ''
@@ -30,10 +30,9 @@ def describe_children(
         if isinstance(child, nn.ModuleList | nn.Sequential) and names:
             name = f'{name}.{names[0]} ... {name}.{names[-1]}'
         lines.append(f'{name} ({type(child).__name__})')
-    names = suggest_fork(backbone, plain) if plain else []
-    example = f'Write fork=dict(at={names}), or name' if names else 'Name'
+    own = f'Write fork=dict(at={suggested}), or name' if suggested else 'Name'
     return (
-        f'Its children are {", ".join(lines) or "none"}. {example} in '
+        f'Its children are {", ".join(lines) or "none"}. {own} in '
         'fork=dict(at=[...]) the first module of the last stage and every '
         'module with weights that forward runs after it, in that order'
     )

@@ -29,8 +29,7 @@ LOSSES = [*BASELINES, LogitCompensatedBCELoss]
 COUNTS = (81, 16, 1)
 N = 100
 LOGITS = torch.tensor(
-    [[0.5, -1.0, 2.0], [1.5, 0.3, -0.7], [-0.2, 0.1, 0.4]],
-    dtype=torch.float64,
+    [[0.5, -1.0, 2.0], [1.5, 0.3, -0.7], [-0.2, 0.1, 0.4]], dtype=torch.float64
 )
 TARGET = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]], dtype=torch.float64)
 
