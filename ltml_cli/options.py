@@ -10,9 +10,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-#: Options that name files and folders: their values stay texts.
+#: Options that name files, folders and runs: their values stay texts.
 PATH_OPTIONS = (
-    'ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir',
+    'ann_file', 'data_prefix', 'data_root', 'experiment_name', 'img_path',
+    'load_from', 'out_dir', 'save_dir', 'work_dir',
 )  # fmt: skip
 #: Keys of two flags that set more than one entry of a config.
 SIZE, WEIGHTS = '--size', '--weights'

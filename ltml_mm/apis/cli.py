@@ -57,7 +57,13 @@ def run_tool(main: Callable[[], None]) -> None:
         # Of an error in a data worker torch makes a text with its stack; the
         # last line is what the error said.
         worker = r'(?s)Caught \w+ in DataLoader worker.*\n\S+: '
-        _fail(re.sub(worker, '', str(error)).rstrip(), error)
+        text = re.sub(worker, '', str(error)).rstrip()
+        if text.endswith('meta information of the first dataset'):
+            text += (
+                ': a ConcatDataset takes sets with the same classes in the '
+                'same order, which custom.py --classes FILE gives them'
+            )
+        _fail(text, error)
     except torch.distributed.DistError as error:
         # The further lines are a stack of C++.
         _fail(str(error).split('\n')[0], error)
@@ -78,7 +84,7 @@ def _explain_config_error(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and words.startswith('`self._'):
         return f'the config is not complete: {words}'
     kinds = (AssertionError, AttributeError, KeyError, TypeError)
-    if not isinstance(error, kinds):
+    if not isinstance(error, (*kinds, NotImplementedError)):
         return None
     stack = traceback.walk_tb(error.__traceback__)
     built = [name for frame, _ in stack if (name := _built_in(frame))]

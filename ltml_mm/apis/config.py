@@ -23,7 +23,10 @@ from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
-from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.datasets.two_stream import (
+    allow_other_counts,
+    innermost_datasets,
+)
 from ltml_mm.evaluation.grouped_average_precision import separate_metrics
 
 #: The dataset whose classes and counts are known from its files alone.
@@ -98,6 +101,8 @@ def complete_config(
             # PyTorch refuses what only workers could keep.
             loader['persistent_workers'] = False
             loader.pop('prefetch_factor', None)
+        if loader.get('dataset') is not None:
+            loader['dataset'] = allow_other_counts(loader['dataset'])
     training = innermost_datasets(cfg.get('train_dataloader') or {})
     for dataset in dataset_configs(cfg):
         if dataset.get('type') in FILE_DATASETS:

@@ -33,7 +33,7 @@ from ltml_mm.datasets.images import (
     load_image,
 )
 from ltml_mm.decisions.thresholds import find_thresholds
-from ltml_mm.engine.hooks.device_hook import arrange, picture_side
+from ltml_mm.engine.hooks.device_hook import arrange
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -84,8 +84,7 @@ class MultiLabelInferencer(BaseInferencer):
         super().__init__(
             network.model, pretrained=False, device=pick_device(device)
         )
-        side = picture_side(network.cfg.get('test_dataloader'))
-        arrange(self.model, side=side)
+        arrange(self.model)
         self.class_info = network.class_info
         self.thresholds, self.thresholds_note = find_thresholds(
             pretrained, network.digest, network.names, thresholds
@@ -104,10 +103,10 @@ class MultiLabelInferencer(BaseInferencer):
         """Predicts the classes of images.
 
         Args:
-            inputs (str | Path | Image | ndarray | list): An image, a list of
-                them, or a folder, which is searched with those in it. An
-                image is a path, a Pillow image or BGR pixels, uint8 of shape
-                (H, W, 3).
+            inputs (str | Path | Image | ndarray | list): An image, a list or
+                an iterator of them, or a folder, which is searched with those
+                in it. An image is a path, a Pillow image or BGR pixels, uint8
+                of shape (H, W, 3).
             return_datasamples (bool): Whether to return what the model
                 returns, by branch too, instead of dicts.
             batch_size (int): Images a step.
@@ -254,8 +253,10 @@ class MultiLabelInferencer(BaseInferencer):
         return lambda image: rest(self.load(image))
 
     def _inputs_to_list(self, inputs: Any) -> list[ImageInput]:
-        if isinstance(inputs, (list, tuple)):
+        if isinstance(inputs, (list, tuple, Iterator)):
             return list(inputs)
+        if isinstance(inputs, str) and not inputs:
+            raise ValueError("an image's path is empty")  # not this folder
         if not isinstance(inputs, (str, Path)) or not Path(inputs).is_dir():
             return [inputs]
         images, skipped = find_images(inputs)

@@ -21,10 +21,11 @@ MAX_PIXELS = 178_956_970
 # Never more than these: for some formats Pillow starts other programs.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 
-#: What a folder is searched for, in lower case. A GIF must be named by
-#: itself, since OpenCV reads it only from 4.11 on.
+#: What a folder is searched for, in lower case. OpenCV reads a GIF, its
+#: first picture, from 4.11 on.
 EXTENSIONS = (
-    '.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp',
+    '.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff',
+    '.webp',
 )  # fmt: skip
 
 # The last bytes of a whole file.
@@ -76,7 +77,10 @@ def check_image(path: str | Path, decode: bool = True) -> None:
             has more than :data:`MAX_PIXELS` pixels.
     """
     if not os.path.isfile(path):
-        raise UnreadableImageError(path, 'no such file')
+        reason = 'a folder' if os.path.isdir(path) else 'no such file'
+        if '://' in str(path):
+            reason = 'a URL; download the file first'
+        raise UnreadableImageError(path, reason)
     if os.path.getsize(path) == 0:
         raise UnreadableImageError(path, 'the file is empty')
     try:

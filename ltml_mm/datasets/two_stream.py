@@ -62,7 +62,7 @@ class TwoStreamDataset:
         self, dataset: dict | Dataset, lazy_init: bool = False
     ) -> None:
         if isinstance(dataset, dict):
-            dataset = DATASETS.build(_allow_other_counts(dataset))
+            dataset = DATASETS.build(allow_other_counts(dataset))
         if not has_labels(dataset):
             raise TypeError(
                 'dataset must be a config or a multi-label dataset with '
@@ -144,18 +144,20 @@ class TwoStreamDataset:
         return f'{type(self).__name__} of {self.dataset!r}'
 
 
-def _allow_other_counts(config: Any) -> Any:
+def allow_other_counts(config: Any) -> Any:
     """Copies a config whose ConcatDatasets take sets of unequal counts."""
     if isinstance(config, (list, tuple)):
-        return [_allow_other_counts(part) for part in config]
+        return [allow_other_counts(part) for part in config]
     if not isinstance(config, Mapping):
         return config
     config = {
-        key: _allow_other_counts(value) if key.startswith('dataset') else value
+        key: allow_other_counts(value) if key.startswith('dataset') else value
         for key, value in config.items()
     }
     if config.get('type') == 'ConcatDataset':
-        config.setdefault('ignore_keys', [COUNTS_KEY, IMAGES_KEY])
+        own = config.get('ignore_keys') or []
+        own = [own] if isinstance(own, str) else own
+        config['ignore_keys'] = sorted({*own, COUNTS_KEY, IMAGES_KEY})
     return config
 
 

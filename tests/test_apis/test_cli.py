@@ -18,7 +18,8 @@ def test_a_path_is_the_text_that_was_given(prefix, name, text):
 
 @pytest.mark.parametrize('text', ['2024', '1e5', 'true', 'cats,dogs', '(a'])
 def test_a_folder_may_look_like_a_value(text):
-    assert parse_cfg_options([f'data_root={text}']) == {'data_root': text}
+    for key in ('data_root', 'experiment_name', 'a.data_prefix.img_path'):
+        assert parse_cfg_options([f'{key}={text}']) == {key: text}
 
 
 def test_none_is_a_folder_where_one_has_the_name(tmp_path, monkeypatch):

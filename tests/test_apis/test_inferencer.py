@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -110,6 +111,28 @@ def test_what_is_no_image_is_refused(inferencer, image):
     for given in (image, [image]):
         with pytest.raises(ValueError, match=words):
             inferencer(given)
+
+
+@pytest.mark.parametrize(
+    ('given', 'words'),
+    [
+        ('', 'path is empty'),
+        (['{}'], 'a folder$'),
+        ('https://host/a.png', 'a URL; download'),
+    ],
+)
+def test_other_places_are_told(inferencer, tmp_path, given, words):
+    if isinstance(given, list):
+        given = [str(tmp_path)]
+    with pytest.raises(ValueError, match=words):
+        inferencer(given)
+
+
+def test_an_iterator_of_images(inferencer, tmp_path):
+    path = save(tmp_path / 'a.png')
+    (expected,) = inferencer(path)
+    found = inferencer(image for image in (path, Path(path)))
+    assert [r['scores'] for r in found] == [expected['scores']] * 2
 
 
 def test_no_image_has_no_result(inferencer):

@@ -276,7 +276,7 @@ def test_a_format_is_found(root, out, form, make):
 
 
 def test_an_ambiguous_or_unknown_source_asks_for_the_format(root, out):
-    with pytest.raises(ValueError, match=r'src: holds none that is known'):
+    with pytest.raises(ValueError, match=r'src: holds no known format'):
         convert(root, out, None)
     make_csv(root)
     convert(root, out, None)
@@ -288,7 +288,7 @@ def test_an_ambiguous_or_unknown_source_asks_for_the_format(root, out):
     with pytest.raises(ValueError, match=told):
         convert(root, out, None, ['force'])
     (root / 'x.json').write_text('{"a": 1}')
-    with pytest.raises(ValueError, match=r'x\.json: holds none'):
+    with pytest.raises(ValueError, match=r'x\.json: holds no known'):
         convert(root / 'x.json', out, None)
     with pytest.raises(FileNotFoundError, match=r'no such .*gone'):
         convert(root / 'gone', out, None)

@@ -1,6 +1,7 @@
 """Files as other tools write them: read, or refused with what to write."""
 
 import json
+import warnings
 
 import pytest
 from own_data import (
@@ -107,7 +108,7 @@ def test_bad_lists_are_named(root, out, cell):
         convert(source, out)
 
 
-@pytest.mark.parametrize('label', ['nan', 'None', 'NULL'])
+@pytest.mark.parametrize('label', ['nan', 'None', 'NULL', 'N/A', '<NA>'])
 def test_words_for_nothing_are_no_labels(root, out, label):
     source = write_csv(root, ['a.jpg,cat', f'b.jpg,{label}'])
     with pytest.raises(ValueError, match=r'seem to be none .*: 1\n.*csv:3'):
@@ -364,6 +365,33 @@ def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):
     assert len([w for w in caught if 'not where' in str(w.message)]) == 1
     paths = [found, found.replace('img', 'other')]
     assert list(converted(out)) == paths
+
+
+@pytest.mark.parametrize('encoding', ['GBK', 'gb2312', 'Big5', 'latin-1'])
+def test_voc_in_the_encoding_that_it_declares(tmp_path, out, encoding):
+    name = 'b\xfcffel' if encoding == 'latin-1' else '\u8c93'
+    if encoding.lower().startswith('gb'):
+        name = '\u732b'
+    draw(tmp_path / 'src' / 'a.jpg')
+    text = (
+        f'<?xml version="1.0" encoding="{encoding}"?><annotation><filename>'
+        f'a.jpg</filename><object><name>{name}</name></object></annotation>'
+    )
+    (tmp_path / 'src' / 'a.xml').write_bytes(text.encode(encoding))
+    convert(tmp_path / 'src', out, 'voc')
+    assert converted(out) == {'a.jpg': [name]}
+
+
+@pytest.mark.parametrize('part', ['test', 'Val'])
+def test_a_column_of_the_parts_is_not_left_out_in_silence(root, out, part):
+    rows = ['a.jpg,cat,train', f'b.jpg,dog,{part}']
+    source = write_csv(root, rows, header='path,labels,set')
+    told = "column 'set' is left out: rows of"
+    with pytest.warns(UserWarning, match=told):
+        convert(source, out)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', told)
+        convert(source, out / 'again', table={'ignore_columns': ('set',)})
 
 
 def test_voc_names_that_fit_are_not_replaced(tmp_path, out, recwarn):

@@ -54,8 +54,14 @@ SUSPICIOUS = [
     ),
     (
         ['cat', 'Cat', 'dog', 'c at'],
-        "only in case or blanks: 'Cat' and 'c at' and 'cat'$",
+        "look alike: 'Cat' and 'c at' and 'cat'$",
     ),
+    (
+        ['cafe\u0301', 'caf\xe9', 'dog'],
+        "look alike: 'cafe\u0301' and 'caf\xe9'$",
+    ),
+    (['3 14', '7', '5'], r"hold a separator .*: '3 14' \(.*x\.csv:2\)$"),
+    (['[3 14]', '7', '5'], r"hold a separator .*: '3 14' \("),
     (['cat;dog', 'cat', 'cat;emu'], 'classes in every image: cat$'),
     (
         ['cat', 'dog;cat', 'dog;cat', 'emu', 'cat'],

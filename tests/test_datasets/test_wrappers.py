@@ -1,6 +1,8 @@
 """Sets put together or cut: the counts are those of the images drawn."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from mmengine.config import ConfigDict
@@ -8,6 +10,7 @@ from mmengine.dataset import ConcatDataset
 from mmpretrain.datasets import KFoldDataset, MultiLabelDataset
 from mmpretrain.registry import DATASETS
 
+from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.config import complete_config
 from ltml_mm.datasets import (
     ClassAwareMultiLabelSampler,
@@ -86,6 +89,50 @@ def test_wrappers_of_objects_and_of_wrappers(configs):
         DATASETS.build(repeat)
     assert statistics(TwoStreamDataset(repeat)) == [[8, 2, 6], 14]
     assert 'ignore_keys' not in twice
+
+
+@pytest.mark.parametrize('own', [None, 'sources', ['sources', COUNTS[0]]])
+def test_sets_of_any_loader_may_have_other_counts(configs, own):
+    concat = dict(type='ConcatDataset', datasets=configs)
+    concat |= {} if own is None else {'ignore_keys': own}
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=concat, times=2))
+    cfg = ConfigDict(train_dataloader=loader, val_dataloader=loader)
+    complete_config(cfg)
+    for name in cfg:
+        dataset = DATASETS.build(cfg[name].dataset)
+        assert len(dataset) == 14
+        ignored = dataset.dataset.ignore_keys
+        assert {*ignored} == {*COUNTS} | ({'sources'} if own else set())
+    assert 'test_mode' not in cfg.train_dataloader.dataset.dataset.datasets[0]
+    assert cfg.val_dataloader.dataset.dataset.datasets[1].test_mode
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'words'),
+    [
+        (lambda sets: sets, 'same classes in the same order, which custom.py'),
+        (
+            lambda sets: dict(
+                type='KFoldDataset',
+                num_splits=2,
+                dataset=dict(type='ConcatDataset', datasets=sets[:1]),
+            ),
+            'not fit KFoldDataset: `ConcatDataset` do.* wrapped dataset first',
+        ),
+    ],
+)
+def test_what_cannot_be_put_together_is_told(configs, wrap, words, capsys):
+    path = Path(configs[1]['ann_file'])
+    content = json.loads(path.read_text())
+    content['metainfo']['classes'].reverse()
+    path.write_text(json.dumps(content))
+    wrapped = wrap(configs)
+    if isinstance(wrapped, list):
+        wrapped = dict(type='ConcatDataset', datasets=wrapped)
+    config = dict(type='TwoStreamDataset', dataset=wrapped)
+    with pytest.raises(SystemExit):
+        run_tool(lambda: DATASETS.build(config).full_init())
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_a_stock_set_counts_its_images_once_each(configs):

@@ -19,7 +19,7 @@ from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.datasets.samplers import UniformSampler
 from ltml_mm.engine import ExactResumeHook
 from ltml_mm.engine.hooks import exact_resume_hook
-from ltml_mm.engine.hooks.exact_resume_hook import check_accumulation
+from ltml_mm.engine.hooks.exact_resume_hook import KEY, check_accumulation
 from ltml_mm.engine.hooks.preemption_hook import end_workers
 from ltml_mm.engine.hooks.resume_state import compare_signatures, run_signature
 
@@ -377,6 +377,15 @@ def test_the_seed_is_that_of_the_checkpoint(data, tmp_path, capsys):
         train(config, checkpoint if name == 'resumed' else None)
     assert_same_runs(tmp_path / 'whole', tmp_path / name, 'iter_9.pth', 6)
     assert 'of the checkpoint, not with' in capsys.readouterr().out
+
+
+def test_another_seed_is_taken_where_it_was_asked_for(
+    data, tmp_path, stopped, capsys
+):
+    key = 'train_dataloader.sampler.seed'
+    go_on(data, tmp_path, stopped / 'iter_6.pth', {key: 11})
+    assert 'of the checkpoint, not with' not in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / 'iter_9.pth')[KEY]['seed'] == 11
 
 
 def test_checkpoint_without_random_states(data, tmp_path, stopped, capsys):

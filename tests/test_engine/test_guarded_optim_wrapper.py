@@ -9,6 +9,8 @@ from engine_runner import Model, make_runner
 from forked import train_ranks
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from poisoned_batch import Poison
 from tiny_training import make_config
 
@@ -256,6 +258,28 @@ def test_overflow_is_left_to_the_scaler(amp, clip_grad):
     step(8.0)
     torch.testing.assert_close(weight, torch.full((2,), 0.2))
     assert wrapper.loss_scaler.get_scale() == 2.0**124
+
+
+@pytest.mark.parametrize('sign', [1, -1])
+def test_foreign_losses_of_heads_see_float32(amp, sign):
+    head = MODELS.build(
+        dict(
+            type='MultiLabelLinearClsHead',
+            num_classes=2,
+            in_channels=1,
+            loss=dict(type='AsymmetricLoss', gamma_neg=2.0),
+        )
+    )
+    torch.nn.init.constant_(head.fc.weight, 1.0)
+    wrapper, *_ = amp(loss_scale=dict(init_scale=1.0), dtype='bfloat16')
+    samples = [DataSample().set_gt_score(torch.tensor([1.0, 0.0]))]
+    feats = torch.full((1, 1), sign * 1e4)
+    with wrapper.optim_context(head), torch.autocast('cpu', torch.float16):
+        loss = head.loss((feats,), samples)['loss']
+    assert loss.isfinite()
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+    assert not head.loss_module._forward_pre_hooks
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow(amp):

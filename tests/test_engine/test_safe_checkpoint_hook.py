@@ -1,11 +1,14 @@
 """Checkpoints that survive kills, full disks and rot."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 from mmengine.runner import Runner
 from tiny_training import make_config
 
@@ -226,18 +229,77 @@ def test_metrics_that_validations_give(data, tmp_path, key):
     assert len(list(tmp_path.glob('best_*.pth'))) == 1
 
 
-def test_a_metric_that_is_not_known_before(data, tmp_path):
+@METRICS.register_module()
+class Brightness(BaseMetric):
+    """One whose keys nobody knows before it has seen real samples."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [sample['img_shape'][0] for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {'brightness': sum(results)}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'there', 'steps'),
+    [
+        ('MultiLabelMetric', 'multi-label/precision, ', 0),
+        ('AveragePrecision', 'multi-label/mAP$', 0),
+        ('Brightness', 'brightness$', 3),
+    ],
+)
+@pytest.mark.parametrize('hook', ['SafeCheckpointHook', 'CheckpointHook'])
+def test_metrics_of_others(data, tmp_path, kind, there, steps, hook):
     config = make_config(data, tmp_path, steps=0)
-    config.default_hooks.checkpoint.save_best = 'multi-label/mAP'
-    config.val_evaluator = dict(type='MultiLabelMetric')
-    with pytest.raises(ValueError, match='it gives multi-label/precision, '):
-        Runner.from_cfg(config).train()
+    config.default_hooks.checkpoint.update(type=hook, save_best='x/accuracy')
+    config.custom_hooks.append(dict(type='ScheduleCheckHook'))
+    config.val_evaluator = dict(type=kind)
+    runner = Runner.from_cfg(config)
+    kinds = KeyError if steps and hook == 'CheckpointHook' else ValueError
+    with pytest.raises(kinds, match=f'it gives {there}|^.x/acc'):
+        runner.train()
+    assert runner.iter == steps
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('default_hooks.checkpoint.save_best', 'auto'),
+        (
+            'custom_hooks',
+            [dict(type='EarlyStoppingHook', monitor='multi-label/mAP')],
+        ),
+        ('param_scheduler', [dict(type='ReduceOnPlateauLR', monitor='x')]),
+    ],
+)
+def test_without_a_validation_nothing_is_chosen(data, tmp_path, key, value):
+    config = make_config(data, tmp_path)
+    config.merge_from_dict({key: value})
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    runner = Runner.from_cfg(config)
+    with pytest.raises(ValueError, match='a validation, and this run has no'):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_a_validation_without_a_label_is_told_before(data, tmp_path):
+    config = make_config(data, tmp_path)
+    content = json.loads((data / 'train.json').read_text())
+    for entry in content['data_list']:
+        entry['gt_label'] = []
+    path = tmp_path / 'bare.json'
+    path.write_text(json.dumps(content))
+    config.val_dataloader.dataset.ann_file = str(path)
+    runner = Runner.from_cfg(config)
+    with pytest.raises(ValueError, match='no image of the test set has a lab'):
+        runner.train()
+    assert runner.iter == 0
 
 
 def test_a_key_whose_rule_nobody_knows(data, tmp_path):
     config = make_config(data, tmp_path)
     config.default_hooks.checkpoint.save_best = 'own/number'
-    config.val_evaluator = dict(type='MultiLabelMetric')
+    config.val_evaluator = dict(type='Brightness')
     runner = Runner.from_cfg(config)
     with pytest.raises(ValueError, match='rule for key own/number'):
         runner.train()

@@ -23,7 +23,6 @@ from ltml_mm.apis import train as training
 
 REPO = Path(__file__).parents[2]
 CUSTOM = str(REPO / 'configs' / 'ltml_custom.py')
-pytestmark = pytest.mark.usefixtures('quick')
 #: Where the wheels of both stacks keep them.
 STOCK = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 LONGER = [
@@ -162,7 +161,7 @@ def test_get_flops_and_print_config(trained, run, config):
 
 
 @pytest.mark.parametrize('prefix', [None, 'other'])
-def test_stock_metrics_beside_ours(trained, tmp_path, prefix):
+def test_stock_metrics_beside_ours(trained, tmp_path, prefix, quick):
     work, _, changed = trained
     metrics = [
         {'type': 'GroupedAveragePrecision'},
@@ -209,7 +208,7 @@ def test_our_tools_build_the_runner_that_a_config_names(
     assert built[0].model.num_classes == 20
 
 
-def test_the_flexible_runner_goes_on_with_more_epochs(tmp_path, capsys):
+def test_the_flexible_runner_goes_on_with_more_epochs(tmp_path, capsys, quick):
     config = write_small(tmp_path)
     flexible = extend(config, "runner_type = 'FlexibleRunner'")
     training.main([str(flexible)])

@@ -44,6 +44,9 @@ def read_folders(path: str) -> ImageSet:
         for file in list_folder(folder):
             if file.suffix.lower() not in EXTENSIONS or file.is_dir():
                 fault = f'not a file in {", ".join(EXTENSIONS)}'
+                if file.is_dir():
+                    part = f'custom.py folders {folder} reads one part'
+                    fault = f'a folder; {part}, --test FOLDER another'
                 problems.add('entries that are not images', str(file), fault)
             image = f'{folder.name}/{file.name}'
             examples.append(Example(image, names, str(file)))
@@ -101,7 +104,7 @@ def find_format(path: str) -> tuple[str, str]:
     if len(found) == 1:
         return found[0]
     told = ', '.join(f'{form} {file}' for form, file in found)
-    told = f'may be one of {told}' if found else 'holds none that is known'
+    told = f'may be one of {told}' if found else 'holds no known format'
     raise ValueError(
         f'{path}: {told}; say which: custom.py FORMAT PATH with one of '
         f'{", ".join(READERS)}'

@@ -224,7 +224,7 @@ def _image_files(root: str) -> Iterator[str]:
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith('.'))
         for name in sorted(names):
-            if name.lower().endswith((*EXTENSIONS, '.gif')):
+            if name.lower().endswith(EXTENSIONS):
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 

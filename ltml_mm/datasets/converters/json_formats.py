@@ -67,9 +67,9 @@ def read_coco(path: str) -> ImageSet:
         for field, ids in (('image_id', images), ('category_id', categories)):
             value = entry.get(field)
             if type(value) not in (int, str) or value not in ids:
-                kind = 'ids that their list lacks (the text "7" is not 7)'
                 place = f'{path}: annotations[{number}]'
-                problems.add(kind, place, f'{field} {json.dumps(value)}')
+                told = f'{field} {_other_id(value, ids)}'
+                problems.add('ids that their list lacks', place, told)
         # The index asks for the ids of objects, which no label needs.
         entry['id'] = number
     problems.check()
@@ -95,6 +95,18 @@ def read_coco(path: str) -> ImageSet:
         told = f'categories that only head others left out: {", ".join(empty)}'
         notes = (told,)
     return rooted(ImageSet(examples, tuple(classes), '', path, notes))
+
+
+def _other_id(value: Any, ids: Iterable[int | str]) -> str:
+    """Describes an id that a list lacks, and one that looks the same."""
+    kinds = {str: 'text', int: 'number', float: 'number'}
+    texts = {str(value), str(value).removesuffix('.0')}
+    told = json.dumps(value)
+    near = [known for known in ids if str(known) in texts]
+    if not near or type(value) not in kinds:
+        return told
+    other = f'the {kinds[type(near[0])]} {json.dumps(near[0])}'
+    return f'is the {kinds[type(value)]} {told}, the list has {other}'
 
 
 def _coco_names(

@@ -26,7 +26,9 @@ SEPARATORS = (';', '|', '\n', '、', '；', '，', ',')
 # Cells of a column of labels, as pandas, R and spreadsheets write them.
 YES = ('1', '1.0', 'true', 'yes', 'y', 't')
 NO = ('0', '0.0', 'false', 'no', 'n', 'f')
-NOTHING = ('nan', 'none', 'null')
+NOTHING = ('nan', 'none', 'null', 'n/a', '#n/a', '<na>', 'nil')
+#: Images to evaluate on, in a column that tells the parts of a set.
+HELD_OUT = ('test', 'val', 'valid', 'validation', 'dev')
 # Headers in lower case without blanks and marks, the surest first.
 PATH_NAMES = (
     'path', 'imgpath', 'imagepath', 'filepath', 'filename', 'imgname',
@@ -153,6 +155,14 @@ def read_table(table: Table, options: TableOptions) -> ImageSet:
     used = {path, *labels}
     left = [n for i, n in enumerate(table.header) if n and i not in used]
     left = [name for name in left if name not in options.ignore_columns]
+    for name in left:
+        parts = {c.lower() for c in table.column(table.find(name))} - {''}
+        if parts & {*HELD_OUT} and len(parts) <= 4:
+            warnings.warn(
+                f'{table.source}: the column {name!r} is left out: rows of '
+                f'{" and ".join(sorted(parts))} come into one set',
+                stacklevel=4,
+            )
     note = f'images in the column {table.header[path]!r}, {told}'
     if left:
         note += f'; columns left out: {", ".join(left)}'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -83,10 +85,12 @@ def suspicions(images: ImageSet) -> Iterator[str]:
         )
     alike = defaultdict(list)
     for name in names:
-        alike[''.join(name.casefold().split())].append(name)
+        # Of an accent, its two spellings in Unicode look the same.
+        plain = unicodedata.normalize('NFKC', name).casefold()
+        alike[''.join(plain.split())].append(name)
     same = [' and '.join(map(repr, g)) for g in alike.values() if len(g) > 1]
     if same:
-        yield f'classes that differ only in case or blanks: {first(same)}'
+        yield f'classes that look alike: {first(same)}'
     if joined := list(_joined(images)):
         yield (
             'labels that hold a separator (custom.py csv --separator says '
@@ -124,7 +128,8 @@ def _joined(images: ImageSet) -> Iterator[str]:
             mark in name and min(seen[mark][p] for p in _cut(name, mark)) > 1
             for mark in MARKS
         )
-        if any(mark in name for mark in SEPARATORS) or any(parts):
+        numbers = re.fullmatch(r'\d+([/+& ]+\d+)+', name)
+        if any(m in name for m in SEPARATORS) or numbers or any(parts):
             place = f' ({places[name]})' if name in places else ''
             yield f'{name!r}{place}'
 

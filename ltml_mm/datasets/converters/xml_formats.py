@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 from tqdm import tqdm
@@ -94,8 +96,17 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def _parse(file: str) -> ElementTree.Element:
-    parser = ElementTree.XMLParser(target=_Builder())
-    return ElementTree.parse(file, parser).getroot()
+    content = Path(file).read_bytes()
+    declared = re.match(rb'<\?xml[^>]*encoding=["\']([\w.-]+)', content)
+    encoding = None
+    if declared:
+        # Python knows encodings that the parser does not; GB 18030 holds
+        # what those before it hold.
+        name, encoding = declared[1].decode().lower(), 'utf-8'
+        name = 'gb18030' if name in ('gb2312', 'gbk') else name
+        content = content.decode(name).encode()
+    parser = ElementTree.XMLParser(target=_Builder(), encoding=encoding)
+    return ElementTree.fromstring(content, parser)
 
 
 def _read_annotation(file: str) -> tuple[str, tuple[str, ...]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ltml_mm.class_statistics import ClassStatistics
-from ltml_mm.datasets.annotations import read_labels
+from ltml_mm.datasets.annotations import has_labels, read_labels
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision
@@ -111,15 +112,10 @@ class SafeCheckpointHook(CheckpointHook):
         """Finds the folder, and removes what a killed run left in it.
 
         Raises:
-            ValueError: ``save_best``, a hook or a schedule asks for a metric
-                that no validation will give; names those that there are. Or
-                ``save_best`` needs a ``rule``.
+            ValueError: See :func:`check_monitored`; or ``save_best`` needs a
+                ``rule``.
         """
-        parts = (*runner.hooks, *flat_schedulers(runner))
-        monitors = (getattr(part, 'monitor', '') for part in parts)
-        wanted = {*(self.save_best or ()), *monitors} - {'auto', ''}
-        if wanted:
-            _check_keys(wanted, _metric_keys(runner))
+        check_monitored(runner)
         if self._rule_error is not None:
             raise self._rule_error
         super().before_train(runner)
@@ -214,14 +210,40 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.remove_pending({self.last_ckpt, *best})
 
 
+def check_monitored(runner: Runner) -> None:
+    """Checks the validation before the first step.
+
+    Raises:
+        ValueError: ``save_best`` of a hook, or ``monitor`` of a hook or a
+            schedule, asks for a metric that no validation will give; names
+            those that there are. Or no validation image has a label.
+    """
+    wanted: dict[str, str] = {}
+    for part in (*runner.hooks, *flat_schedulers(runner)):
+        asked = [*(getattr(part, 'save_best', None) or ())]
+        for key in [*asked, getattr(part, 'monitor', None)]:
+            if key is not None:
+                wanted[key] = 'save_best' if asked else type(part).__name__
+    if wanted and runner.val_loop is None:
+        raise ValueError(
+            f'{wanted.popitem()[1]} chooses by a validation, and this run '
+            'has none: leave it out of the config, or let the run validate'
+        )
+    _check_keys(wanted, _metric_keys(runner))
+
+
 def _metric_keys(runner: Runner) -> list[str]:
     """Lists what validations give; nothing where nobody knows before."""
     keys: list[str] = []
     loop = runner.val_loop
     for metric in loop.evaluator.metrics if loop is not None else ():
         dataset = loop.dataloader.dataset
-        known = isinstance(metric, GroupedAveragePrecision)
-        if not known or not hasattr(dataset, 'get_cat_ids'):
+        if not isinstance(metric, GroupedAveragePrecision):
+            if not (others := _stock_keys(metric)):
+                return []
+            keys += others
+            continue
+        if not has_labels(dataset):
             return []
         classes = ClassStatistics.from_metainfo(metric.dataset_meta or {})
         counts = read_labels(dataset).counts(classes.num_classes)
@@ -237,6 +259,24 @@ def _metric_keys(runner: Runner) -> list[str]:
         found = probe.compute_metrics([(scores, np.minimum(counts, 1))])
         keys += [f'{metric.prefix}/{key}' for key in found]
     return keys
+
+
+def _stock_keys(metric: Any) -> list[str]:
+    """Lists what another metric gives for one invented image, if it runs."""
+    probe = copy(metric)
+    probe.results = []
+    count = len((metric.dataset_meta or {}).get('classes') or ())
+    label, scores = torch.tensor([0]), torch.eye(1, count)[0]
+    sample = dict(gt_label=label, gt_score=scores, num_classes=count)
+    sample |= dict(pred_label=label, pred_score=scores)
+    try:
+        probe.process({}, [sample])
+        found = probe.compute_metrics(probe.results)
+    # A metric of any kind, of which the run itself will tell.
+    except Exception:
+        return []
+    prefix = f'{metric.prefix}/' if metric.prefix else ''
+    return [prefix + key for key in found]
 
 
 def _check_keys(wanted: Iterable[str], keys: Sequence[str]) -> None:

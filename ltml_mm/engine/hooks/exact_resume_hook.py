@@ -129,6 +129,8 @@ class ExactResumeHook(Hook):
             key.startswith(DATA_PREFIXES) for key in changes
         )
         runner.logger.warning(f'{message}. It goes on with those, as asked')
+        if any(key.endswith('seed') for key in changes):
+            self._loaded['seed'] = _seed(runner)
         follow_config(runner, checkpoint, changes)
 
     def before_train(self, runner: Runner) -> None:

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.engine.hooks.checkpoint_hooks import check_monitored
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 
 #: The learnable scales among the parameters of a loss.
@@ -49,8 +50,10 @@ class ScheduleCheckHook(Hook):
         Raises:
             ValueError: The run has no step, which MMEngine ends at once as if
                 it had trained, the rate drops before the warm-up ends, or
-                what is chosen would be chosen on the test set.
+                what is chosen would be chosen on the test set. Or see
+                :func:`check_monitored`.
         """
+        check_monitored(runner)
         _check_choices(runner)
         loader = runner.train_dataloader
         if len(loader) == 0:

@@ -30,13 +30,13 @@ SHAPING_HOOKS = (
     'AdaptiveMargins', 'ConsistencyLimit', 'DenseCL', 'EMA', 'PreciseBN',
     'SimSiam', 'SwAV', 'SwitchRecipe', 'SyncBuffers', 'WarmupParam',
 )  # fmt: skip
-#: What within them does not: first weights, folders, kept images, workers,
-#: validations, and what happens to steps that are not finite.
+#: What within them does not: first weights, folders, what sets may differ in,
+#: kept images, workers, validations, what happens to steps not finite.
 ASIDE = (
     'on_nonfinite', 'init_cfg', 'data_root', 'data_prefix', 'ann_file',
-    'allow_outside', 'image_cache', 'num_workers', 'persistent_workers',
-    'pin_memory', 'prefetch_factor', 'val_interval', 'val_begin',
-    'dynamic_intervals',
+    'allow_outside', 'ignore_keys', 'image_cache', 'num_workers',
+    'persistent_workers', 'pin_memory', 'prefetch_factor', 'val_interval',
+    'val_begin', 'dynamic_intervals',
 )  # fmt: skip
 #: Prefixes of :func:`run_signature`'s keys after whose change the epoch
 #: starts anew.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.models.losses.base import upcast
 
 #: So many steps in a row may be left out; more, and nothing is learned. A
 #: gradient scaler that starts at 2**24 has halved itself away long before.
@@ -225,7 +226,8 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, _AnyDeviceAmpOptimWrapper):
     Gradients that overflow are no error while the gradient scaler works: it
     leaves the step out and lowers its scale. A loss that is not finite is
     one, and so are 40 overflows in a row. A step that is skipped leaves the
-    scale as it is. On a CPU it works in bfloat16, without a scale.
+    scale as it is. On a CPU it works in bfloat16, without a scale. Losses of
+    MMPretrain's heads see float32 logits: some overflow in half precision.
 
     Args:
         on_nonfinite (str): ``'stop'`` or ``'skip'``. Defaults to ``'stop'``.
@@ -234,6 +236,22 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, _AnyDeviceAmpOptimWrapper):
     Raises:
         ValueError: On a CPU, ``dtype`` is not bfloat16.
     """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Hands float32 logits to the losses of heads within."""
+        with ExitStack() as stack:
+            for module in model.modules():
+                loss = getattr(module, 'loss_module', None)
+                if isinstance(loss, nn.Module):
+                    handle = loss.register_forward_pre_hook(_widen)
+                    stack.callback(handle.remove)
+            stack.enter_context(super().optim_context(model))
+            yield
+
+
+def _widen(_: nn.Module, args: tuple) -> tuple:
+    return (upcast(args[0]), *args[1:])
 
 
 def _bad_parameters(module: nn.Module | None) -> str:
