@@ -9,7 +9,10 @@ _base_ = [
 
 data_root = 'data/custom'
 data_prefix = ''
-model = dict(num_classes=None)
+# At test each class looks at the positions that score highest.
+model = dict(
+    num_classes=None, neck=None, head=dict(type='AttentionAtTestHead')
+)
 train_dataloader = dict(
     batch_size=32,  # pairs of a uniform and a class-aware image
     sampler=dict(

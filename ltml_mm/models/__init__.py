@@ -8,10 +8,11 @@ from ltml_mm.models.losses import (
     CrossBranchConsistencyLoss,
     LogitCompensatedBCELoss,
 )
-from ltml_mm.models.parts import TokenPooling
+from ltml_mm.models.parts import AttentionAtTestHead, TokenPooling
 from ltml_mm.models.streams import TwoStreamDataPreprocessor
 
 __all__ = [
+    'AttentionAtTestHead',
     'CollaborativeTTA',
     'CollaborativeTwoBranchClassifier',
     'CrossBranchConsistencyLoss',

@@ -17,6 +17,7 @@ import torch
 from mmengine.model import ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models.backbones import HRNet
+from mmpretrain.models.heads import MultiLabelLinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -86,6 +87,37 @@ class TokenPooling(nn.Module):
             return (tokens[:, 0],)
         patches = tokens.flatten(1, -2)[:, self.num_prefix_tokens :]
         return (patches.mean(1),)
+
+
+@ROOT_MODELS.register_module()
+class AttentionAtTestHead(MultiLabelLinearClsHead):
+    """A linear head on feature maps that looks closer at test.
+
+    In training its logits are those of average pooling and a linear layer. At
+    test each class adds ``lam`` times the average of its scores over the
+    positions, weighted by their softmax: the residual attention of `CSRA
+    (ICCV 2021) <https://arxiv.org/abs/2108.02456>`_, without training. It
+    takes maps, so the network has no neck.
+
+    Args:
+        *args: Those of ``MultiLabelLinearClsHead``.
+        lam (float): The weight of the attention. Defaults to 0.3.
+        **kwargs: As ``args``.
+    """
+
+    def __init__(self, *args: Any, lam: float = 0.3, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lam = lam
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Computes logits (N, K) of feature maps (N, C, h, w), the last."""
+        positions = self.pre_logits(feats).flatten(2)
+        logits = self.fc(positions.mean(2))
+        if self.training:
+            return logits
+        scores = self.fc.weight @ positions
+        attention = (scores.softmax(2) * scores).sum(2)
+        return logits + self.lam * attention
 
 
 def check_keywords(

@@ -4,12 +4,13 @@ A two-branch training as ``ltml_custom`` does it, through ``tools/train.py``,
 against a stock single-branch one with MMPretrain's defaults and its own
 ``tools/train.py``: the same backbone, as many images of VOC's size in a step
 and in an epoch, the same number of workers. In turns, each a whole process;
-the time is that of the epochs after the first. On a GPU both train in mixed
-precision, and ``nvidia-smi`` tells how busy it was meanwhile.
+the time is that of the epochs after the first, on the clock and of the
+processors, workers included, which other programs change less. On a GPU both
+train in mixed precision, and ``nvidia-smi`` tells how busy it was meanwhile.
 
 Example:
     python tools/benchmarks/end_to_end.py
-    python tools/benchmarks/end_to_end.py --pictures 1142 --images 7750 \
+    python tools/benchmarks/end_to_end.py --pictures 1142 --images 7744 \
         --workers 8 --rounds 1  # an epoch of VOC-LT
 """
 
@@ -73,9 +74,10 @@ from pictures import write_pictures
 from stock import TOOLS, stock_config
 
 REPO = Path(__file__).resolve().parents[2]
-#: Writes when each epoch began and ended.
+#: Writes when each epoch ended, and the processor time until then.
 PROBE = """
 import json
+import multiprocessing
 import os
 import time
 
@@ -94,7 +96,12 @@ class EpochTimes(Hook):
     def after_train_epoch(self, runner):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.times.append(time.time())
+        spent = time.process_time()
+        for worker in multiprocessing.active_children():
+            with open(f'/proc/{worker.pid}/stat') as file:
+                ticks = file.read().rsplit(')', 1)[1].split()[11:13]
+            spent += sum(map(int, ticks)) / os.sysconf('SC_CLK_TCK')
+        self.times.append((time.time(), spent))
         with open(os.environ['EPOCH_TIMES'], 'w') as file:
             json.dump(self.times, file)
 """
@@ -223,10 +230,11 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
             watch.join()
     if process.returncode:
         raise RuntimeError(f'{command} failed:\n{errors[-3000:]}')
-    ends = json.loads(times.read_text())
+    ends, spent = zip(*json.loads(times.read_text()), strict=True)
     shares = [share for when, share in busy if ends[0] <= when <= ends[-1]]
     return {
         'seconds': (ends[-1] - ends[0]) / (len(ends) - 1),
+        'processor_seconds': (spent[-1] - spent[0]) / (len(ends) - 1),
         'gpu_busy_percent': statistics.mean(shares) if shares else None,
     }
 
@@ -254,10 +262,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _ in range(args.rounds):
             for key, command in commands.items():
                 runs[key].append(run(command, Path(name)))
-    seconds = {
-        key: statistics.median(r['seconds'] for r in found)
-        for key, found in runs.items()
-    }
+    seconds, processor = (
+        {
+            key: statistics.median(r[name] for r in found)
+            for key, found in runs.items()
+        }
+        for name in ('seconds', 'processor_seconds')
+    )
     report(
         {
             'settings': vars(args),
@@ -267,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 key: args.images / s for key, s in seconds.items()
             },
             'ratio': seconds['two_branch'] / seconds['stock'],
+            'processor_ratio': processor['two_branch'] / processor['stock'],
         },
         args.out,
     )

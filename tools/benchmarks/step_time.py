@@ -65,6 +65,7 @@ if __name__ == '__main__':
     parse_args()  # --help and refusals come before imports of seconds.
 
 import torch
+from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
@@ -99,6 +100,8 @@ def build(kind: str, backbone: dict, device: str) -> torch.nn.Module:
                 in_channels=width,
             ),
         )
+    # It would tell the initialisation of each parameter.
+    MMLogger.get_current_instance().setLevel('WARNING')
     model = MODELS.build(config)
     model.init_weights()
     for module in model.modules():
@@ -209,7 +212,7 @@ def make_task(
     side = options['side']
     images = torch.rand(options['images'], 3, side, side, device=device)
     model = build(kind, dict(options['backbone']), device)
-    arrange(model, options['layout'] or 'auto', side)
+    arrange(model, options['layout'] or 'auto')
     if options['compile']:
         model.forward = torch.compile(model.forward)
     precision = getattr(torch, PRECISIONS[options['precision']])

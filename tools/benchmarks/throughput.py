@@ -58,11 +58,7 @@ from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.two_stream import innermost_datasets
-from ltml_mm.engine.hooks.device_hook import (
-    arrange,
-    picture_side,
-    prefers_channels_last,
-)
+from ltml_mm.engine.hooks.device_hook import arrange
 
 LOADING = ('LoadImageFromFile', 'LoadCheckedImage')
 
@@ -216,18 +212,20 @@ class Training:
 def measure_device(
     cfg: Config, batch: Any, dataset: Any, device: torch.device, seconds: float
 ) -> dict[str, Any]:
-    """Times steps in both layouts, and of half of the batch."""
+    """Times steps, on a GPU in both layouts, and of half of the batch."""
     training = Training(cfg, dataset, device)
     hook = (cfg.get('default_hooks') or {}).get('device') or {}
     # MMPretrain's own configs have no such hook.
     layout = hook.get('memory_format', 'auto') if hook else 'contiguous'
-    side = picture_side(cfg.train_dataloader)
-    if layout == 'auto':
-        prefers = prefers_channels_last(training.model, side)
-        layout = 'channels_last' if prefers else 'contiguous'
     arrange(training.model, layout)
     result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
-    result['layout'] = layout
+    last = [
+        m.weight.is_contiguous(memory_format=torch.channels_last)
+        and not m.weight.is_contiguous()
+        for m in training.model.modules()
+        if isinstance(m, torch.nn.Conv2d)
+    ]
+    result['layout'] = 'channels_last' if any(last) else 'contiguous'
     half = halve(batch)
     result['images'] = count_images(batch['inputs'])
     result['images_of_half'] = count_images(half['inputs'])
@@ -238,6 +236,8 @@ def measure_device(
         ),
         'channels_last': lambda: arrange(training.model, 'channels_last'),
     }
+    if device.type == 'cpu':
+        del layouts['channels_last']  # It may crash there: docs/speed.md.
     result['layouts'] = {}
     for name, change in layouts.items():
         change()
