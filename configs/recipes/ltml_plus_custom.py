@@ -10,9 +10,7 @@ _base_ = [
 data_root = 'data/custom'
 data_prefix = ''
 # At test each class looks at the positions that score highest.
-model = dict(
-    num_classes=None, neck=None, head=dict(type='AttentionAtTestHead')
-)
+model = dict(num_classes=None, head=dict(type='AttentionAtTestHead'))
 train_dataloader = dict(
     batch_size=32,  # pairs of a uniform and a class-aware image
     sampler=dict(

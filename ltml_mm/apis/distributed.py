@@ -26,6 +26,8 @@ STARTED_PROCESSES = {
     'WORLD_SIZE': 'pytorch',
     'OMPI_COMM_WORLD_SIZE': 'mpi',
     'SLURM_STEP_NUM_TASKS': 'slurm',
+    # Of mpirun in MPICH or Intel MPI, whose variables MMEngine does not read.
+    'PMI_SIZE': 'pytorch',
 }
 STARTERS = {
     'pytorch': 'tools/dist_train.sh, tools/dist_test.sh or torchrun',

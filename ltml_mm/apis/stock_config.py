@@ -108,9 +108,10 @@ def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
     model = without_pretrained(model)
     with DefaultScope.overwrite_default_scope(scope):
         backbone = MODELS.build(model['backbone'])
-        neck = neck_config(model.get('neck', 'auto'), backbone)
+        head = model.get('head')
+        neck = neck_config(model.get('neck', 'auto'), backbone, head)
         head = head_config(
-            model.get('head'),
+            head,
             model['num_classes'],
             backbone,
             build_neck(neck, backbone),

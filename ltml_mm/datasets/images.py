@@ -77,7 +77,7 @@ def check_image(path: str | Path, decode: bool = True) -> None:
             has more than :data:`MAX_PIXELS` pixels.
     """
     if not os.path.isfile(path):
-        reason = 'a folder' if os.path.isdir(path) else 'no such file'
+        reason = 'is a folder' if os.path.isdir(path) else 'no such file'
         if '://' in str(path):
             reason = 'a URL; download the file first'
         raise UnreadableImageError(path, reason)

@@ -139,7 +139,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self.backbone = free_batch(MODELS.build(backbone))
         # Neck and heads are fitted to the features of the plain backbone,
         # so they are configured before it is forked.
-        plain_neck = build_neck(neck, self.backbone)
+        plain_neck = build_neck(neck, self.backbone, head)
         head = head_config(head, num_classes, self.backbone, plain_neck)
         self.heads = ModuleDict({b: MODELS.build(head) for b in BRANCHES})
         self.fork_at = fork_backbone(

@@ -36,6 +36,7 @@ FORK_SPELLINGS = dict(
 )
 #: What a part is where its config names no type.
 DEFAULT_HEAD = dict(type='MultiLabelLinearClsHead')
+MAP_POOLING = dict(type='GlobalAveragePooling')
 DEFAULT_LOSS = dict(type='LogitCompensatedBCELoss')
 DEFAULT_CONSISTENCY = dict(type='CrossBranchConsistencyLoss')
 #: Where networks keep the side of their images: ViT and timm, Swin's patch
@@ -96,8 +97,11 @@ class AttentionAtTestHead(MultiLabelLinearClsHead):
     In training its logits are those of average pooling and a linear layer. At
     test each class adds ``lam`` times the average of its scores over the
     positions, weighted by their softmax: the residual attention of `CSRA
-    (ICCV 2021) <https://arxiv.org/abs/2108.02456>`_, without training. It
-    takes maps, so the network has no neck.
+    (ICCV 2021) <https://arxiv.org/abs/2108.02456>`_, without training.
+
+    With ``neck='auto'`` it gets the maps that would be averaged. Where the
+    neck pools tokens or maps with their channels last, or the backbone returns
+    vectors, there are no positions left and it is the linear head.
 
     Args:
         *args: Those of ``MultiLabelLinearClsHead``.
@@ -110,8 +114,15 @@ class AttentionAtTestHead(MultiLabelLinearClsHead):
         self.lam = lam
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Computes logits (N, K) of feature maps (N, C, h, w), the last."""
-        positions = self.pre_logits(feats).flatten(2)
+        """Computes logits (N, K) of the last of the features.
+
+        Args:
+            feats (tuple[Tensor]): Maps (N, C, h, w), or vectors (N, C).
+        """
+        features = self.pre_logits(feats)
+        if features.ndim == 2:
+            return self.fc(features)
+        positions = features.flatten(2)
         logits = self.fc(positions.mean(2))
         if self.training:
             return logits
@@ -215,15 +226,25 @@ def last_shape(features: Any) -> tuple[int, ...]:
     return tuple(last_feature(features).shape)
 
 
-def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
+def neck_config(
+    config: dict | list | str | None,
+    backbone: nn.Module,
+    head: Mapping[str, Any] | None = None,
+) -> Any:
     """Returns the config of a neck for a backbone that is not forked yet.
 
     ``'auto'`` becomes global average pooling of feature maps, behind a fusion
     of scales for HRNet, :class:`TokenPooling` of tokens or of several vectors,
-    none for one vector.
+    none for one vector or for a ``head`` that takes maps.
     """
     if config != 'auto':
         return config
+    config = _auto_neck(backbone)
+    maps = (head or {}).get('type') == AttentionAtTestHead.__name__
+    return None if maps and config == MAP_POOLING else config
+
+
+def _auto_neck(backbone: nn.Module) -> Any:
     features = probe_features(backbone)
     shape = last_shape(features)
     if isinstance(backbone, HRNet) and len(features) > 1:
@@ -231,7 +252,7 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
         widths = [feature.shape[1] for feature in features]
         return [
             dict(type='HRFuseScales', in_channels=widths),
-            dict(type='GlobalAveragePooling'),
+            dict(MAP_POOLING),
         ]
     if isinstance(features, tuple) and isinstance(features[-1], tuple | list):
         return dict(type='TokenPooling')
@@ -241,7 +262,7 @@ def neck_config(config: dict | list | str | None, backbone: nn.Module) -> Any:
         sides = image_shape(backbone)[1:]
         # A map with its channels last, as timm's Swin gives.
         last = is_map(shape[1:3], sides) and not is_map(shape[2:4], sides)
-        return dict(type='TokenPooling' if last else 'GlobalAveragePooling')
+        return dict(type='TokenPooling') if last else dict(MAP_POOLING)
     return None
 
 
@@ -275,10 +296,12 @@ def _token_pooling(backbone: nn.Module, length: int, width: int) -> dict:
 
 
 def build_neck(
-    config: dict | list | str | None, backbone: nn.Module
+    config: dict | list | str | None,
+    backbone: nn.Module,
+    head: Mapping[str, Any] | None = None,
 ) -> nn.Module | None:
     """Builds a neck that is not forked yet; see :func:`neck_config`."""
-    config = neck_config(config, backbone)
+    config = neck_config(config, backbone, head)
     return None if config is None else MODELS.build(config)
 
 

@@ -72,6 +72,7 @@ def test_slurm_names_the_first_machine(groups, tmp_path, monkeypatch):
         ('none', {'WORLD_SIZE': '2'}, r'E=2: .* --launcher pytorch'),
         ('none', {'OMPI_COMM_WORLD_SIZE': '2'}, r'E=2: .* --launcher mpi'),
         ('none', {'SLURM_STEP_NUM_TASKS': '2'}, r'S=2: .* --launcher slurm'),
+        ('none', {'PMI_SIZE': '2'}, r'E=2: .* --launcher pytorch'),
     ],
 )
 def test_what_a_launcher_lacks(

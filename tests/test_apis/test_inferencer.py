@@ -117,7 +117,7 @@ def test_what_is_no_image_is_refused(inferencer, image):
     ('given', 'words'),
     [
         ('', 'path is empty'),
-        (['{}'], 'a folder$'),
+        (['{}'], 'is a folder$'),
         ('https://host/a.png', 'a URL; download'),
     ],
 )

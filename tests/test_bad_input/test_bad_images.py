@@ -67,7 +67,7 @@ BAD = {
         lambda path: path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n'),
         'not an image, or not',
     ),
-    'a folder': (lambda path: path.mkdir(), 'no such file'),
+    'a folder': (lambda path: path.mkdir(), 'is a folder'),
     # The header alone: nothing may ask for the memory of the pixels.
     '20000x20000': (
         lambda path: path.write_bytes(b'P6 20000 20000 255\n'),

@@ -2,7 +2,9 @@
 
 import copy
 
+import pytest
 import torch
+from fork_rows import ROWS, side
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
@@ -61,3 +63,40 @@ def test_two_branches_train_and_merge_with_it():
     # The branches are equal so far, and so is their average.
     logits = plain.eval().head(plain.extract_feat(images))
     torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('row', 'maps'),
+    [
+        ('resnet', True),
+        ('swin', True),
+        ('convnext', False),
+        ('vit', False),
+        ('hrnet', False),
+        ('timm-swin', False),
+        ('timm-vit', False),
+    ],
+)
+def test_without_attention_it_is_the_default_of_any_backbone(row, maps):
+    """Its weight alone tells the networks apart, and on maps alone."""
+    if row.startswith('timm'):
+        pytest.importorskip('timm')
+    plain, without, looking = (
+        MODELS.build(
+            dict(
+                type='CollaborativeTwoBranchClassifier',
+                backbone=copy.deepcopy(ROWS[row][0]),
+                num_classes=5,
+                head=head,
+                loss_cls=dict(weighting=False),
+            )
+        ).eval()
+        for head in (None, dict(HEAD, lam=0.0), dict(HEAD))
+    )
+    images = torch.rand(2, 3, *side(row))
+    for model in (without, looking):
+        model.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        logits = plain(images)
+        torch.testing.assert_close(without(images), logits)
+        assert torch.allclose(looking(images), logits) != maps
