@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltml_cli.result_parsers import ROWS, VARIANTS
+from ltml_cli.result_parsers import RECIPES, ROWS, VARIANTS
 from ltml_mm.experiments.results import GROUPS
 from ltml_mm.experiments.rows import Line
 
@@ -17,7 +17,7 @@ DOC = (ROOT / 'docs/results.md').read_text(encoding='utf-8')
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 SPECS = {
     line.label: str(line)
-    for row in ROWS
+    for row in (*ROWS, *RECIPES)
     for line in (Line(row, variant) for variant in VARIANTS)
 }
 
