@@ -18,7 +18,10 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ltml_mm.datasets.two_stream import innermost_datasets
-from ltml_mm.engine.hooks.checkpoint_hooks import check_monitored
+from ltml_mm.engine.hooks.checkpoint_hooks import (
+    SafeCheckpointHook,
+    check_monitored,
+)
 from ltml_mm.engine.hooks.resume_state import flat_schedulers, unwrap_model
 
 #: The learnable scales among the parameters of a loss.
@@ -53,7 +56,8 @@ class ScheduleCheckHook(Hook):
                 what is chosen would be chosen on the test set. Or see
                 :func:`check_monitored`.
         """
-        check_monitored(runner)
+        if not any(isinstance(h, SafeCheckpointHook) for h in runner.hooks):
+            check_monitored(runner)  # It does so by itself.
         _check_choices(runner)
         loader = runner.train_dataloader
         if len(loader) == 0:

@@ -237,15 +237,19 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, _AnyDeviceAmpOptimWrapper):
         ValueError: On a CPU, ``dtype`` is not bfloat16.
     """
 
+    #: The losses of heads within the network, looked for at the first step.
+    _losses: list[nn.Module] | None = None
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Hands float32 logits to the losses of heads within."""
+        if self._losses is None:
+            found = (getattr(m, 'loss_module', 0) for m in model.modules())
+            self._losses = [x for x in found if isinstance(x, nn.Module)]
         with ExitStack() as stack:
-            for module in model.modules():
-                loss = getattr(module, 'loss_module', None)
-                if isinstance(loss, nn.Module):
-                    handle = loss.register_forward_pre_hook(_widen)
-                    stack.callback(handle.remove)
+            for loss in self._losses:
+                handle = loss.register_forward_pre_hook(_widen)
+                stack.callback(handle.remove)
             stack.enter_context(super().optim_context(model))
             yield
 
