@@ -33,7 +33,7 @@ from ltml_mm.datasets.images import (
     load_image,
 )
 from ltml_mm.decisions.thresholds import find_thresholds
-from ltml_mm.engine.hooks.device_hook import arrange
+from ltml_mm.engine.hooks.device_hook import arrange, picture_side
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -84,7 +84,8 @@ class MultiLabelInferencer(BaseInferencer):
         super().__init__(
             network.model, pretrained=False, device=pick_device(device)
         )
-        arrange(self.model)
+        side = picture_side(network.cfg.get('test_dataloader'))
+        arrange(self.model, side=side)
         self.class_info = network.class_info
         self.thresholds, self.thresholds_note = find_thresholds(
             pretrained, network.digest, network.names, thresholds

@@ -1,17 +1,24 @@
 """Another memory layout is the same network."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from engine_runner import make_runner
 from mmpretrain.registry import MODELS
-from two_branch_case import batch, build
+from two_branch_case import BACKBONE, batch, build
 
 from ltml_mm.engine import DeviceHook
-from ltml_mm.engine.hooks.device_hook import arrange, prefers_channels_last
+from ltml_mm.engine.hooks.device_hook import (
+    arrange,
+    find_overrun,
+    picture_side,
+    prefers_channels_last,
+)
 
 LAST = torch.channels_last
+WIDER = dict(BACKBONE, stem_channels=16, base_channels=16)
 
 
 def gradients(model):
@@ -27,8 +34,8 @@ def gradients(model):
 
 @pytest.mark.parametrize('bn_streams', ['joint', 'separate'])
 def test_channels_last_gives_the_same_step(bn_streams):
-    plain = build(fork=dict(bn_streams=bn_streams)).double()
-    last = build(fork=dict(bn_streams=bn_streams)).double()
+    options = dict(fork=dict(bn_streams=bn_streams), backbone=WIDER)
+    plain, last = (build(**options).double() for _ in range(2))
     arrange(last, 'channels_last')
     weight = last.backbone.layer4.rebalanced[0].conv1.weight
     assert weight.is_contiguous(memory_format=LAST)
@@ -38,34 +45,96 @@ def test_channels_last_gives_the_same_step(bn_streams):
     )
 
 
+TRANSFORMER = dict(type='VisionTransformer', arch='deit-tiny')
+
+
 @pytest.mark.parametrize(
-    ('backbone', 'expected'),
+    ('backbone', 'on_gpu', 'on_cpu'),
     [
-        (dict(type='ResNet', depth=18), True),
-        (dict(type='ResNeXt', depth=50), False),
-        (dict(type='MobileNetV2'), False),
-        (dict(type='ConvNeXt', arch='atto'), False),
+        (dict(type='ResNet', depth=18), True, True),
+        (dict(type='ResNeXt', depth=50), False, True),
+        (dict(type='MobileNetV2'), False, True),
+        (dict(type='ConvNeXt', arch='atto'), False, True),
+        (TRANSFORMER, True, False),
     ],
     ids=lambda value: str(value),
 )
-def test_only_ungrouped_convolutions_prefer_it(backbone, expected):
-    assert prefers_channels_last(MODELS.build(backbone)) is expected
-
-
-def test_a_network_without_convolutions_keeps_its_layout():
-    assert not prefers_channels_last(torch.nn.Linear(2, 2))
+def test_which_networks_prefer_it(backbone, on_gpu, on_cpu):
+    model = MODELS.build(backbone)
+    assert not prefers_channels_last(model)
+    assert not prefers_channels_last(model, 191)
+    assert prefers_channels_last(model, 192) is on_cpu
+    # A GPU that is not there.
+    model.parameters = lambda: iter([SimpleNamespace(is_cuda=True)])
+    assert prefers_channels_last(model, 192) is on_gpu
 
 
 @pytest.mark.parametrize(
-    ('memory_format', 'last'),
-    [('auto', False), ('channels_last', True), ('contiguous', False)],
+    ('conv', 'named'),
+    [
+        (dict(in_channels=15, kernel_size=1, stride=2), True),
+        (dict(in_channels=32, kernel_size=1, stride=2, groups=4), True),
+        (dict(in_channels=16, kernel_size=1, stride=2), False),
+        (dict(in_channels=15, kernel_size=1, stride=1), False),
+        (dict(in_channels=15, kernel_size=3, stride=2), False),
+    ],
+    ids=lambda value: str(value),
 )
-def test_the_hook_acts_before_the_run(tmp_path, memory_format, last):
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+def test_where_onednn_overruns_the_layout_stays(conv, named):
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, conv['in_channels'], 3),
+        torch.nn.Conv2d(out_channels=32, **conv),
+    )
+    assert find_overrun(model) == ('1' if named else '')
+    assert prefers_channels_last(model, 224) is not named
+    if named:
+        with pytest.raises(ValueError, match='1 is a 1x1 convolution'):
+            arrange(model, 'channels_last')
+        assert model[0].weight.is_contiguous()
+    assert not find_overrun(model.to('meta'))
+
+
+def test_a_network_without_convolutions_keeps_its_layout():
+    assert not prefers_channels_last(torch.nn.Linear(2, 2), 224)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'side'),
+    [
+        ([dict(type='Resize', scale=(320, 256))], 256),
+        ([dict(type='Resize', scale=256), dict(crop_size=224)], 224),
+        ([dict(type='Resize', scale=None, scale_factor=2)], 0),
+        ([torch.nn.Identity()], 0),
+        (None, 0),
+    ],
+)
+def test_the_pipeline_tells_the_size(steps, side):
+    inner = dict(dataset=dict(pipeline=steps))
+    assert picture_side(dict(dataset=inner)) == side
+    assert picture_side(dict(dataset=torch.nn.Identity())) == 0
+    assert picture_side(None) == 0
+
+
+@pytest.mark.parametrize(
+    ('memory_format', 'side', 'last'),
+    [
+        ('auto', 224, True),
+        ('auto', 64, False),
+        ('channels_last', 64, True),
+        ('contiguous', 224, False),
+    ],
+)
+@pytest.mark.parametrize('kind', ['train', 'test'])
+def test_the_hook_acts_before_the_run(
+    tmp_path, kind, memory_format, side, last
+):
+    conv = torch.nn.Conv2d(3, 4, 3)
     runner = make_runner(tmp_path)
-    runner.model.conv = model
+    runner.model.convs = torch.nn.Sequential(conv, torch.nn.Conv2d(4, 4, 3))
+    pipeline = [dict(type='RandomResizedCrop', scale=side)]
+    runner.cfg = {f'{kind}_dataloader': dict(dataset=dict(pipeline=pipeline))}
     DeviceHook(memory_format).before_run(runner)
-    assert model[0].weight.is_contiguous(memory_format=LAST) is last
+    assert conv.weight.is_contiguous(memory_format=LAST) is last
 
 
 def test_an_unknown_format_is_refused():

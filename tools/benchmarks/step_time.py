@@ -212,7 +212,7 @@ def make_task(
     side = options['side']
     images = torch.rand(options['images'], 3, side, side, device=device)
     model = build(kind, dict(options['backbone']), device)
-    arrange(model, options['layout'] or 'auto')
+    arrange(model, options['layout'] or 'auto', side)
     if options['compile']:
         model.forward = torch.compile(model.forward)
     precision = getattr(torch, PRECISIONS[options['precision']])

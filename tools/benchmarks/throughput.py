@@ -58,7 +58,11 @@ from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import build_model, pick_device, scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.two_stream import innermost_datasets
-from ltml_mm.engine.hooks.device_hook import arrange
+from ltml_mm.engine.hooks.device_hook import (
+    arrange,
+    find_overrun,
+    picture_side,
+)
 
 LOADING = ('LoadImageFromFile', 'LoadCheckedImage')
 
@@ -212,12 +216,12 @@ class Training:
 def measure_device(
     cfg: Config, batch: Any, dataset: Any, device: torch.device, seconds: float
 ) -> dict[str, Any]:
-    """Times steps, on a GPU in both layouts, and of half of the batch."""
+    """Times steps, in both layouts, and of half of the batch."""
     training = Training(cfg, dataset, device)
     hook = (cfg.get('default_hooks') or {}).get('device') or {}
     # MMPretrain's own configs have no such hook.
     layout = hook.get('memory_format', 'auto') if hook else 'contiguous'
-    arrange(training.model, layout)
+    arrange(training.model, layout, picture_side(cfg.train_dataloader))
     result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
     last = [
         m.weight.is_contiguous(memory_format=torch.channels_last)
@@ -236,8 +240,8 @@ def measure_device(
         ),
         'channels_last': lambda: arrange(training.model, 'channels_last'),
     }
-    if device.type == 'cpu':
-        del layouts['channels_last']  # It may crash there: docs/speed.md.
+    if find_overrun(training.model):
+        del layouts['channels_last']
     result['layouts'] = {}
     for name, change in layouts.items():
         change()

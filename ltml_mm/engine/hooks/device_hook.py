@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ltml_mm.datasets.two_stream import innermost_dataset
+
 #: What ``memory_format`` may be.
 FORMATS = ('auto', 'channels_last', 'contiguous')
+#: From so many pixels a side on, no network was slower in it on a CPU.
+CPU_SIDE = 192
+#: Values of float32 in the widest vector of a CPU.
+VECTOR = 16
 
 
 @HOOKS.register_module()
@@ -20,20 +29,21 @@ class DeviceHook(Hook):
 
     With the channels last, convolutions and what follows them work on
     (N, H, W, C) in memory: ResNet-50 trains 1.5 to 1.8 times as fast in mixed
-    precision on an H100. Shapes, names and, within rounding, values stay as
-    they are. It holds in training, validation and test. On a CPU, where
-    PyTorch 2.11 may crash in it (docs/speed.md), it has to be asked for.
+    precision on an H100, 1.1 to 1.3 times on a CPU. Shapes, names and, within
+    rounding, values stay as they are. It holds in training, validation and
+    test.
 
     ``randomness=dict(deterministic=True)`` needs the environment variable
     ``CUBLAS_WORKSPACE_CONFIG`` on a GPU, which is set where it is missing.
 
     Args:
-        memory_format (str): ``'auto'``, the default: channels last on a GPU
-            where :func:`prefers_channels_last` says so;
+        memory_format (str): ``'auto'``, the default: channels last where
+            :func:`prefers_channels_last` says so;
             ``'channels_last'``: always; ``'contiguous'``: never.
 
     Raises:
-        ValueError: ``memory_format`` is none of these.
+        ValueError: ``memory_format`` is none of these, or ``'channels_last'``
+            for a network that :func:`find_overrun` names.
     """
 
     # Ahead of EMAHook, which copies the network.
@@ -51,33 +61,96 @@ class DeviceHook(Hook):
         """Acts before the weights are loaded and the first kernel runs."""
         if torch.are_deterministic_algorithms_enabled():
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        arrange(runner.model, self.memory_format)
+        # From the config, so that a resumed run decides as the whole one.
+        cfg = runner.cfg
+        side = picture_side(cfg.get('train_dataloader'))
+        side = side or picture_side(cfg.get('test_dataloader'))
+        arrange(runner.model, self.memory_format, side)
 
 
-def arrange(model: nn.Module, memory_format: str = 'auto') -> None:
+def arrange(
+    model: nn.Module, memory_format: str = 'auto', side: float = 0
+) -> None:
     """Holds a network in the layout that is asked for; changes it in place.
 
     Args:
         model: A network on its device.
         memory_format: See :class:`DeviceHook`.
+        side: Pixels a side of its pictures, 0 where that is not known.
+
+    Raises:
+        ValueError: See :class:`DeviceHook`.
     """
-    parameter = next(model.parameters(), None)
-    if parameter is None or memory_format == 'contiguous':
+    if memory_format == 'contiguous':
         return
-    if memory_format == 'auto' and not (
-        parameter.is_cuda and prefers_channels_last(model)
-    ):
+    if memory_format == 'auto' and not prefers_channels_last(model, side):
         return
+    overrun = find_overrun(model)
+    if overrun:
+        raise ValueError(
+            f"memory_format='channels_last' may crash on a CPU: {overrun} is "
+            f'a 1x1 convolution with a stride and fewer than {VECTOR} input '
+            'channels (oneDNN issue 6035); leave it at auto, or contiguous'
+        )
     # The weights decide; images follow at the first convolution.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def prefers_channels_last(model: nn.Module) -> bool:
+def prefers_channels_last(model: nn.Module, side: float = 0) -> bool:
     """Whether the layout has been measured to be faster for such a network.
 
-    It has for ungrouped convolutions of images. Grouped and depthwise ones
-    may be slower in it, so a network with any of them keeps its layout;
-    ``tools/benchmarks/step_time.py --layout`` tells.
+    On a GPU it has for ungrouped convolutions. Grouped and depthwise ones
+    may be slower in it there, so a network with any of them keeps its layout.
+    On a CPU it has for networks of convolutions of any kind, but for large
+    pictures alone. ``tools/benchmarks/step_time.py --layout`` tells.
+
+    Args:
+        model: A network on its device.
+        side: See :func:`arrange`.
     """
+    parameter = next(model.parameters(), None)
     groups = [m.groups for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return bool(groups) and max(groups) == 1
+    if parameter is not None and parameter.is_cuda:
+        return bool(groups) and max(groups) == 1
+    # A transformer has a single one.
+    return len(groups) > 1 and side >= CPU_SIDE and not find_overrun(model)
+
+
+def find_overrun(model: nn.Module) -> str:
+    """Names a convolution that writes past its memory on a CPU, if any.
+
+    With the channels last, the gradient of the weights of a 1x1 convolution
+    with a stride and fewer input channels than a vector has (16 with AVX-512)
+    writes past oneDNN's workspace (its issue 6035, PyTorch 2.11): a crash, or
+    wrong gradients. On a GPU nothing is named.
+    """
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and module.weight.device.type == 'cpu'
+            and module.kernel_size == (1, 1)
+            and max(module.stride) > 1
+            and module.in_channels // module.groups < VECTOR
+        ):
+            return name
+    return ''
+
+
+def picture_side(loader: Any) -> float:
+    """Returns the last size that a pipeline gives its pictures.
+
+    Args:
+        loader: The config of a dataloader, or None.
+
+    Returns:
+        float: Pixels of the shorter side; 0 where no step tells.
+    """
+    dataset = innermost_dataset(loader or {})
+    steps = dataset.get('pipeline') if isinstance(dataset, Mapping) else ()
+    sizes = [
+        step[key]
+        for step in steps or ()
+        for key in ('scale', 'crop_size')
+        if isinstance(step, Mapping) and step.get(key)
+    ]
+    return float(np.min(sizes[-1])) if sizes else 0
