@@ -11,7 +11,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample, label_to_onehot
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, one_hot
 
 from ltml_mm.datasets.transforms import DEVICE_KEYS
 from ltml_mm.models.device_augment import augment
@@ -137,13 +137,22 @@ def stream_targets(
     """
     targets = {}
     for name, samples in data_samples.items():
-        rows = [
-            sample.gt_score
-            if 'gt_score' in sample
-            else label_to_onehot(sample.gt_label, num_classes)
-            for sample in samples
-        ]
-        targets[name] = torch.stack(rows).to(device, torch.float32)
+        if any('gt_score' in sample for sample in samples):
+            scores = [
+                sample.gt_score
+                if 'gt_score' in sample
+                else label_to_onehot(sample.gt_label, num_classes)
+                for sample in samples
+            ]
+            targets[name] = torch.stack(scores).to(device, torch.float32)
+            continue
+        # Of all images at once: one by one a GPU would wait for the host.
+        labels = [sample.gt_label for sample in samples]
+        sizes = torch.tensor([len(own) for own in labels])
+        rows = torch.arange(len(labels)).repeat_interleave(sizes)
+        found = one_hot(torch.cat(labels).to(device), num_classes).float()
+        empty = found.new_zeros(len(labels), num_classes)
+        targets[name] = empty.index_add_(0, rows.to(device), found)
     return targets
 
 

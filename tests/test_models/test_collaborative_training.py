@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmpretrain.structures import DataSample
 from two_branch_case import BRANCHES, K, batch, build
 
 from ltml_mm.models.streams import stream_targets
@@ -37,6 +38,23 @@ def test_batch_augmentations_act_within_a_stream(augment):
     assert targets['uniform'].shape == (4, K)
     losses = model(**mixed, mode='loss')
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_targets_are_the_labels_of_each_image():
+    labels = {'uniform': [[], [2], [0, 1]], 'rebalanced': [[], []]}
+    samples = {
+        name: [DataSample().set_gt_label(np.array(x, int)) for x in own]
+        for name, own in labels.items()
+    }
+    targets = stream_targets(samples, K, torch.device('cpu'))
+    for name, own in labels.items():
+        assert targets[name].dtype == torch.float32
+        expected = [[float(k in image) for k in range(K)] for image in own]
+        assert targets[name].tolist() == expected
+    for wrong in (-1, K):
+        samples['uniform'][1].set_gt_label([wrong])
+        with pytest.raises(RuntimeError, match='Class values must be'):
+            stream_targets(samples, K, torch.device('cpu'))
 
 
 def test_training_moves_everything_that_learns():
