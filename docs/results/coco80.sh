@@ -78,7 +78,7 @@ csra=model.head.type=CSRAClsHead,model.head.num_heads=1,model.head.lam=0.1
 decay=optim_wrapper.optimizer.weight_decay=0.001
 choices=(
   erm{,+bn} ltml{,+merged_bn} ltml_plus{,+merged_bn}
-  "csra=ltml,${csra},model.neck=None"
+  "csra=ltml,$csra"
   asl2=ltml,model.loss_cls.type=AsymmetricLoss
   "decay=ltml,$decay" "erm-decay=erm,$decay"
   heads=ltml,optim_wrapper.paramwise_cfg.custom_keys.heads.lr_mult=3

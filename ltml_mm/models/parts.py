@@ -17,7 +17,7 @@ import torch
 from mmengine.model import ModuleDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.models.backbones import HRNet
-from mmpretrain.models.heads import MultiLabelLinearClsHead
+from mmpretrain.models.heads import CSRAClsHead, MultiLabelLinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -131,6 +131,10 @@ class AttentionAtTestHead(MultiLabelLinearClsHead):
         return logits + self.lam * attention
 
 
+#: What takes the maps that a neck would average.
+MAP_HEADS = (AttentionAtTestHead, CSRAClsHead)
+
+
 def check_keywords(
     owner: str, given: Iterable[str], known: Sequence[str]
 ) -> None:
@@ -240,7 +244,9 @@ def neck_config(
     if config != 'auto':
         return config
     config = _auto_neck(backbone)
-    maps = (head or {}).get('type') == AttentionAtTestHead.__name__
+    kind = (head or {}).get('type')
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    maps = isinstance(kind, type) and issubclass(kind, MAP_HEADS)
     return None if maps and config == MAP_POOLING else config
 
 

@@ -45,9 +45,6 @@ def test_channels_last_gives_the_same_step(bn_streams):
     )
 
 
-TRANSFORMER = dict(type='VisionTransformer', arch='deit-tiny')
-
-
 @pytest.mark.parametrize(
     ('backbone', 'on_gpu', 'on_cpu'),
     [
@@ -55,9 +52,8 @@ TRANSFORMER = dict(type='VisionTransformer', arch='deit-tiny')
         (dict(type='ResNeXt', depth=50), False, True),
         (dict(type='MobileNetV2'), False, True),
         (dict(type='ConvNeXt', arch='atto'), False, True),
-        (TRANSFORMER, True, False),
+        (dict(type='VisionTransformer', arch='deit-tiny'), True, False),
     ],
-    ids=lambda value: str(value),
 )
 def test_which_networks_prefer_it(backbone, on_gpu, on_cpu):
     model = MODELS.build(backbone)
@@ -72,18 +68,16 @@ def test_which_networks_prefer_it(backbone, on_gpu, on_cpu):
 @pytest.mark.parametrize(
     ('conv', 'named'),
     [
-        (dict(in_channels=15, kernel_size=1, stride=2), True),
-        (dict(in_channels=32, kernel_size=1, stride=2, groups=4), True),
-        (dict(in_channels=16, kernel_size=1, stride=2), False),
-        (dict(in_channels=15, kernel_size=1, stride=1), False),
-        (dict(in_channels=15, kernel_size=3, stride=2), False),
+        ((15, 32, 1, 2), True),
+        ((32, 32, 1, 2, 0, 1, 4), True),
+        ((16, 32, 1, 2), False),
+        ((15, 32, 1, 1), False),
+        ((15, 32, 3, 2), False),
     ],
-    ids=lambda value: str(value),
 )
 def test_where_onednn_overruns_the_layout_stays(conv, named):
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, conv['in_channels'], 3),
-        torch.nn.Conv2d(out_channels=32, **conv),
+        torch.nn.Conv2d(3, conv[0], 3), torch.nn.Conv2d(*conv)
     )
     assert find_overrun(model) == ('1' if named else '')
     assert prefers_channels_last(model, 224) is not named
@@ -98,19 +92,16 @@ def test_a_network_without_convolutions_keeps_its_layout():
     assert not prefers_channels_last(torch.nn.Linear(2, 2), 224)
 
 
-@pytest.mark.parametrize(
-    ('steps', 'side'),
-    [
+def test_the_pipeline_tells_the_size():
+    for steps, side in (
         ([dict(type='Resize', scale=(320, 256))], 256),
         ([dict(type='Resize', scale=256), dict(crop_size=224)], 224),
         ([dict(type='Resize', scale=None, scale_factor=2)], 0),
         ([torch.nn.Identity()], 0),
         (None, 0),
-    ],
-)
-def test_the_pipeline_tells_the_size(steps, side):
-    inner = dict(dataset=dict(pipeline=steps))
-    assert picture_side(dict(dataset=inner)) == side
+    ):
+        inner = dict(dataset=dict(pipeline=steps))
+        assert picture_side(dict(dataset=inner)) == side
     assert picture_side(dict(dataset=torch.nn.Identity())) == 0
     assert picture_side(None) == 0
 

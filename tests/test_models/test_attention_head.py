@@ -8,7 +8,7 @@ from fork_rows import ROWS, side
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-import ltml_mm  # noqa: F401
+from ltml_mm.models import AttentionAtTestHead
 from ltml_mm.models.weight_averaging import merge_branches
 
 BACKBONE = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
@@ -100,3 +100,21 @@ def test_without_attention_it_is_the_default_of_any_backbone(row, maps):
         logits = plain(images)
         torch.testing.assert_close(without(images), logits)
         assert torch.allclose(looking(images), logits) != maps
+
+
+OTHER = dict(type=type('Other', (AttentionAtTestHead,), {}))
+CSRA = dict(type='CSRAClsHead', num_heads=1, lam=0.1)
+
+
+@pytest.mark.parametrize('head', [HEAD, OTHER, CSRA])
+def test_a_head_of_maps_gets_them_by_default(head):
+    model = MODELS.build(
+        dict(
+            type='CollaborativeTwoBranchClassifier',
+            backbone=copy.deepcopy(BACKBONE),
+            num_classes=5,
+            head=copy.deepcopy(head),
+        )
+    )
+    assert model.neck is None
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 5)
