@@ -86,8 +86,12 @@ def trained(tmp_path_factory):
 
 def environment(**values):
     """A new process's: this Python and this package come first."""
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    own = {**os.environ, 'PATH': path, 'PYTHONPATH': str(REPO), **values}
+    first = dict(PATH=Path(sys.executable).parent, PYTHONPATH=REPO)
+    paths = {
+        name: f'{own}:{os.environ.get(name, "")}'.rstrip(':')
+        for name, own in first.items()
+    }
+    own = {**os.environ, **paths, **values}
     own.pop('CUBLAS_WORKSPACE_CONFIG', None)
     return own
 

@@ -94,7 +94,7 @@ done
 if [[ -e $photos/test.json ]]; then
   compare rows rows --seeds 0 1 2 --title '1889 photographs, 80 classes' \
     --tune "$lr=0.04,0.08,0.16,0.32" --tune-on "$photos/val.json" \
-    --rows erm+{bn,flip} "erm-decay=erm,$decay" erm-decay+bn \
+    --rows erm{,+bn,+flip} "erm-decay=erm,$decay" erm-decay+bn \
     rs asl {uniform,rebalanced}_branch two_branches consistency \
     ltml{,+flip,+merged,+merged_bn} ltml_plus{,+merged,+merged_bn} \
     --cfg-options "${network[@]}"

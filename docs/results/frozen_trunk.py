@@ -26,7 +26,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 from trunk_features import PLAIN_VIEWS, CachedTrunkResNet, read_index
 
@@ -354,24 +354,25 @@ class _Trunk:
         self.backbone.to(device)
         self.backbone.eval()
         self.preprocessor = MODELS.build(
-            dict(type='ClsDataPreprocessor', **cfg.data_preprocessor)
+            {'type': 'TwoStreamDataPreprocessor', **cfg.data_preprocessor}
         ).to(device)
 
     @torch.no_grad()
-    def features(self, images: list[Tensor]) -> np.ndarray:
+    def features(self, packed: list[dict]) -> np.ndarray:
         """Returns the features (N, h, w, C) of images, in float16."""
-        data = {'inputs': images, 'data_samples': None}
+        # What the samples drew for the device is done there.
+        data = {key: [image[key] for image in packed] for key in packed[0]}
         (output,) = self.backbone(self.preprocessor(data)['inputs'])
         return output.permute(0, 2, 3, 1).half().cpu().numpy()
 
     def write(self, path: Path, dataset: Any, views: int) -> None:
         """Writes augmented views (N, views, h, w, C) of a dataset."""
 
-        def images() -> Iterator[Tensor]:
+        def images() -> Iterator[dict]:
             for index in range(len(dataset)):
                 for view in range(views):
                     with seeded_draw((index, view), 'cached trunk'):
-                        image = dataset[index]['inputs']
+                        image = dataset[index]
                     yield image
 
         self._fill(path, images(), len(dataset), views)
@@ -379,16 +380,17 @@ class _Trunk:
     def write_plain(self, path: Path, datasets: list[Any]) -> None:
         """Writes the whole and the mirrored images (N, 2, h, w, C)."""
 
-        def images() -> Iterator[Tensor]:
+        def images() -> Iterator[dict]:
             for dataset in datasets:
                 for index in range(len(dataset)):
-                    image = dataset[index]['inputs']
-                    yield from (image, image.flip(-1))
+                    image = dataset[index]
+                    mirrored = dict(image, inputs=image['inputs'].flip(-1))
+                    yield from (image, mirrored)
 
         self._fill(path, images(), sum(map(len, datasets)), 2)
 
     def _fill(
-        self, path: Path, images: Iterator[Tensor], count: int, views: int
+        self, path: Path, images: Iterator[dict], count: int, views: int
     ) -> None:
         flat = None
         starts = range(0, count * views, BATCH)

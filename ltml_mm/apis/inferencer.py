@@ -33,7 +33,7 @@ from ltml_mm.datasets.images import (
     load_image,
 )
 from ltml_mm.decisions.thresholds import find_thresholds
-from ltml_mm.engine.hooks.device_hook import arrange, picture_side
+from ltml_mm.engine.hooks.device_hook import arrange, layout_of, picture_side
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray
@@ -85,7 +85,7 @@ class MultiLabelInferencer(BaseInferencer):
             network.model, pretrained=False, device=pick_device(device)
         )
         side = picture_side(network.cfg.get('test_dataloader'))
-        arrange(self.model, side=side)
+        arrange(self.model, layout_of(network.cfg), side)
         self.class_info = network.class_info
         self.thresholds, self.thresholds_note = find_thresholds(
             pretrained, network.digest, network.names, thresholds

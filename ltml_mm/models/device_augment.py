@@ -83,7 +83,7 @@ def distort_batch(images: Tensor, settings: Sequence[Distortion]) -> Tensor:
     sixth = sixth + hue[:, 0] / 60
     # The saturation, chroma / value, is capped at 1.
     chroma = torch.minimum(chroma * saturation[:, 0], value)
-    turns = torch.tensor((1.0, 3.0, 5.0), device=x.device).view(3, 1, 1)
+    turns = torch.arange(1.0, 6.0, 2.0, device=x.device).view(3, 1, 1)
     k = (sixth[:, None] + turns) % 6
     bgr = value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(
         0, 1

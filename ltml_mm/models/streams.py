@@ -45,6 +45,11 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
             ``mean``, ``std``, ``to_rgb``, ``batch_augments`` and so on.
     """
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Pinned images are copied while the host goes on.
+        self._non_blocking = True
+
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepares a batch.
 
@@ -150,9 +155,10 @@ def stream_targets(
         labels = [sample.gt_label for sample in samples]
         sizes = torch.tensor([len(own) for own in labels])
         rows = torch.arange(len(labels)).repeat_interleave(sizes)
+        rows = rows.to(device, non_blocking=True)
         found = one_hot(torch.cat(labels).to(device), num_classes).float()
         empty = found.new_zeros(len(labels), num_classes)
-        targets[name] = empty.index_add_(0, rows.to(device), found)
+        targets[name] = empty.index_add_(0, rows, found)
     return targets
 
 

@@ -1,6 +1,7 @@
 """The notebook, the site's pages, and the files for people and machines."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -30,7 +31,7 @@ def test_the_notebook_runs_top_to_bottom(tmp_path, monkeypatch):
     book = nbformat.read(NOTEBOOK, 4)
     nbformat.validate(book)
     assert not any(cell.get('outputs') for cell in book.cells)
-    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     where = {'metadata': {'path': str(tmp_path)}}
     client.NotebookClient(
         book, timeout=500, kernel_name='python3', resources=where

@@ -38,6 +38,10 @@ OPTIONS = {
     'distribution balanced': dict(
         loss_cls=dict(type='DistributionBalancedLoss')
     ),
+    'asymmetric': dict(loss_cls=dict(type='AsymmetricLoss')),
+    'fuse': dict(fork=dict(fuse='probs')),
+    'attention head': dict(head=dict(type='AttentionAtTestHead')),
+    'CSRA': dict(head=dict(type='CSRAClsHead', num_heads=1, lam=0.1)),
     'norm_eval': dict(backbone=dict(BACKBONE, norm_eval=True)),
     'frozen': dict(backbone=dict(BACKBONE, frozen_stages=2)),
     'swin': dict(backbone=SWIN),

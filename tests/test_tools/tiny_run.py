@@ -52,12 +52,15 @@ def environment(**variables: object) -> dict[str, str]:
     bins = (str(Path(sys.executable).parent), environ['PATH'])
     environ.update(
         PATH=os.pathsep.join(bins),
-        PYTHONPATH=str(Path(__file__).parent),
         CUDA_VISIBLE_DEVICES='',
         OMP_NUM_THREADS='1',
         PORT=free_port(),
     )
     environ.update({name: str(value) for name, value in variables.items()})
+    # The packages may be found by a path of the environment alone.
+    own = str(variables.get('PYTHONPATH', Path(__file__).parent))
+    paths = (own, os.environ.get('PYTHONPATH', ''))
+    environ['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
     return environ
 
 

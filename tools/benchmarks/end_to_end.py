@@ -242,12 +242,14 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
 def sample_gpu(
     process: subprocess.Popen, busy: list[tuple[float, float]]
 ) -> None:
-    """Asks how busy the first GPU is until a process ends."""
-    query = ['nvidia-smi', '--query-gpu=utilization.gpu', '--id=0']
+    """Asks how busy the first visible GPU is until a process ends."""
+    gpu = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')[0] or '0'
+    query = ['nvidia-smi', '--query-gpu=utilization.gpu', f'--id={gpu}']
     query.append('--format=csv,noheader,nounits')
     while process.poll() is None:
         found = subprocess.run(query, capture_output=True, text=True)
-        if found.returncode == 0:
+        # A part of a GPU has no such figure.
+        if found.stdout.strip().isdecimal():
             busy.append((time.time(), float(found.stdout)))
         time.sleep(0.1)
 

@@ -61,6 +61,7 @@ from ltml_mm.datasets.two_stream import innermost_datasets
 from ltml_mm.engine.hooks.device_hook import (
     arrange,
     find_overrun,
+    layout_of,
     picture_side,
 )
 
@@ -218,9 +219,9 @@ def measure_device(
 ) -> dict[str, Any]:
     """Times steps, in both layouts, and of half of the batch."""
     training = Training(cfg, dataset, device)
-    hook = (cfg.get('default_hooks') or {}).get('device') or {}
     # MMPretrain's own configs have no such hook.
-    layout = hook.get('memory_format', 'auto') if hook else 'contiguous'
+    hook = (cfg.get('default_hooks') or {}).get('device')
+    layout = layout_of(cfg) if hook else 'contiguous'
     arrange(training.model, layout, picture_side(cfg.train_dataloader))
     result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
     last = [

@@ -136,6 +136,12 @@ def find_overrun(model: nn.Module) -> str:
     return ''
 
 
+def layout_of(cfg: Mapping[str, Any]) -> str:
+    """Returns the ``memory_format`` of a config, ``'auto'`` without one."""
+    hook = (cfg.get('default_hooks') or {}).get('device') or {}
+    return hook.get('memory_format', 'auto')
+
+
 def picture_side(loader: Any) -> float:
     """Returns the last size that a pipeline gives its pictures.
 
