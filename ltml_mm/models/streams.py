@@ -45,10 +45,11 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
             ``mean``, ``std``, ``to_rgb``, ``batch_augments`` and so on.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Pinned images are copied while the host goes on.
-        self._non_blocking = True
+    def cast_data(self, data: Any) -> Any:
+        """Moves data to the device, images while the host goes on."""
+        if isinstance(data, Tensor):
+            return data.to(self.device, non_blocking=True)
+        return super().cast_data(data)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepares a batch.
