@@ -55,6 +55,12 @@ compare_cached photos rows erm --epoch-images 626 --seeds 0 1 2 \
   --cfg-options "${test_set[@]}"
 cp "$out/rows/tuning.csv" "$out/photos_rates.csv"
 
+# The recipe, at the rate that it fills in, and its attention over plain BCE.
+compare_cached recipe recipe ltml_plus --epoch-images 626 --seeds 0 1 2 \
+  --title 'The recipe' --rows ltml_plus{,+merged,+merged_bn} \
+  "erm-attention=erm,model.head.type=AttentionAtTestHead,model.neck=None,$lr=0.01" \
+  --cfg-options "${test_set[@]}"
+
 # Two of them in float32.
 compare_cached precision precision erm-float32 --epoch-images 626 --seeds 0 1 2 \
   --title 'In float32' \
@@ -63,7 +69,7 @@ compare_cached precision precision erm-float32 --epoch-images 626 --seeds 0 1 2 
 
 # The demo, from scratch.
 compare tools/benchmarks/compare.py demo demo ltml --data demo \
-  --rows ltml --seeds 0 1 2 --title 'The demo, from scratch'
+  --rows ltml --seeds 0 1 --title 'The demo, from scratch'
 
 # How far the branches agree, without and with the consistency loss, at one rate.
 compare_cached agreement agreement two_branches --epoch-images 626 --seeds 0 \
