@@ -181,7 +181,7 @@ class ConsistencyLimitHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Notes the rate of the step."""
-        self._rate = max(runner.optim_wrapper.get_lr()['lr'])
+        self._rate = float(max(runner.optim_wrapper.get_lr()['lr']))
         self._powers = []
 
     @torch.no_grad()
