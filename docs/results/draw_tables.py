@@ -20,23 +20,28 @@ from ltml_mm.experiments.rows import Line, parse_line
 from ltml_mm.files import write_bytes
 
 FOLDER = Path(__file__).parent
-#: The lines of the picture of the table.
+#: The lines of both pictures of the tables, and of that of photos.csv.
 LINES = (
     *('erm', 'rs', 'asl', 'uniform_branch', 'rebalanced_branch'),
     *('two_branches', 'consistency', 'ltml', 'ltml+merged', 'ltml+merged_bn'),
     *('db_focal', 'focal', 'ldam', 'cb_focal', 'rw'),
 )
+PHOTOS_LINES = (*LINES, 'two_branches+merged', 'ltml_plus+merged')
 #: The rows that were searched at several rates.
 RATES = (*LINES[:6], 'ltml')
 
 
 def main(out: Path) -> None:
     """Draws all pictures into a folder."""
-    lines = [parse_line(text) for text in LINES]
-    about = '1889 COCO photographs, 80 classes, each row at its own rate'
-    results = read_results('coco80', 'coco80_lt')
-    content = png(draw_groups, results, lines, lines[0], about)
-    write_bytes(out / 'coco80_groups.png', content)
+    for name, texts, about in (
+        ('coco80', LINES, '1889 COCO photographs, 80 classes'),
+        ('photos', PHOTOS_LINES, '626 photographs of VOC2012, 12 classes'),
+    ):
+        lines = [parse_line(text) for text in texts]
+        about += ', each row at its own rate'
+        results = read_results(name, f'{name}_lt')
+        content = png(draw_groups, results, lines, lines[0], about)
+        write_bytes(out / f'{name}_groups.png', content)
     write_bytes(out / 'rates.png', png(draw_rates))
 
 
