@@ -190,7 +190,9 @@ class RandomMirror(RandomFlip):
 
     def transform(self, results: dict) -> dict:
         """Draws, and mirrors ``results['img']``."""
-        direction = self._choose_direction()
+        # What np.random.choice draws of it, in a tenth of the time.
+        mirrored = np.random.random_sample() < self.prob
+        direction = self.direction if mirrored else None
         results['flip'] = direction is not None
         results['flip_direction'] = direction
         if self.on_device:
