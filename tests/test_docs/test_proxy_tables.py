@@ -17,25 +17,20 @@ STEPS = {12: 192, 20: 236, 80: 472}
 UNIT = 0.002
 
 
-def read_runs():
-    """Runs by row, classes, rate and weight of the consistency."""
-    with (ROOT / 'docs/results/proxy.csv').open(encoding='utf-8') as file:
-        return {
-            (
-                r['row'],
-                int(r['classes']),
-                float(r['rate']),
-                float(r['weight']),
-            ): r
-            for r in csv.DictReader(file)
-            if r['variant'] == 'fused'
-            and r['seed'] == '0'
-            and r['trained'] == 'block, pooled'
-            and int(r['steps']) == STEPS[int(r['classes'])]
-        }
-
-
-RUNS = read_runs()
+with (ROOT / 'docs/results/proxy.csv').open(encoding='utf-8') as file:
+    ALL = [*csv.DictReader(file)]
+POOLED = [
+    r
+    for r in ALL
+    if (r['variant'], r['trained']) == ('fused', 'block, pooled')
+    and int(r['steps']) == STEPS[int(r['classes'])]
+]
+#: By row, classes, rate and weight of the consistency.
+RUNS = {
+    (r['row'], int(r['classes']), float(r['rate']), float(r['weight'])): r
+    for r in POOLED
+    if r['seed'] == '0'
+}
 
 
 def table(text, first):
@@ -54,12 +49,6 @@ def check(cell, row, classes, rate, weight=0.1, group='total'):
 
 
 def test_rates_by_factors():
-    with (ROOT / 'docs/results/proxy.csv').open(encoding='utf-8') as file:
-        runs = [
-            r
-            for r in csv.DictReader(file)
-            if (r['variant'], r['trained']) == ('fused', 'block, pooled')
-        ]
     header, lines = table(METHOD, 'classes, row')
     assert len(lines) == 6
     for name, *cells in lines:
@@ -68,7 +57,7 @@ def test_rates_by_factors():
         for factor, cell in zip(header[1:], cells, strict=True):
             found = [
                 float(r['total'])
-                for r in runs
+                for r in POOLED
                 if (r['row'], r['classes']) == (row, classes)
                 and float(r['rate'])
                 == pytest.approx(rule * float(factor), rel=0.02)
@@ -107,12 +96,11 @@ def summary(row, classes, trained):
     """Means over the seeds, BatchNorm measured anew, by factors of UNIT."""
     variant = 'bn' if row.startswith('bce') else 'merged_bn'
     totals = defaultdict(list)
-    with (ROOT / 'docs/results/proxy.csv').open(encoding='utf-8') as file:
-        for r in csv.DictReader(file):
-            facts = (r['row'], r['variant'], int(r['classes']), r['trained'])
-            if facts == (row, variant, classes, trained):
-                factor = round(float(r['rate']) / (UNIT * classes), 2)
-                totals[factor].append(float(r['total']))
+    for r in ALL:
+        facts = (r['row'], r['variant'], int(r['classes']), r['trained'])
+        if facts == (row, variant, classes, trained):
+            factor = round(float(r['rate']) / (UNIT * classes), 2)
+            totals[factor].append(float(r['total']))
     return ', '.join(
         f'{factor:g}: {np.mean(totals[factor]):.2f}'
         + (f' ({len(totals[factor])})' if totals[factor][1:] else '')
