@@ -283,6 +283,7 @@ def use_cache(cfg: Config, folder: Path, views: int) -> None:
         cfg[name].update(num_workers=0, persistent_workers=False)
     loads = [load_view(folder, view)[0] for view in PLAIN_VIEWS]
     pack = dict(type='PackInputs')
+    cfg.augment_on = 'worker'  # The views are augmented already.
     cfg.tta_pipeline = [dict(type='TestTimeAug', transforms=[loads, [pack]])]
 
 
