@@ -86,12 +86,10 @@ def trained(tmp_path_factory):
 
 def environment(**values):
     """A new process's: this Python and this package come first."""
+    own = {**os.environ, **values}
     first = dict(PATH=Path(sys.executable).parent, PYTHONPATH=REPO)
-    paths = {
-        name: f'{own}:{os.environ.get(name, "")}'.rstrip(':')
-        for name, own in first.items()
-    }
-    own = {**os.environ, **paths, **values}
+    for name, path in first.items():
+        own[name] = f'{path}:{os.environ.get(name, "")}'.rstrip(':')
     own.pop('CUBLAS_WORKSPACE_CONFIG', None)
     return own
 

@@ -221,6 +221,23 @@ def test_augmented_views_differ_and_are_drawn_by_seed(data, weights, cache):
     )
 
 
+def test_views_that_are_augmented_on_the_device_are_the_same(
+    data, weights, cache, tmp_path
+):
+    cfg = load_config(
+        config_folder() / 'ltml_custom.py',
+        {**parse_cfg_options(options(data)), 'augment_on': 'device'},
+    )
+    cfg.model.backbone.init_cfg = read(data, weights).model.backbone.init_cfg
+    make_cache(cfg, tmp_path / 'trunk', VIEWS)
+    views = np.load(tmp_path / 'trunk' / 'augmented.npy')
+    assert (views == np.load(cache / 'augmented.npy')).all()
+    use_cache(cfg, tmp_path / 'trunk', VIEWS)
+    # A run completes the config that it reads.
+    cfg.dump(tmp_path / 'run.py')
+    load_config(tmp_path / 'run.py', {})
+
+
 def test_the_cache_of_another_pipeline_or_weights_is_refused(
     data, weights, cache, tmp_path
 ):

@@ -152,7 +152,8 @@ def stream_targets(
             ]
             targets[name] = torch.stack(scores).to(device, torch.float32)
             continue
-        # Of all images at once: one by one a GPU would wait for the host.
+        # At once: MMPretrain's batch_label_to_onehot sums image by image, for
+        # each of which a GPU would wait.
         labels = [sample.gt_label for sample in samples]
         sizes = torch.tensor([len(own) for own in labels])
         rows = torch.arange(len(labels)).repeat_interleave(sizes)

@@ -1,8 +1,11 @@
 """The consistency loss stays within the step that SGD can take."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.model import BaseModel, ModuleDict
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from engine_runner import Numbers, make_runner  # isort: skip
@@ -90,6 +93,27 @@ def test_features_are_measured_in_training_alone():
     for mode in (False, True):
         hook._measure(head.train(mode), ((FEATURES,),))
         assert len(hook._powers) == mode
+
+
+def test_a_rate_that_changes_is_not_compiled_anew():
+    """Past eight graphs the limit would be computed eagerly."""
+    torch._dynamo.reset()
+    model, hook, graphs = Two(), ConsistencyLimitHook(), []
+    plain = model(None, None, 'loss')['loss'].item()
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), 1.0))
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
+    hook.before_train(runner)
+    forward = torch.compile(
+        model.forward, backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    for rate in range(1, 11):
+        wrapper.param_groups[0]['lr'] = rate
+        hook.before_train_iter(runner, 0)
+        model.apart.clear()  # What grows is compiled anew.
+        weaker = 0.2 * CLASSES / (rate * LAMBDA * 25)
+        loss = forward(None, None, 'loss')['loss'].item()
+        assert loss == pytest.approx(weaker * plain)
+    assert 0 < len(graphs) < 8
 
 
 def test_a_limit_of_nothing_is_refused():

@@ -86,9 +86,6 @@ def test_where_onednn_overruns_the_layout_stays(conv, named):
             arrange(model, 'channels_last')
         assert model[0].weight.is_contiguous()
     assert not find_overrun(model.to('meta'))
-
-
-def test_a_network_without_convolutions_keeps_its_layout():
     assert not prefers_channels_last(torch.nn.Linear(2, 2), 224)
 
 

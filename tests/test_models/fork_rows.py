@@ -91,9 +91,7 @@ ROWS = {
         dict(type='ResNet', depth=18, out_indices=(0, 1, 2, 3), **SMALL),
         ['layer4'],
     ),
-    'resnet-cifar': (
-        dict(type='ResNet_CIFAR', depth=18, **SMALL), ['layer4'],
-    ),
+    'resnet-cifar': (dict(type='ResNet_CIFAR', depth=18, **SMALL), ['layer4']),
     'resnetv1c': (dict(type='ResNetV1c', depth=18, **SMALL), ['layer4']),
     'resnetv1d': (dict(type='ResNetV1d', depth=18, **SMALL), ['layer4']),
     'resnext': (
@@ -188,9 +186,7 @@ ROWS = {
         dict(type='DistilledVisionTransformer', **VIT), [*VIT_BLOCKS, 'ln1'],
     ),
     'deit-avg': (
-        dict(
-            type='DistilledVisionTransformer', out_type='avg_featmap', **VIT
-        ),
+        dict(type='DistilledVisionTransformer', out_type='avg_featmap', **VIT),
         [*VIT_BLOCKS, 'ln1', 'ln2'],
     ),
     'poolformer': (
@@ -200,9 +196,7 @@ ROWS = {
         ),
         ['network.5', 'network.6', 'norm6'],
     ),
-    'repvgg': (
-        dict(type='RepVGG', arch='A0', base_channels=8), ['stage_4'],
-    ),
+    'repvgg': (dict(type='RepVGG', arch='A0', base_channels=8), ['stage_4']),
     'repvgg-ppf': (
         dict(
             type='RepVGG', arch='yolox-pai-small', base_channels=8,
@@ -211,10 +205,7 @@ ROWS = {
         ['stage_4', 'ppf'],
     ),
     'hrnet': (dict(type='HRNet', extra=HRNET), ['stage4']),
-    'timm-resnet': (
-        TIMM_RESNET,
-        ['timm_model.layer4'],
-    ),
+    'timm-resnet': (TIMM_RESNET, ['timm_model.layer4']),
     'timm-resnet-features': (
         dict(features_only=True, **TIMM_RESNET),
         ['timm_model.layer4'],
@@ -225,9 +216,7 @@ ROWS = {
     'timm-convnext-features': (
         dict(features_only=True, **TIMM_CONVNEXT), ['timm_model.stages_3'],
     ),
-    'timm-vit': (
-        TIMM_VIT, ['timm_model.blocks.5', 'timm_model.norm'],
-    ),
+    'timm-vit': (TIMM_VIT, ['timm_model.blocks.5', 'timm_model.norm']),
     'timm-vit-fc-norm': (
         dict(global_pool='avg', class_token=False, **TIMM_VIT),
         ['timm_model.blocks.5', 'timm_model.fc_norm'],
@@ -253,9 +242,7 @@ ROWS = {
         ['layers.5'],
     ),
     'xcit': (
-        dict(
-            type='XCiT', patch_size=16, embed_dims=16, depth=6, num_heads=2,
-        ),
+        dict(type='XCiT', patch_size=16, embed_dims=16, depth=6, num_heads=2),
         ['xca_layers.5', 'ca_layers.0', 'ca_layers.1', 'norm'],
     ),
     'levit': (dict(type='LeViT', arch='128s'), ['stages.2']),
@@ -307,15 +294,11 @@ ROWS = {
         ),
         ['blocks.3', 'norm3'],
     ),
-    'hivit': (
-        dict(type='HiViT', arch='tiny'), ['blocks.14', 'blocks.15'],
-    ),
+    'hivit': (dict(type='HiViT', arch='tiny'), ['blocks.14', 'blocks.15']),
     'davit': (
         dict(
             type='DaViT', window_size=2, drop_path_rate=0.0,
-            arch=dict(
-                embed_dims=8, depths=[1] * 4, num_heads=[1, 1, 2, 2]
-            ),
+            arch=dict(embed_dims=8, depths=[1] * 4, num_heads=[1, 1, 2, 2]),
         ),
         ['stages.3', 'norm3'],
     ),
@@ -379,9 +362,7 @@ ROWS = {
         ['layers.3', 'norm'],
     ),
     'revvit': (
-        dict(
-            type='RevVisionTransformer', no_custom_backward=True, **BLOCKS
-        ),
+        dict(type='RevVisionTransformer', no_custom_backward=True, **BLOCKS),
         ['layers.5', 'ln1'],
     ),
     'timm-efficientnet': (
@@ -413,9 +394,7 @@ ROWS = {
         ['timm_model.blocks.5', 'timm_model.fc_norm'],
     ),
     'timm-beit': (
-        dict(
-            model_name='beit_base_patch16_224', patch_size=14, **TIMM_BLOCKS
-        ),
+        dict(model_name='beit_base_patch16_224', patch_size=14, **TIMM_BLOCKS),
         ['timm_model.blocks.5', 'timm_model.fc_norm'],
     ),
     'timm-cait': (

@@ -11,17 +11,8 @@ from two_branch_case import BACKBONE, BRANCHES, K, build
 
 OPTIONS = [
     dict(
-        loss_cls=dict(
-            type='LogitCompensatedBCELoss',
-            compensation=compensation,
-            weighting=weighting,
-        ),
-        loss_consistency=dict(
-            type='CrossBranchConsistencyLoss',
-            on=on,
-            reduction=reduction,
-            detach=detach,
-        ),
+        loss_cls=dict(compensation=compensation, weighting=weighting),
+        loss_consistency=dict(on=on, reduction=reduction, detach=detach),
     )
     for compensation, weighting, on, reduction, detach in itertools.product(
         ('learnable', 'statistics', 'none'),

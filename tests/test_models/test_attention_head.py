@@ -15,6 +15,18 @@ BACKBONE = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
 HEAD = dict(type='AttentionAtTestHead', lam=0.5)
 
 
+def build(head, backbone=BACKBONE, **options):
+    config = dict(
+        type='CollaborativeTwoBranchClassifier',
+        backbone=backbone,
+        num_classes=5,
+        head=head,
+        loss_cls=dict(weighting=False),
+        **options,
+    )
+    return MODELS.build(copy.deepcopy(config))
+
+
 def test_the_logits_are_those_of_the_formula():
     torch.manual_seed(0)
     head = MODELS.build(dict(HEAD, num_classes=3, in_channels=4))
@@ -37,16 +49,7 @@ def test_the_logits_are_those_of_the_formula():
 
 def test_two_branches_train_and_merge_with_it():
     torch.manual_seed(0)
-    model = MODELS.build(
-        dict(
-            type='CollaborativeTwoBranchClassifier',
-            backbone=copy.deepcopy(BACKBONE),
-            num_classes=5,
-            neck=None,
-            head=copy.deepcopy(HEAD),
-            loss_cls=dict(weighting=False),
-        )
-    )
+    model = build(HEAD, neck=None)
     model.init_weights()
     images = torch.randn(2, 3, 64, 64)
     samples = [DataSample().set_gt_label([1]) for _ in range(2)]
@@ -82,15 +85,7 @@ def test_without_attention_it_is_the_default_of_any_backbone(row, maps):
     if row.startswith('timm'):
         pytest.importorskip('timm')
     plain, without, looking = (
-        MODELS.build(
-            dict(
-                type='CollaborativeTwoBranchClassifier',
-                backbone=copy.deepcopy(ROWS[row][0]),
-                num_classes=5,
-                head=head,
-                loss_cls=dict(weighting=False),
-            )
-        ).eval()
+        build(head, ROWS[row][0]).eval()
         for head in (None, dict(HEAD, lam=0.0), dict(HEAD))
     )
     images = torch.rand(2, 3, *side(row))
@@ -108,13 +103,6 @@ CSRA = dict(type='CSRAClsHead', num_heads=1, lam=0.1)
 
 @pytest.mark.parametrize('head', [HEAD, OTHER, CSRA])
 def test_a_head_of_maps_gets_them_by_default(head):
-    model = MODELS.build(
-        dict(
-            type='CollaborativeTwoBranchClassifier',
-            backbone=copy.deepcopy(BACKBONE),
-            num_classes=5,
-            head=copy.deepcopy(head),
-        )
-    )
+    model = build(head)
     assert model.neck is None
     assert model(torch.rand(2, 3, 64, 64)).shape == (2, 5)

@@ -1,14 +1,10 @@
 """Compiled training steps have the gradients of eager ones."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
 from two_branch_case import BACKBONE, batch, build
-
-from ltml_mm.engine import ConsistencyLimitHook
 
 SWIN = dict(
     type='SwinTransformer',
@@ -43,7 +39,6 @@ OPTIONS = {
         loss_cls=dict(type='DistributionBalancedLoss')
     ),
     'asymmetric': dict(loss_cls=dict(type='AsymmetricLoss')),
-    'fuse': dict(fork=dict(fuse='probs')),
     'attention head': dict(head=dict(type='AttentionAtTestHead')),
     'CSRA': dict(head=dict(type='CSRAClsHead', num_heads=1, lam=0.1)),
     'norm_eval': dict(backbone=dict(BACKBONE, norm_eval=True)),
@@ -88,31 +83,6 @@ def assert_compiled_steps_agree(options, backend, device='cpu'):
 def test_traced_gradients_are_the_eager_ones(name):
     """What autograd traces, without the code that inductor writes."""
     assert_compiled_steps_agree(OPTIONS[name], 'aot_eager')
-
-
-def test_a_rate_that_changes_is_not_compiled_anew():
-    """Past eight graphs the limit of the consistency would run eagerly."""
-    torch._dynamo.reset()
-    models = [build(fork=dict(init='reinit')) for _ in range(2)]
-    graphs, values = [], []
-    compiled = torch.compile(
-        models[0].forward,
-        backend=lambda graph, _: graphs.append(graph) or graph,
-    )
-    forwards = (compiled, models[1].forward)
-    for model, forward in zip(models, forwards, strict=True):
-        optimizer = torch.optim.SGD(model.parameters(), 1.0, momentum=0.9)
-        hook = ConsistencyLimitHook(limit=1e-4)
-        wrapper = OptimWrapper(optimizer)
-        runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
-        hook.before_train(runner)
-        for number in range(10):
-            optimizer.param_groups[0]['lr'] = 1 + number
-            hook.before_train_iter(runner, number)
-            values.append(step(model, forward)[0]['loss_consistency'].item())
-    assert len(set(values[:10])) == 10
-    assert values[:10] == pytest.approx(values[10:], rel=1e-4)
-    assert len(graphs) <= 4
 
 
 @pytest.mark.long
