@@ -27,7 +27,7 @@ BLOCKS = dict(
     img_size=32,
     patch_size=8,
     arch=dict(
-        embed_dims=16, num_layers=6, num_heads=2, feedforward_channels=32
+        embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32
     ),
 )
 TWINS = dict(
@@ -41,7 +41,7 @@ TIMM_SWIN = dict(
     depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), drop_path_rate=0.0,
 )  # fmt: skip
 TIMM_BLOCKS = dict(
-    type='TIMMBackbone', img_size=28, embed_dim=24, depth=6, num_heads=2
+    type='TIMMBackbone', img_size=28, embed_dim=24, depth=3, num_heads=2
 )
 TIMM_VIT = dict(
     type='TIMMBackbone',
@@ -49,7 +49,7 @@ TIMM_VIT = dict(
     img_size=32,
     patch_size=8,
     embed_dim=24,
-    depth=6,
+    depth=3,
     num_heads=2,
 )
 TIMM_RESNET = dict(
@@ -216,30 +216,30 @@ ROWS = {
     'timm-convnext-features': (
         dict(features_only=True, **TIMM_CONVNEXT), ['timm_model.stages_3'],
     ),
-    'timm-vit': (TIMM_VIT, ['timm_model.blocks.5', 'timm_model.norm']),
+    'timm-vit': (TIMM_VIT, ['timm_model.blocks.2', 'timm_model.norm']),
     'timm-vit-fc-norm': (
         dict(global_pool='avg', class_token=False, **TIMM_VIT),
-        ['timm_model.blocks.5', 'timm_model.fc_norm'],
+        ['timm_model.blocks.2', 'timm_model.fc_norm'],
     ),
     'densenet-121': (
         dict(type='DenseNet', arch='121'), ['stages.3', 'transitions.3'],
     ),
-    'beit': (dict(type='BEiTViT', **BLOCKS), ['layers.5', 'ln2']),
+    'beit': (dict(type='BEiTViT', **BLOCKS), ['layers.2', 'ln2']),
     'beit-shared': (
         dict(
             type='BEiTViT', use_abs_pos_emb=False, use_rel_pos_bias=False,
             use_shared_rel_pos_bias=True, **BLOCKS,
         ),
-        ['layers.5', 'ln2'],
+        ['layers.2', 'ln2'],
     ),
-    'eva02': (dict(type='ViTEVA02', **BLOCKS), ['layers.5', 'ln1']),
-    'deit3': (dict(type='DeiT3', **BLOCKS), ['layers.5', 'ln1']),
+    'eva02': (dict(type='ViTEVA02', **BLOCKS), ['layers.2', 'ln1']),
+    'deit3': (dict(type='DeiT3', **BLOCKS), ['layers.2', 'ln1']),
     'clip-vit': (
         dict(
             type='VisionTransformer', pre_norm=True, final_norm=False,
             **BLOCKS,
         ),
-        ['layers.5'],
+        ['layers.2'],
     ),
     'xcit': (
         dict(type='XCiT', patch_size=16, embed_dims=16, depth=6, num_heads=2),
@@ -363,7 +363,7 @@ ROWS = {
     ),
     'revvit': (
         dict(type='RevVisionTransformer', no_custom_backward=True, **BLOCKS),
-        ['layers.5', 'ln1'],
+        ['layers.2', 'ln1'],
     ),
     'timm-efficientnet': (
         timm('test_efficientnet'),
@@ -391,11 +391,11 @@ ROWS = {
     ),
     'timm-eva02': (
         dict(model_name='eva02_tiny_patch14_224', **TIMM_BLOCKS),
-        ['timm_model.blocks.5', 'timm_model.fc_norm'],
+        ['timm_model.blocks.2', 'timm_model.fc_norm'],
     ),
     'timm-beit': (
         dict(model_name='beit_base_patch16_224', patch_size=14, **TIMM_BLOCKS),
-        ['timm_model.blocks.5', 'timm_model.fc_norm'],
+        ['timm_model.blocks.2', 'timm_model.fc_norm'],
     ),
     'timm-cait': (
         dict(model_name='cait_xxs24_224', patch_size=14, **TIMM_BLOCKS),
@@ -440,7 +440,7 @@ ROWS = {
         stages(3, 'norm'),
     ),
     'timm-vit-features': (
-        dict(features_only=True, **TIMM_VIT), ['timm_model.model.blocks.5'],
+        dict(features_only=True, **TIMM_VIT), ['timm_model.model.blocks.2'],
     ),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from ltml_mm.models.parts import free_batch
 
 pytestmark = pytest.mark.usefixtures('quick')
 #: One of each way to fork; the others take more than ten minutes in all.
-QUICK = ('xcit', 'timm-eva02')
+QUICK = ('poolformer', 'timm-eva02')
 LONG = [
     pytest.param(row, marks=() if row in QUICK else pytest.mark.long)
     for row in ROWS
