@@ -12,7 +12,16 @@ import time
 from hasten import hasten
 
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['ltml_mm.apis.train', 'tiny_training'])
+CONTEXT.set_forkserver_preload(
+    [
+        'ltml_mm.apis.train',
+        'matplotlib.pyplot',
+        'mmpretrain.apis',
+        'mmpretrain.engine',
+        'pytest',
+        'tiny_training',
+    ]
+)
 
 
 def start(target, *args):

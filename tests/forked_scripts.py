@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 import traceback
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from pathlib import Path
 
 import cv2  # noqa: F401
-import mmpretrain.apis  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import mmpretrain.apis
+import mmpretrain.engine  # noqa: F401
+import pytest
 import torch.utils.data  # noqa: F401
+from hasten import hasten
 from mmengine.logging import MMLogger
 
 import ltml_mm.apis.train  # noqa: F401
@@ -44,6 +48,8 @@ def run_here(program, env):
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit._clear()  # Those of the process that was forked.
+    # Ends data workers, which else ask every five seconds for their parent.
+    atexit.register(util._exit_function)
     # Loggers and the tracker write to files that are closed now.
     MMLogger._instance_dict.clear()
     tracker = resource_tracker._resource_tracker
@@ -55,6 +61,7 @@ def run_here(program, env):
         open(fd, 'w', 1, closefd=False)  # noqa: SIM115
         for fd in (1, 2)
     )
+    hasten(pytest.MonkeyPatch())  # The process keeps them to its end.
     kind, *rest = program
     sys.argv = rest if kind in ('-c', '-m') else program
     paths = os.environ.get('PYTHONPATH', '').split(os.pathsep)

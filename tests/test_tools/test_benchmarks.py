@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import subprocess
 import sys
 
@@ -45,8 +46,10 @@ SMALLEST = {
     ),
 )
 def test_benchmark_runs_at_its_smallest_size(name, tmp_path, monkeypatch):
-    # The benchmark is a fork, and so is each training that it starts.
+    # The benchmark is a fork, and so is each process that it starts.
     monkeypatch.setattr(subprocess, 'Popen', ForkedPopen)
+    context = multiprocessing.get_context('fork')
+    monkeypatch.setattr(multiprocessing, 'get_context', lambda *_: context)
     out = tmp_path / 'out.json'
     arguments = [*SMALLEST[name].split(), '--out', str(out)]
     paths = {'PYTHONPATH': f'{TOOLS.parent}'}
