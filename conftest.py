@@ -1,5 +1,6 @@
 """Fixtures that several folders share."""
 
+import gc
 import os
 
 import pytest
@@ -15,6 +16,14 @@ def pytest_configure(config):
     """
     if config.option.markexpr != 'gpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
+def pytest_collection_finish():
+    """Spares the collection of garbage what the imports made.
+
+    Every dataset of MMEngine collects, over millions of objects then.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)

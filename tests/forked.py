@@ -12,16 +12,9 @@ import time
 from hasten import hasten
 
 CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(
-    [
-        'ltml_mm.apis.train',
-        'matplotlib.pyplot',
-        'mmpretrain.apis',
-        'mmpretrain.engine',
-        'pytest',
-        'tiny_training',
-    ]
-)
+# What is installed: the server looks nowhere else.
+INSTALLED = ['ltml_mm.apis.train', 'matplotlib.pyplot', 'mmpretrain.apis']
+CONTEXT.set_forkserver_preload([*INSTALLED, 'mmpretrain.engine', 'pytest'])
 
 
 def start(target, *args):
@@ -70,12 +63,8 @@ def train(config_file, options=(), environ=None, stderr=None):
     run_tool(lambda: main([str(config_file), *options]))
 
 
-def train_ranks(config_file, options=(), world_size=2):
-    """Trains with several processes, as torchrun would start them.
-
-    Returns:
-        list[int]: Their exit codes.
-    """
+def rank_environments(world_size=2):
+    """What torchrun tells each process of a group on this machine."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -84,14 +73,19 @@ def train_ranks(config_file, options=(), world_size=2):
         'MASTER_PORT': str(port),
         'WORLD_SIZE': str(world_size),
     }
+    ranks = map(str, range(world_size))
+    return [{**shared, 'RANK': rank, 'LOCAL_RANK': rank} for rank in ranks]
+
+
+def train_ranks(config_file, options=(), world_size=2):
+    """Trains with several processes, as torchrun would start them.
+
+    Returns:
+        list[int]: Their exit codes.
+    """
     options = [*options, '--launcher', 'pytorch']
     processes = [
-        start(
-            train,
-            config_file,
-            options,
-            {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
-        )
-        for rank in range(world_size)
+        start(train, config_file, options, environ)
+        for environ in rank_environments(world_size)
     ]
     return finish(*processes)

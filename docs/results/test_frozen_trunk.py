@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from forked_scripts import ForkedPopen
 from frozen_trunk import (
     check_cache,
     check_rows,
@@ -397,6 +398,7 @@ def test_images_to_choose_on_get_a_cache_of_their_own(data, tmp_path, quiet):
 
 def test_rows_are_compared_on_the_cache(data, tmp_path, quiet, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
+    monkeypatch.setattr(subprocess, 'Popen', ForkedPopen)
     args = arguments(data, tmp_path / 'out', ['ltml', 'ltml+merged_bn'])
     main([f'--cache-trunk={tmp_path / "cache"}', '--views=2', *args])
     result = json.loads((tmp_path / 'out/ltml/seed_0/result.json').read_text())

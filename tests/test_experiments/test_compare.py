@@ -122,8 +122,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     run, cfg = planned(data, 'ltml')
     run = replace(run, folder=folder, variants=('fused', 'merged'))
     write_run(run, cfg)
-    killed = subprocess.run([sys.executable, '-c', KILL, str(folder)])
-    assert killed.returncode == -signal.SIGKILL
+    killed = ForkedPopen([sys.executable, '-c', KILL, str(folder)])
+    assert killed.wait() == -signal.SIGKILL
     assert (folder / 'work/epoch_1.pth').exists()
     assert not (folder / 'result.json').exists()
     single_run.make_run(folder)

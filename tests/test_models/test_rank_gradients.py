@@ -1,10 +1,8 @@
 """Half of a batch on each of two processes learns what the whole does."""
 
-import socket
-
 import pytest
 import torch
-from forked import start
+from forked import finish, rank_environments, start
 from gradient_case import OPTIONS, gradients, save_gradients
 
 
@@ -18,23 +16,11 @@ def name_of(options):
 def halves(tmp_path_factory):
     """What each of two processes found, for all options."""
     folder = tmp_path_factory.mktemp('ranks')
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        environ = dict(
-            MASTER_ADDR='127.0.0.1',
-            MASTER_PORT=str(port),
-            WORLD_SIZE='2',
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-        )
-        path = str(folder / f'{rank}.pth')
-        processes.append(start(save_gradients, path, environ))
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    processes = [
+        start(save_gradients, str(folder / f'{rank}.pth'), environ)
+        for rank, environ in enumerate(rank_environments())
+    ]
+    assert finish(*processes, timeout=120) == [0, 0]
     return [
         torch.load(folder / f'{rank}.pth', weights_only=True)
         for rank in range(2)
