@@ -30,8 +30,12 @@ train_dataloader = dict(
         epoch_length='rebalanced',
     ),
 )
-# None: filled in from the number of classes and the images of a step.
-optim_wrapper = dict(optimizer=dict(lr=None))
+# None: filled in from the number of classes and the images of a step. The
+# logit compensation learns at a tenth of it: "Stability" in docs/method.md.
+optim_wrapper = dict(
+    optimizer=dict(lr=None),
+    paramwise_cfg=dict(custom_keys=dict(loss_cls=dict(lr_mult=0.1))),
+)
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(

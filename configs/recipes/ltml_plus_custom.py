@@ -23,8 +23,12 @@ train_dataloader = dict(
     ),
 )
 # None: filled in from the number of classes and the images of a step. Ten
-# times the usual weight decay.
-optim_wrapper = dict(optimizer=dict(lr=None, weight_decay=1e-3))
+# times the usual weight decay. The logit compensation learns at a tenth of the
+# rate: "Stability" in docs/method.md.
+optim_wrapper = dict(
+    optimizer=dict(lr=None, weight_decay=1e-3),
+    paramwise_cfg=dict(custom_keys=dict(loss_cls=dict(lr_mult=0.1))),
+)
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(

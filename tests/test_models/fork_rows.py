@@ -23,12 +23,9 @@ HRNET = {
     )
     for i in range(4)
 }
-BLOCKS = dict(
-    img_size=32,
-    patch_size=8,
-    arch=dict(
-        embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32
-    ),
+BLOCKS = dict(VIT, arch=dict(VIT['arch'], num_layers=3))
+CONVNEXT = dict(
+    type='ConvNeXt', arch=dict(depths=[1, 1, 2, 1], channels=[8, 8, 16, 16])
 )
 TWINS = dict(
     embed_dims=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1],
@@ -44,31 +41,19 @@ TIMM_BLOCKS = dict(
     type='TIMMBackbone', img_size=28, embed_dim=24, depth=3, num_heads=2
 )
 TIMM_VIT = dict(
-    type='TIMMBackbone',
-    model_name='vit_tiny_patch16_224',
-    img_size=32,
-    patch_size=8,
-    embed_dim=24,
-    depth=3,
-    num_heads=2,
-)
-TIMM_RESNET = dict(
-    type='TIMMBackbone',
-    model_name='resnet18',
-    layers=(1, 1, 1, 1),
-    channels=(8, 16, 24, 32),
-)
-TIMM_CONVNEXT = dict(
-    type='TIMMBackbone',
-    model_name='convnext_atto',
-    depths=(1, 1, 1, 1),
-    dims=(8, 8, 16, 16),
-    drop_path_rate=0.0,
+    TIMM_BLOCKS, model_name='vit_tiny_patch16_224', img_size=32, patch_size=8
 )
 
 
 def timm(model_name, **options):
     return dict(type='TIMMBackbone', model_name=model_name, **options)
+
+
+FOUR = (1, 1, 1, 1)
+TIMM_RESNET = timm('resnet18', layers=FOUR, channels=(8, 16, 24, 32))
+TIMM_CONVNEXT = timm(
+    'convnext_atto', depths=FOUR, dims=(8, 8, 16, 16), drop_path_rate=0.0
+)
 
 
 def stages(count, *names, prefix='timm_model.'):
@@ -139,20 +124,9 @@ ROWS = {
     'efficientnet': (
         dict(type='EfficientNet', arch='b0'), ['layers.5', 'layers.6'],
     ),
-    'convnext': (
-        dict(
-            type='ConvNeXt',
-            arch=dict(depths=[1, 1, 2, 1], channels=[8, 8, 16, 16]),
-        ),
-        ['downsample_layers.3', 'stages.3', 'norm3'],
-    ),
+    'convnext': (CONVNEXT, ['downsample_layers.3', 'stages.3', 'norm3']),
     'convnext-maps': (
-        dict(
-            type='ConvNeXt',
-            arch=dict(depths=[1, 1, 2, 1], channels=[8, 8, 16, 16]),
-            gap_before_final_norm=False,
-            out_indices=[2, 3],
-        ),
+        dict(CONVNEXT, gap_before_final_norm=False, out_indices=[2, 3]),
         ['downsample_layers.3', 'stages.3', 'norm3'],
     ),
     'swin': (
