@@ -57,14 +57,17 @@ def fill_learning_rate(cfg: Config) -> str | None:
     rate or trains nothing stays, and None is returned.
 
     Raises:
-        ValueError: The rate is None and the optimizer is not SGD, whose step
-            alone follows the scale of the loss, or the config does not say
-            how many classes or images there are.
+        ValueError: The rate is text; or None and the optimizer is not SGD,
+            whose step alone follows the scale of the loss, or the config does
+            not say how many classes or images there are.
     """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     loader = cfg.get('train_dataloader')
     model = cfg.get('model')
-    if optimizer.get('lr', 0) is not None or not loader or not model:
+    given = optimizer.get('lr', 0)
+    if isinstance(given, str):  # A factor of a group would multiply it.
+        raise ValueError(f'{KEY} must be a number or None, got {given!r}')
+    if given is not None or not loader or not model:
         return None
     if optimizer.get('type') != 'SGD':
         raise ValueError(

@@ -91,7 +91,7 @@ REFUSED = {
     ),
     'learning rate of text': (
         ['optim_wrapper.optimizer.lr=fast'],
-        "the config does not fit SGD: .*'str' and 'float'",
+        "optim_wrapper.optimizer.lr must be a number or None, got 'fast'",
     ),
 }
 
