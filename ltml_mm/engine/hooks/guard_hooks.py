@@ -247,6 +247,7 @@ class NumericsHook(Hook):
             runner.logger.warning(
                 f'learnable scales left the range {LOW} to {HIGH} '
                 f'by step {runner.iter + 1}: {"; ".join(found)}. A smaller '
-                "learning rate or loss_cls.compensation='statistics' keeps "
-                'them nearer to 1'
+                'learning rate, at least for them (optim_wrapper.paramwise_'
+                'cfg.custom_keys.loss_cls.lr_mult=0.1), or '
+                "loss_cls.compensation='statistics' keeps them nearer to 1"
             )
