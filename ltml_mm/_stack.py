@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from importlib import metadata
+from importlib import import_module, metadata
 
 from packaging.specifiers import SpecifierSet
 
@@ -98,9 +98,10 @@ def import_stack(stack: str) -> None:
             import mmcv  # noqa: F401
             import mmengine  # noqa: F401
 
-            _import_mmpretrain()
-            import mmpretrain.datasets  # noqa: F401
-    except (ImportError, AssertionError) as error:
+            with _without_broken('albumentations'):
+                _import_mmpretrain()
+                import mmpretrain.datasets  # noqa: F401
+    except Exception as error:
         reason = f'{type(error).__name__}: {error}'
         of_system = 'cannot open shared object file' in reason
         mend = SYSTEM_LIBRARIES if of_system else INSTALL[stack]
@@ -127,6 +128,26 @@ def _quiet_imports() -> Iterator[None]:
     for line in printed.getvalue().splitlines():
         if line != 'Could not import OneDL':
             print(line)
+
+
+@contextmanager
+def _without_broken(package: str) -> Iterator[None]:
+    """Hides a package that MMPretrain needs not, but fails beside broken."""
+    try:
+        import_module(package)
+    except ImportError:
+        pass  # MMPretrain goes on without it, too.
+    except Exception as error:
+        sys.modules[package] = None  # type: ignore[assignment]
+        version = installed_version(package)
+        warnings.warn(
+            f'MMPretrain goes on without {package} {version}, which does '
+            f'not import ({type(error).__name__}: {error})',
+            stacklevel=2,
+        )
+    yield
+    if sys.modules.get(package, 0) is None:
+        del sys.modules[package]
 
 
 def _import_mmpretrain() -> None:

@@ -119,19 +119,30 @@ def test_a_library_that_the_machine_lacks_is_explained(monkeypatch):
     assert 'pip' not in str(error.value)
 
 
-def test_multimodal_models_that_do_not_load_are_switched_off(tmp_path):
-    """MMPretrain takes a package of this name for the models' own."""
-    info = tmp_path / 'transformers-99.0.dist-info'
-    info.mkdir()
-    (info / 'METADATA').write_text('Name: transformers\nVersion: 99.0\n')
-    (tmp_path / 'transformers').mkdir()
-    (tmp_path / 'transformers' / '__init__.py').touch()
+BROKEN = {
+    # MMPretrain takes a package of this name for the models' own.
+    'transformers': ('', 'multimodal models are switched off'),
+    'albumentations': ('{}[0]', 'goes on without albumentations 99.0, which'),
+}
+
+
+@pytest.mark.parametrize('names', [['transformers'], [*BROKEN]])
+def test_packages_that_do_not_load_are_switched_off(tmp_path, names):
+    for name in names:
+        info = tmp_path / f'{name}-99.0.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(f'Name: {name}\nVersion: 99.0\n')
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '__init__.py').write_text(BROKEN[name][0])
     code = (
+        'import sys\n'
         'import ltml_mm\n'
         'from mmpretrain.models import ResNet\n'
-        'from mmpretrain.registry import MODELS\n'
+        'from mmpretrain.registry import MODELS, TRANSFORMS\n'
         'assert MODELS.get("ResNet") is ResNet\n'
         'assert MODELS.get("CollaborativeTwoBranchClassifier")\n'
+        'assert TRANSFORMS.get("Albumentations")\n'
+        'assert sys.modules.get("albumentations", 0) is not None\n'
         'MODELS.build(dict(type="BlipCaption"))\n'
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
@@ -141,7 +152,8 @@ def test_multimodal_models_that_do_not_load_are_switched_off(tmp_path):
         capture_output=True,
         text=True,
     )
-    warning = r'multimodal models are switched off.* transformers 99.0 \(\w+'
-    assert len(re.findall(warning, done.stderr)) == 1
-    # A placeholder answers for them.
+    for name, (_, words) in BROKEN.items():
+        found = re.findall(rf'{words}.* \(\w+', done.stderr)
+        assert len(found) == (name in names)
+    # A placeholder answers for the models.
     assert 'requires extra multi-modal dependencies' in done.stderr

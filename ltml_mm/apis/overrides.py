@@ -55,8 +55,6 @@ SECTIONS = (
     'tta_pipeline',
     *list(inspect.signature(Runner.__init__).parameters)[1:-1],
 )
-#: Those of which a flag has the last word.
-FLAGGED = {'launcher': '--launcher'}
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 #: Which argument of a transform is the size that the network sees.
 SIZES = {
@@ -111,10 +109,8 @@ def _check_key(before: Tree, cfg: Tree, key: str, value: Any) -> None:
     old: Any = before
     node: Any = cfg
     parts = key.split('.')
-    if parts[0] in FLAGGED:
-        raise ValueError(
-            f'--cfg-options {key} does nothing: use {FLAGGED[parts[0]]}'
-        )
+    if parts[0] == 'launcher':
+        raise ValueError(f'--cfg-options {key} does nothing: use --launcher')
     if parts[0] in DATA_KEYS:
         _check_takers(before, cfg, parts[0])
     for depth, part in enumerate(parts):

@@ -325,8 +325,7 @@ class _Clock:
     def batch(self) -> None:
         """Notes the end of a batch."""
         self.batches += 1
-        passed = time.monotonic() - self._start
-        self.batch_seconds = passed / self.batches
+        self.batch_seconds = (time.monotonic() - self._start) / self.batches
 
     def resume(self) -> None:
         """Ends an evaluation, whose time is no step's."""
@@ -353,8 +352,7 @@ def _training_status(runner: Runner, clock: _Clock) -> str:
 
 
 def _loss(runner: Runner) -> str:
-    scalars = runner.message_hub.log_scalars
-    loss = scalars.get('train/loss')
+    loss = runner.message_hub.log_scalars.get('train/loss')
     return f'loss {loss.mean(50):.4g}, ' if loss is not None else ''
 
 
@@ -414,10 +412,8 @@ def _describe_model(runner: Runner) -> str:
         words += f' with {type(backbone).__name__}'
     count = sum(parameter.numel() for parameter in model.parameters())
     device = next(model.parameters(), torch.zeros(())).device
-    name = 'CPU'
-    if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-    processes = runner.world_size
+    cuda, processes = device.type == 'cuda', runner.world_size
+    name = torch.cuda.get_device_name(device) if cuda else 'CPU'
     several = f', {processes} processes' if processes > 1 else ''
     return f'{words}, {count / 1e6:.1f} M parameters, on {name}{several}'
 

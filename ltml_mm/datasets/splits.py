@@ -256,6 +256,5 @@ def check_fraction(fraction: float) -> None:
     """Raises a ValueError if a share does not lie between 0 and 1."""
     if not 0 < fraction < 1:
         raise ValueError(
-            'a fraction to hold out must lie between 0 and 1, got '
-            f'{fraction!r}'
+            f'a fraction to hold out must be between 0 and 1, got {fraction!r}'
         )

@@ -241,7 +241,7 @@ def test_the_tool(root, tmp_path, monkeypatch, capsys):
     assert split['holdout'] == {'fraction': 0.2, 'seed': 0}
     assert run()[0] == 1
     for words, status, told in (
-        (('--test-fraction', '1'), 1, 'must lie between 0 and 1'),
+        (('--test-fraction', '1'), 1, 'must be between 0 and 1'),
         (('--max-count', '0'), 1, 'max_count=0'),
         (('--shape', '2'), 1, 'need --max-count'),
         (('--test', source, '--test-fraction', '0.2'), 2, 'not allowed with'),
