@@ -112,7 +112,12 @@ def test_throughput_of_files(kind, tmp_path, monkeypatch, capsys):
     throughput = importlib.import_module('throughput')
     out = tmp_path / 'out.json'
     command = [str(config), '--images', '8', '--seconds', '0']
+    if kind == 'own':
+        command += ['--cfg-options', 'compile.backend=eager']
+    frames = torch._dynamo.utils.counters['frames']
+    before = frames['ok']
     throughput.main([*command, '--device', 'cpu', '--out', str(out)])
+    assert (frames['ok'] > before) == (kind == 'own')
     assert 'What to set:' in capsys.readouterr().out
     result = json.loads(out.read_text())
     loading = {'own': 'LoadCheckedImage', 'stock': 'LoadImageFromFile'}[kind]

@@ -169,6 +169,9 @@ class Training:
                 if hasattr(module, 'set_class_statistics'):
                     module.set_class_statistics(known)
         self.model: Any = model.to(device)
+        # The Runner compiles whole steps, whose parts are timed here.
+        if options := cfg.get('compile'):
+            model.compile(**({} if options is True else options))
         self.device = device
         self.wrapper: Any = build_optim_wrapper(
             self.model, cfg.optim_wrapper.to_dict()
@@ -328,10 +331,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(0)
     MMLogger.get_current_instance().setLevel('WARNING')
     device = pick_device(args.device)
+    exact = bool((cfg.get('randomness') or {}).get('deterministic'))
+    torch.use_deterministic_algorithms(exact)
     if device.type == 'cuda':
-        torch.backends.cudnn.benchmark = bool(
-            (cfg.get('env_cfg') or {}).get('cudnn_benchmark')
-        )
+        chosen = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark'))
+        torch.backends.cudnn.benchmark = chosen and not exact
     config = cfg.train_dataloader.to_dict()
     if device.type == 'cpu':
         config['pin_memory'] = False
