@@ -30,12 +30,8 @@ train_dataloader = dict(
         epoch_length='rebalanced',
     ),
 )
-# None: filled in from the number of classes and the images of a step. The
-# logit compensation learns at a tenth of it: "Stability" in docs/method.md.
-optim_wrapper = dict(
-    optimizer=dict(lr=None),
-    paramwise_cfg=dict(custom_keys=dict(loss_cls=dict(lr_mult=0.1))),
-)
+# None: filled in from the number of classes and the images of a step.
+optim_wrapper = dict(optimizer=dict(lr=None))
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(
@@ -49,4 +45,8 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=32)
 # Stable at rates that suit many classes: "Stability" in docs/method.md.
-custom_hooks = [dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')]
+custom_hooks = [
+    dict(type='PriorBiasHook'),
+    dict(type='ConsistencyLimitHook'),
+    dict(type='CompensationLimitHook'),
+]

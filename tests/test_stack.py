@@ -122,27 +122,25 @@ def test_a_library_that_the_machine_lacks_is_explained(monkeypatch):
 BROKEN = {
     # MMPretrain takes a package of this name for the models' own.
     'transformers': ('', 'multimodal models are switched off'),
-    'albumentations': ('{}[0]', 'goes on without albumentations 99.0, which'),
+    'albumentations': ('{}[0]', 'goes on without albumentations'),
 }
 
 
-@pytest.mark.parametrize('names', [['transformers'], [*BROKEN]])
-def test_packages_that_do_not_load_are_switched_off(tmp_path, names):
-    for name in names:
+def test_packages_that_do_not_load_are_switched_off(tmp_path):
+    for name, (content, _) in BROKEN.items():
         info = tmp_path / f'{name}-99.0.dist-info'
         info.mkdir()
         (info / 'METADATA').write_text(f'Name: {name}\nVersion: 99.0\n')
         (tmp_path / name).mkdir()
-        (tmp_path / name / '__init__.py').write_text(BROKEN[name][0])
+        (tmp_path / name / '__init__.py').write_text(content)
     code = (
-        'import sys\n'
-        'import ltml_mm\n'
+        'import sys, ltml_mm\n'
         'from mmpretrain.models import ResNet\n'
         'from mmpretrain.registry import MODELS, TRANSFORMS\n'
         'assert MODELS.get("ResNet") is ResNet\n'
         'assert MODELS.get("CollaborativeTwoBranchClassifier")\n'
         'assert TRANSFORMS.get("Albumentations")\n'
-        'assert sys.modules.get("albumentations", 0) is not None\n'
+        'assert "albumentations" not in sys.modules\n'
         'MODELS.build(dict(type="BlipCaption"))\n'
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
@@ -152,8 +150,6 @@ def test_packages_that_do_not_load_are_switched_off(tmp_path, names):
         capture_output=True,
         text=True,
     )
-    for name, (_, words) in BROKEN.items():
-        found = re.findall(rf'{words}.* \(\w+', done.stderr)
-        assert len(found) == (name in names)
-    # A placeholder answers for the models.
+    for _, words in BROKEN.values():
+        assert len(re.findall(rf'{words}.* 99.0.*\(\w+', done.stderr)) == 1
     assert 'requires extra multi-modal dependencies' in done.stderr

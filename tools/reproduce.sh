@@ -33,10 +33,10 @@ if [[ ${1:-} == --fast ]]; then
     declare -A images=([voc]=646 [coco]=3760)
     rate=optim_wrapper.optimizer.lr
     hooks="dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')"
-    slowly=optim_wrapper.paramwise_cfg.custom_keys.loss_cls.lr_mult=0.1
+    hooks+=", dict(type='CompensationLimitHook')"
     protocol=(
         --epoch-images "${images[$data]}" --tune "$rate=x0.5,x1,x2"
-        --cfg-options "$rate=None" "$slowly" "custom_hooks=[$hooks]"
+        --cfg-options "$rate=None" "custom_hooks=[$hooks]"
     )
 fi
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

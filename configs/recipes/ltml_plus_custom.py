@@ -23,12 +23,8 @@ train_dataloader = dict(
     ),
 )
 # None: filled in from the number of classes and the images of a step. Ten
-# times the usual weight decay. The logit compensation learns at a tenth of the
-# rate: "Stability" in docs/method.md.
-optim_wrapper = dict(
-    optimizer=dict(lr=None, weight_decay=1e-3),
-    paramwise_cfg=dict(custom_keys=dict(loss_cls=dict(lr_mult=0.1))),
-)
+# times the usual weight decay.
+optim_wrapper = dict(optimizer=dict(lr=None, weight_decay=1e-3))
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(
@@ -50,4 +46,8 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=32)
 # Stable at rates that suit many classes: "Stability" in docs/method.md.
-custom_hooks = [dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')]
+custom_hooks = [
+    dict(type='PriorBiasHook'),
+    dict(type='ConsistencyLimitHook'),
+    dict(type='CompensationLimitHook'),
+]

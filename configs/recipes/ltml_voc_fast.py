@@ -9,10 +9,10 @@ _base_ = [
 
 model = dict(num_classes=20)
 train_dataloader = dict(sampler=dict(epoch_length=323))
-# The logit compensation learns at a tenth of the rate.
-optim_wrapper = dict(
-    optimizer=dict(lr=None),
-    paramwise_cfg=dict(custom_keys=dict(loss_cls=dict(lr_mult=0.1))),
-)
+optim_wrapper = dict(optimizer=dict(lr=None))
 # Stable at this rate: "Stability" in docs/method.md.
-custom_hooks = [dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')]
+custom_hooks = [
+    dict(type='PriorBiasHook'),
+    dict(type='ConsistencyLimitHook'),
+    dict(type='CompensationLimitHook'),
+]

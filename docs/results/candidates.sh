@@ -15,7 +15,8 @@ step=$4 epoch=$5
 shift 5
 export PYTHONPATH=$PWD/docs/results${PYTHONPATH:+:$PYTHONPATH}
 
-hooks="{'type':'PriorBiasHook'},{'type':'ConsistencyLimitHook'}"
+hooks="{'type':'PriorBiasHook'},{'type':'ConsistencyLimitHook'},\
+{'type':'CompensationLimitHook'}"
 # Over a tenth of the run.
 momentum=$(python -c "print(10 / (8 * $epoch // $step))")
 loss=model.loss_cls.type

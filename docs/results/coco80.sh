@@ -23,7 +23,6 @@ for row in erm ltml; do
 done
 # The training without what steadies it, and at greater weights of consistency.
 bare=custom_hooks=[]
-bare+=,optim_wrapper.paramwise_cfg.custom_keys.loss_cls.lr_mult=1.0
 weight=model.loss_consistency.loss_weight
 steady=(erm ltml "bare=ltml,$bare" "bare-lr0_32=ltml,$bare,$lr=0.32")
 for value in 0.3 1.0; do

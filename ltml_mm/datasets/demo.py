@@ -15,27 +15,13 @@ from ltml_mm.datasets.long_tail import LongTailMultiLabelDataset
 # Each shape and each colour belongs to several classes, frequent and rare,
 # so that neither alone tells the class. The counts are those of VOC-LT.
 CLASSES = {
-    'cyan-arrow': 6,
-    'yellow-disc': 34,
-    'green-moon': 8,
-    'yellow-triangle': 14,
-    'pink-heart': 154,
-    'blue-cross': 17,
-    'green-triangle': 249,
-    'cyan-ring': 29,
-    'blue-square': 479,
-    'green-disc': 4,
-    'yellow-cross': 240,
-    'green-hourglass': 48,
-    'red-heart': 11,
-    'pink-square': 20,
-    'red-ring': 775,
-    'cyan-moon': 100,
-    'pink-hourglass': 5,
-    'red-bars': 82,
-    'yellow-bars': 7,
+    'cyan-arrow': 6, 'yellow-disc': 34, 'green-moon': 8, 'yellow-triangle': 14,
+    'pink-heart': 154, 'blue-cross': 17, 'green-triangle': 249,
+    'cyan-ring': 29, 'blue-square': 479, 'green-disc': 4, 'yellow-cross': 240,
+    'green-hourglass': 48, 'red-heart': 11, 'pink-square': 20, 'red-ring': 775,
+    'cyan-moon': 100, 'pink-hourglass': 5, 'red-bars': 82, 'yellow-bars': 7,
     'blue-arrow': 64,
-}
+}  # fmt: skip
 NUM_IMAGES = {'train': 1142, 'test': 1000}
 _MAX_LABELS = 5
 

@@ -12,6 +12,7 @@ from ltml_mm.engine.hooks.class_hooks import (
 from ltml_mm.engine.hooks.device_hook import DeviceHook
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.guard_hooks import (
+    CompensationLimitHook,
     ConsistencyLimitHook,
     NumericsHook,
     ScheduleCheckHook,
@@ -29,6 +30,7 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
 __all__ = [
     'ClassReportHook',
     'ClassStatisticsHook',
+    'CompensationLimitHook',
     'ConsistencyLimitHook',
     'DeviceHook',
     'ExactResumeHook',

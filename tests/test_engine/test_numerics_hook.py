@@ -4,12 +4,14 @@ import pytest
 import torch
 from engine_runner import Model, make_runner
 
+from ltml_mm.engine import CompensationLimitHook
 from ltml_mm.engine.hooks import guard_hooks
 from ltml_mm.models import LogitCompensatedBCELoss
 
 
-def run(work_dir, changes, epochs=1, compensation='learnable'):
-    """Trains two steps an epoch without a learning rate, so scales stay."""
+def run(work_dir, changes, epochs=1, compensation='learnable', lr=0, hook=''):
+    """Trains two steps an epoch; without a learning rate, scales stay."""
+    torch.manual_seed(0)
     model = Model(loss=LogitCompensatedBCELoss(compensation, num_classes=3))
     with torch.no_grad():
         for (name, k), value in changes.items():
@@ -17,10 +19,11 @@ def run(work_dir, changes, epochs=1, compensation='learnable'):
     make_runner(
         work_dir,
         model,
-        hooks=['ClassStatisticsHook', 'NumericsHook'],
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+        hooks=['ClassStatisticsHook', hook or 'NumericsHook'],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
     ).train()
+    return model.loss
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,19 @@ def test_silence_where_all_is_well(tmp_path, capsys, compensation):
         changes['pos_bias', 1] = -50.0  # biases may be anything
     run(tmp_path, changes, compensation=compensation)
     assert 'left the range' not in capsys.readouterr().out
+
+
+def test_scales_are_held_up(tmp_path):
+    """The others are bitwise those of a run without the hook."""
+    free, held = (
+        torch.stack([loss.pos_scale, loss.neg_scale])
+        for loss in (
+            run(tmp_path, {}, lr=1.0, hook=hook)
+            for hook in ('', 'CompensationLimitHook')
+        )
+    )
+    assert free.min() < 0.3
+    assert held.min() >= 0.5
+    assert torch.equal(free[:, :2], held[:, :2])
+    with pytest.raises(ValueError, match=r'least must be in \(0, 1\], got 2'):
+        CompensationLimitHook(2)

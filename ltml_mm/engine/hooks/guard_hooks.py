@@ -203,6 +203,41 @@ class ConsistencyLimitHook(Hook):
 
 
 @HOOKS.register_module()
+class CompensationLimitHook(Hook):
+    """Holds the learnable scales of the logit compensation up.
+
+    They know the label: the cheapest way to a smaller loss is a scale that
+    shrinks to 0, whatever the logits. See "Stability" in docs/method.md.
+
+    Args:
+        least: Where a scale that is lower is set to, after each step.
+    """
+
+    def __init__(self, least: float = 0.5) -> None:
+        if not 0 < least <= 1:
+            raise ValueError(f'least must be in (0, 1], got {least!r}')
+        self.least = least
+        self._held: list[Tensor] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds them; a loss without such scales stays as it is."""
+        self._held = [*_scales(runner.model).values()]
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
+        """Holds them."""
+        for scale in self._held:
+            scale.clamp_(min=self.least)
+
+
+def _scales(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.detach()
+        for name, parameter in unwrap_model(model).named_parameters()
+        if name.split('.')[-1] in SCALES
+    }
+
+
+@HOOKS.register_module()
 class NumericsHook(Hook):
     """Warns of learnable scales that leave a range.
 
@@ -224,12 +259,7 @@ class NumericsHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Checks the scales at the end."""
-        model = unwrap_model(runner.model)
-        scales = {
-            name: parameter.detach()
-            for name, parameter in model.named_parameters()
-            if name.split('.')[-1] in SCALES
-        }
+        scales = _scales(runner.model)
         if not scales:
             return
         names = list(scales)
@@ -246,8 +276,7 @@ class NumericsHook(Hook):
         if found:
             runner.logger.warning(
                 f'learnable scales left the range {LOW} to {HIGH} '
-                f'by step {runner.iter + 1}: {"; ".join(found)}. A smaller '
-                'learning rate, at least for them (optim_wrapper.paramwise_'
-                'cfg.custom_keys.loss_cls.lr_mult=0.1), or '
-                "loss_cls.compensation='statistics' keeps them nearer to 1"
+                f'by step {runner.iter + 1}: {"; ".join(found)}. '
+                "dict(type='CompensationLimitHook') in custom_hooks holds "
+                'them at 0.5 or more'
             )

@@ -27,8 +27,8 @@ SHAPING = (
 )  # fmt: skip
 #: Parts of the names of hooks that change weights or losses in a training.
 SHAPING_HOOKS = (
-    'AdaptiveMargins', 'ConsistencyLimit', 'DenseCL', 'EMA', 'PreciseBN',
-    'SimSiam', 'SwAV', 'SwitchRecipe', 'SyncBuffers', 'WarmupParam',
+    'AdaptiveMargins', 'DenseCL', 'EMA', 'Limit', 'PreciseBN', 'SimSiam',
+    'SwAV', 'SwitchRecipe', 'SyncBuffers', 'WarmupParam',
 )  # fmt: skip
 #: What within them does not: first weights, folders, what sets may differ in,
 #: kept images, workers, validations, what happens to steps not finite.

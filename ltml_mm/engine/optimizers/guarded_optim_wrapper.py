@@ -33,22 +33,6 @@ class NonFiniteError(ValueError):
     """A loss or a gradient is infinite or NaN."""
 
 
-def merge_groups(optimizer: Any) -> None:
-    """Makes one group of all parameters with equal settings, in place.
-
-    With ``paramwise_cfg`` MMEngine makes a group of every parameter, and an
-    optimizer starts the kernels of a step for each group anew.
-    """
-    groups: dict[str, dict] = {}
-    for group in optimizer.param_groups:
-        settings = repr(sorted({**group, 'params': None}.items()))
-        if settings in groups:
-            groups[settings]['params'] += group['params']
-        else:
-            groups[settings] = group
-    optimizer.param_groups[:] = groups.values()
-
-
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
     """An ``OptimWrapper`` that checks loss and gradients before each step.
@@ -57,7 +41,6 @@ class GuardedOptimWrapper(OptimWrapper):
     on any process. The decision falls when the optimizer would step, after
     the last of the accumulated batches. It costs one gradient norm, and one
     wait for the GPU. Finite steps are those of ``OptimWrapper`` bit by bit.
-    Parameters with equal settings share one group, see :func:`merge_groups`.
 
     Args:
         on_nonfinite (str): ``'stop'`` ends the run with a message: the step,
@@ -77,7 +60,6 @@ class GuardedOptimWrapper(OptimWrapper):
             raise ValueError(
                 f"on_nonfinite must be 'stop' or 'skip', got {on_nonfinite!r}"
             )
-        merge_groups(kwargs['optimizer'])
         super().__init__(**kwargs)
         self.on_nonfinite = on_nonfinite
         self._in_a_row = 0
