@@ -7,8 +7,8 @@
 # COCO80 holds images/, train.json, val.json to choose on and, where it is at
 # hand, test.json; RESNET50 is an ImageNet checkpoint for MMPretrain's ResNet-50
 # with style='caffe'. With a GPU the whole network is trained, without one its
-# last stage. Every table leaves OUT/NAME.md, NAME.csv and NAME_groups.png; with DRY_RUN
-# the runs are only listed.
+# last stage. Every table leaves OUT/NAME.md, NAME.csv and NAME_groups.png; with
+# DRY_RUN the runs are only listed.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/whole_or_cached.sh"
 # 59 steps an epoch, 8 epochs, 472 steps.

@@ -2,6 +2,11 @@
 
 import copy
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ from recipe_candidates import (
     PairwiseCompensatedBCELoss,
     WeightedAsymmetricLoss,
 )
-from tiny_training import make_config, write_data
+from tiny_training import REPO, make_config, write_data
 from two_branch_case import STATISTICS, batch, build
 
 from ltml_mm.models.fork.branches import BRANCHES, plain_name
@@ -183,3 +188,37 @@ def test_epochs_start_from_the_average(tmp_path):
                 torch.testing.assert_close(
                     value, merged[name], rtol=1e-6, atol=1e-7
                 )
+
+
+@pytest.mark.parametrize(
+    ('script', 'arguments', 'runs'),
+    [
+        # 13 candidates; and what the tables share is run once.
+        ('candidates.sh', ['4', '8', '0.1', '0.2'], 26),
+        pytest.param('coco80.sh', [], 12 + 6 + 7, marks=pytest.mark.long),
+    ],
+)
+def test_scripts_plan_their_rows(tmp_path, script, arguments, runs):
+    """Every row's config is built, from the entries that the script names."""
+    data = write_data(tmp_path / 'data')
+    (data / 'val.json').write_bytes((data / 'train.json').read_bytes())
+    weights = tmp_path / 'weights.pth'
+    torch.save({}, weights)
+    out = tmp_path / 'out'
+    folder = REPO / 'docs/results'
+    paths = [REPO, *filter(None, sys.path)]
+    done = subprocess.run(
+        ['bash', folder / script, data, weights, out, *arguments],
+        env={
+            **os.environ,
+            'DRY_RUN': '1',
+            'CUDA_VISIBLE_DEVICES': '',
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            'PYTHONPATH': os.pathsep.join(map(str, paths)),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    planned = set(re.findall(r'\S+/seed_0(?= )', done.stdout))
+    assert len(planned) == runs

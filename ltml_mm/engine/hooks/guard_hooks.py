@@ -213,7 +213,7 @@ class CompensationLimitHook(Hook):
         least: Where a scale that is lower is set to, after each step.
     """
 
-    def __init__(self, least: float = 0.5) -> None:
+    def __init__(self, least: float = 0.3) -> None:
         if not 0 < least <= 1:
             raise ValueError(f'least must be in (0, 1], got {least!r}')
         self.least = least
@@ -278,5 +278,5 @@ class NumericsHook(Hook):
                 f'learnable scales left the range {LOW} to {HIGH} '
                 f'by step {runner.iter + 1}: {"; ".join(found)}. '
                 "dict(type='CompensationLimitHook') in custom_hooks holds "
-                'them at 0.5 or more'
+                'them at 0.3 or more'
             )
