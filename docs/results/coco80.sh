@@ -22,8 +22,7 @@ for row in erm ltml; do
   done
 done
 # The training without what steadies it, and at greater weights of consistency.
-bare=custom_hooks=[]
-weight=model.loss_consistency.loss_weight
+bare=custom_hooks=[] weight=model.loss_consistency.loss_weight
 steady=(erm ltml "bare=ltml,$bare" "bare-lr0_32=ltml,$bare,$lr=0.32")
 for value in 0.3 1.0; do
   steady+=("w${value/./_}=ltml,$weight=$value"

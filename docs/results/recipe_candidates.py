@@ -1,7 +1,7 @@
 """What was tried for the recipe and left out, as registered parts.
 
 ``custom_imports`` with the name of this file, its folder in ``PYTHONPATH``,
-lets a config name them; coco80.sh compares each with the recipe.
+lets a config name them; candidates.sh compares each with the recipe.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class PairwiseCompensatedBCELoss(LogitCompensatedBCELoss):
     negatives and of the negated ones over its positives, a mean over the
     classes, by ``pairs``:
 
-    - ``'two_way'``: softplus(N_k + T P_k(z / T)) where a batch holds both,
-      the class-wise half of Kobayashi, *Two-way Multi-Label Loss*, CVPR 2023;
+    - ``'two_way'``: softplus(N_k + P_k) where a batch holds both, the
+      class-wise half of Kobayashi, *Two-way Multi-Label Loss*, CVPR 2023, at
+      a temperature of 1;
     - ``'dr'``: log(1 + exp(N_k + P_k) + exp(N_k)), Lin et al.,
       *Distributionally Robust Loss*, ECCV 2024, both scales 1.
 
@@ -45,7 +46,6 @@ class PairwiseCompensatedBCELoss(LogitCompensatedBCELoss):
         num_classes: K.
         pairs: Which term.
         pair_weight: Its factor.
-        temperature: T.
         **kwargs: Those of :class:`LogitCompensatedBCELoss`.
     """
 
@@ -54,13 +54,11 @@ class PairwiseCompensatedBCELoss(LogitCompensatedBCELoss):
         num_classes: int,
         pairs: Literal['two_way', 'dr'],
         pair_weight: float = 0.05,
-        temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes=num_classes, **kwargs)
         self.pair_term = dict(two_way=self.two_way, dr=self.dr)[pairs]
         self.pair_weight = pair_weight
-        self.temperature = temperature
 
     def forward(self, logits: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Computes the loss of logits and labels (N, K), a scalar."""
@@ -70,9 +68,7 @@ class PairwiseCompensatedBCELoss(LogitCompensatedBCELoss):
 
     def two_way(self, logits: Tensor, positive: Tensor) -> Tensor:
         """Returns the term (K,) of logits and bool labels (N, K)."""
-        warm = self.temperature
-        pairs = _log_sum(logits, ~positive)
-        pairs = pairs + warm * _log_sum(-logits / warm, positive)
+        pairs = _log_sum(logits, ~positive) + _log_sum(-logits, positive)
         return F.softplus(pairs) * (positive.any(0) & ~positive.all(0))
 
     def dr(self, logits: Tensor, positive: Tensor) -> Tensor:
@@ -92,25 +88,8 @@ def _log_sum(values: Tensor, chosen: Tensor) -> Tensor:
 class WeightedAsymmetricLoss(ClassStatisticsLoss):
     """ASL with the class weights w_k of LTML, as in CheXFusion (2023).
 
-    Args:
-        gamma_pos: Focusing exponent of the positives.
-        gamma_neg: That of the negatives.
-        clip: The margin of the negatives' probabilities.
-        **kwargs: Those of :class:`ClassStatisticsLoss`.
+    Its exponents are 0 and 4, its margin 0.05: ASL's own.
     """
-
-    def __init__(
-        self,
-        num_classes: int,
-        gamma_pos: float = 0.0,
-        gamma_neg: float = 4.0,
-        clip: float = 0.05,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(num_classes, **kwargs)
-        self.options = dict(
-            gamma_pos=gamma_pos, gamma_neg=gamma_neg, clip=clip
-        )
 
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of every entry, see the base class."""
@@ -118,7 +97,7 @@ class WeightedAsymmetricLoss(ClassStatisticsLoss):
         share = counts.to(logits.dtype) / images
         weight = target * (1 - share).exp() + (1 - target) * share.exp()
         return weight * asymmetric_loss(
-            logits, target, reduction='none', **self.options
+            logits, target, gamma_pos=0.0, reduction='none'
         )
 
 
@@ -165,11 +144,8 @@ class EMATeacherClassifier(CollaborativeTwoBranchClassifier):
     ) -> dict[str, Tensor]:
         """Computes the terms of the loss, see the base class."""
         if not self.teacher:
-            self.teacher.append(
-                ExponentialMovingAverage(
-                    self, self.momentum, update_buffers=True
-                )
-            )
+            average = ExponentialMovingAverage(self, self.momentum)
+            self.teacher.append(average)
         (teacher,) = self.teacher
         # The weights that the last step has left.
         teacher.update_parameters(self)

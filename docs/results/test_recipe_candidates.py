@@ -67,19 +67,6 @@ def test_pairs(pairs, term):
     assert logits.grad.isfinite().all()
 
 
-def test_temperature_of_the_two_way_loss():
-    loss = PairwiseCompensatedBCELoss(
-        3, 'two_way', 1.0, 4.0, compensation='none'
-    )
-    n = math.exp(1.5) + math.exp(-0.2)  # One positive: T cancels.
-    assert loss.two_way(LOGITS, TARGET > 0.5)[0].item() == pytest.approx(
-        math.log1p(n * math.exp(-0.5))
-    )
-    both = loss.two_way(-LOGITS, TARGET < 0.5)[0]
-    p = 4 * math.log(math.exp(1.5 / 4) + math.exp(-0.2 / 4))
-    assert both.item() == pytest.approx(math.log1p(math.exp(p - 0.5)))
-
-
 def test_weighted_asymmetric():
     loss = WeightedAsymmetricLoss(3)
     loss.set_class_statistics(STATISTICS)

@@ -276,7 +276,8 @@ class NumericsHook(Hook):
         if found:
             runner.logger.warning(
                 f'learnable scales left the range {LOW} to {HIGH} '
-                f'by step {runner.iter + 1}: {"; ".join(found)}. '
-                "dict(type='CompensationLimitHook') in custom_hooks holds "
-                'them at 0.3 or more'
+                f'by step {runner.iter + 1}: {"; ".join(found)}. A smaller '
+                "learning rate or loss_cls.compensation='statistics' keeps "
+                "them nearer to 1, dict(type='CompensationLimitHook') in "
+                'custom_hooks above 0.3'
             )
