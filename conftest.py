@@ -18,6 +18,14 @@ def pytest_configure(config):
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+def pytest_collectstart():
+    """Imports the package ahead of the tests' own imports of MMPretrain.
+
+    It leaves out what would not load beside other installed packages.
+    """
+    import ltml_mm  # noqa: F401
+
+
 def pytest_collection_finish():
     """Spares the collection of garbage what the imports made.
 

@@ -23,6 +23,9 @@ port=${PORT:-29500}
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+# MMEngine writes configs by yapf. Its first import leaves a cache, which one
+# process would read while another writes it.
+python -c 'import yapf'
 exec python -m torch.distributed.run \
     --nnodes="$nnodes" \
     --node-rank="$node_rank" \

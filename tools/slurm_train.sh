@@ -32,6 +32,9 @@ read -ra srun_args <<<"${SRUN_ARGS:-}"
 
 export MASTER_PORT=${PORT:-29500}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+# MMEngine writes configs by yapf. Its first import leaves a cache, which one
+# process would read while another writes it.
+python -c 'import yapf'
 exec srun \
     --partition="$partition" \
     --job-name="$job_name" \

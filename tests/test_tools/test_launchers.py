@@ -71,9 +71,11 @@ def test_dist_scripts_pass_everything_on(record, name, given):
     values = ('4', '2', 'node-a', '1234') if given else ('',) * 4
     environ = dict(zip(names, values, strict=True))
     threads = '5' if given else ''
-    (launched,) = record(
+    *first, launched = record(
         f'dist_{name}.sh', *files, 3, *ODD, OMP_NUM_THREADS=threads, **environ
     )
+    warm = [['-c', 'import yapf']] * (name == 'train')
+    assert [call['argv'] for call in first] == warm
     tool = str(TOOLS / f'{name}.py')
     argv = launched['argv']
     assert argv[:2] == ['-m', 'torch.distributed.run']
@@ -91,7 +93,7 @@ def test_dist_scripts_pass_everything_on(record, name, given):
 
 
 def test_slurm_train(record):
-    (call,) = record(
+    _, call = record(
         'slurm_train.sh',
         'gpu',
         'my job',
@@ -122,9 +124,8 @@ def test_slurm_train(record):
 
 
 def test_slurm_train_without_work_dir(record):
-    (call,) = record('slurm_train.sh', 'p', 'j', 'c.py', '--amp', GPUS=2)
-    argv = call['argv']
-    assert argv[-4:] == ['c.py', '--launcher', 'slurm', '--amp']
+    argv = record('slurm_train.sh', 'p', 'j', 'c', '--amp', GPUS=2)[1]['argv']
+    assert argv[-4:] == ['c', '--launcher', 'slurm', '--amp']
     options = options_of(argv, 'python')
     # A job of two GPUs does not ask for a machine with eight.
     assert (options['--ntasks'], options['--ntasks-per-node']) == ('2', '2')
