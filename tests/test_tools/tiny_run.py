@@ -16,7 +16,8 @@ CONFIG = f"""
 custom_imports = dict(imports=['ltml_mm', 'rank_probe'])
 custom_hooks = [dict(type='RankProbe', out_dir='{{folder}}')]
 log_level = 'INFO'
-model = dict(backbone=dict(norm_eval=True))
+model = dict(backbone=dict(norm_eval=True, avg_down=True))
+default_hooks = dict(device=dict(memory_format='channels_last'))
 train_dataloader = dict(
     batch_size={BATCH}, sampler=dict(epoch_length={PAIRS}))
 # One by one: another batch may round an image's scores another way.

@@ -15,7 +15,6 @@ from torch import nn
 
 from ltml_mm.datasets.two_stream import innermost_dataset
 
-#: What ``memory_format`` may be.
 FORMATS = ('auto', 'channels_last', 'contiguous')
 #: From so many pixels a side on, no network was slower in it on a CPU.
 CPU_SIDE = 192
@@ -29,9 +28,8 @@ class DeviceHook(Hook):
 
     With the channels last, convolutions and what follows them work on
     (N, H, W, C) in memory: ResNet-50 trains 1.5 to 1.8 times as fast in mixed
-    precision on an H100, 1.1 to 1.3 times on a CPU. Shapes, names and, within
-    rounding, values stay as they are. It holds in training, validation and
-    test.
+    precision on an H100, 1.1 to 1.3 times on a CPU. Names, shapes and, within
+    rounding, values stay as they are; it holds in validation and test, too.
 
     ``randomness=dict(deterministic=True)`` needs the environment variable
     ``CUBLAS_WORKSPACE_CONFIG`` on a GPU, which is set where it is missing.
@@ -66,6 +64,10 @@ class DeviceHook(Hook):
         side = picture_side(cfg.get('train_dataloader'))
         side = side or picture_side(cfg.get('test_dataloader'))
         arrange(runner.model, self.memory_format, side)
+        if isinstance(runner.model, nn.parallel.DistributedDataParallel):
+            # It would read gradients in the layout that it has been built in.
+            wrapper = cfg.get('model_wrapper_cfg')
+            runner.model = runner.wrap_model(wrapper, runner.model.module)
 
 
 def arrange(
@@ -99,10 +101,9 @@ def arrange(
 def prefers_channels_last(model: nn.Module, side: float = 0) -> bool:
     """Whether the layout has been measured to be faster for such a network.
 
-    On a GPU it has for ungrouped convolutions. Grouped and depthwise ones
-    may be slower in it there, so a network with any of them keeps its layout.
-    On a CPU it has for networks of convolutions of any kind, but for large
-    pictures alone. ``tools/benchmarks/step_time.py --layout`` tells.
+    On a GPU it has for ungrouped convolutions; a network with grouped or
+    depthwise ones keeps its layout. On a CPU it has for convolutions of any
+    kind, for large pictures. ``tools/benchmarks/step_time.py --layout`` tells.
 
     Args:
         model: A network on its device.
