@@ -41,8 +41,7 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
     (:func:`~ltml_mm.models.device_augment.augment`).
 
     Args:
-        **kwargs: The arguments of MMPretrain's ``ClsDataPreprocessor``:
-            ``mean``, ``std``, ``to_rgb``, ``batch_augments`` and so on.
+        **kwargs: The arguments of MMPretrain's ``ClsDataPreprocessor``.
     """
 
     def cast_data(self, data: Any) -> Any:
@@ -144,13 +143,14 @@ def stream_targets(
     targets = {}
     for name, samples in data_samples.items():
         if any('gt_score' in sample for sample in samples):
+            # Either may lie on the host, after MMPretrain's preprocessor, too.
             scores = [
-                sample.gt_score
+                sample.gt_score.to(device, torch.float32)
                 if 'gt_score' in sample
-                else label_to_onehot(sample.gt_label, num_classes)
+                else label_to_onehot(sample.gt_label, num_classes).to(device)
                 for sample in samples
             ]
-            targets[name] = torch.stack(scores).to(device, torch.float32)
+            targets[name] = torch.stack(scores)
             continue
         # At once: MMPretrain's batch_label_to_onehot sums image by image, for
         # each of which a GPU would wait.
@@ -169,10 +169,9 @@ def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
 
     ``fuse='logits'`` averages the logits, ``'probs'`` their sigmoids.
     """
-    stacked = torch.stack([*logits])
     if fuse == 'logits':
-        return stacked.mean(0).sigmoid()
-    return stacked.sigmoid().mean(0)
+        return fuse_logits(logits, fuse).sigmoid()
+    return torch.stack([*logits]).sigmoid().mean(0)
 
 
 def fuse_logits(logits: Sequence[Tensor], fuse: str) -> Tensor:
