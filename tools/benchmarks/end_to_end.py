@@ -6,7 +6,8 @@ against a stock single-branch one with MMPretrain's defaults and its own
 and in an epoch, the same number of workers. In turns, each a whole process;
 the time is that of the epochs after the first, on the clock and of the
 processors, workers included, which other programs change less. On a GPU both
-train in mixed precision, and ``nvidia-smi`` tells how busy it was meanwhile.
+train in mixed precision, and ``nvidia-smi`` tells how busy it was from a
+second after the second epoch on, when all images have been read once.
 
 Example:
     python tools/benchmarks/end_to_end.py
@@ -38,6 +39,7 @@ SIZES = {
     'images': (64, 7744, 'of an epoch, a multiple of --batch'),
     'batch': (16, 64, 'images a step'),
     'workers': (2, 8, 'processes that load'),
+    'epochs': (3, 8, 'of each training'),
 }
 
 
@@ -48,7 +50,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default = f'default: {gpu} on a GPU, else {cpu}'
         parser.add_argument(f'--{name}', type=int, help=f'{words} ({default})')
     parser.add_argument('--side', type=int, default=224, help='in pixels')
-    parser.add_argument('--epochs', type=int, default=3)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--depth', type=int, default=50)
     parser.add_argument('--channels', type=int, default=64, help='at the stem')
@@ -71,7 +72,7 @@ if __name__ == '__main__':
 import torch
 
 from pictures import write_pictures
-from stock import TOOLS, stock_config
+from stock import TOOLS, stock_config, without_multimodal
 
 REPO = Path(__file__).resolve().parents[2]
 #: Writes when each epoch ended, and the processor time until then.
@@ -159,7 +160,7 @@ def write_configs(
     data = content['data_list']
     content['data_list'] = [data[i % len(data)] for i in range(args.images)]
     (folder / 'repeated.json').write_text(json.dumps(content))
-    (folder / 'epoch_times.py').write_text(PROBE)
+    (folder / 'epoch_times.py').write_text(without_multimodal() + PROBE)
     backbone = (
         f'depth={args.depth}, stem_channels={args.channels}, '
         f'base_channels={args.channels}, '
@@ -231,7 +232,11 @@ def run(command: list[str], folder: Path) -> dict[str, Any]:
     if process.returncode:
         raise RuntimeError(f'{command} failed:\n{errors[-3000:]}')
     ends, spent = zip(*json.loads(times.read_text()), strict=True)
-    shares = [share for when, share in busy if ends[0] <= when <= ends[-1]]
+    # Each sample is of the second before it.
+    begin = ends[1] + 1
+    shares = [share for when, share in busy if begin <= when <= ends[-1]]
+    if torch.cuda.is_available() and not shares:
+        print('warning: nvidia-smi told no use of the GPU', file=sys.stderr)
     return {
         'seconds': (ends[-1] - ends[0]) / (len(ends) - 1),
         'processor_seconds': (spent[-1] - spent[0]) / (len(ends) - 1),

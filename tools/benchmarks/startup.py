@@ -41,7 +41,7 @@ if __name__ == '__main__':
 import numpy as np
 from PIL import Image
 
-from stock import TOOLS, stock_config
+from stock import TOOLS, stock_config, without_multimodal
 
 REPO = Path(__file__).resolve().parents[2]
 #: Ends the process as soon as a step is done; no clean-up is measured.
@@ -76,7 +76,7 @@ train_cfg = dict(by_epoch=True, max_epochs=1)
 
 def write_configs(folder: Path) -> dict[str, list[str]]:
     """Writes both configs and the stock one's data; returns the commands."""
-    (folder / 'startup_probe.py').write_text(PROBE)
+    (folder / 'startup_probe.py').write_text(without_multimodal() + PROBE)
     rng = np.random.default_rng(0)
     entries = []
     for i in range(64):

@@ -35,6 +35,25 @@ train_dataloader = dict(
 """
 
 
+def without_multimodal() -> str:
+    """Returns what a probe starts with, so that MMPretrain's training runs.
+
+    Beside transformers 5 it does not import; without its multimodal models,
+    as ``import ltml_mm`` leaves them out there, it does.
+    """
+    import ltml_mm  # noqa: F401
+
+    # isort: split
+    from mmpretrain.utils import dependency
+
+    if dependency.WITH_MULTIMODAL:
+        return ''
+    return (
+        'from mmpretrain.utils import dependency\n'
+        'dependency.WITH_MULTIMODAL = False\n'
+    )
+
+
 def stock_config(
     folder: Path,
     probe: str,

@@ -123,23 +123,18 @@ def measure_pipeline(loader: Any, images: int) -> dict[str, Any]:
 
 
 def measure_workers(loader: Any, seconds: float) -> tuple[Any, float]:
-    """Returns a batch and the seconds of one through the loader's workers."""
-    iterator = iter(loader)
-    batch = next(iterator)
-    start = time.perf_counter()
-    batches = 0
-    for _ in iterator:
-        batches += 1
-        if time.perf_counter() - start > seconds:
-            break
-    # Of a loader with a single batch, the first one in this process.
-    if not batches:
-        start = time.perf_counter()
-        samples = itertools.islice(iter(loader.batch_sampler), 1)
-        for indices in samples:
-            loader.collate_fn([loader.dataset[i] for i in indices])
-        batches = 1
-    return batch, (time.perf_counter() - start) / batches
+    """Returns a batch and the seconds of one through the loader's workers.
+
+    Measured after as long again, in which images are decoded that are kept.
+    """
+    batch = next(iter(loader))
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for _ in ('first', 'measured'):
+        count, start = 0, time.perf_counter()
+        while not count or time.perf_counter() - start < seconds:
+            next(batches)
+            count += 1
+    return batch, (time.perf_counter() - start) / count
 
 
 def halve(batch: Any) -> Any:
@@ -249,6 +244,8 @@ def measure_device(
     result['layouts'] = {}
     for name, change in layouts.items():
         change()
+        # Momenta have the layout of the weights.
+        training.wrapper.optimizer.state.clear()
         parts = training.measure(batch, seconds / 2)
         result['layouts'][name] = sum(parts.values())
     return result
@@ -333,6 +330,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.device)
     exact = bool((cfg.get('randomness') or {}).get('deterministic'))
     torch.use_deterministic_algorithms(exact)
+    if exact:  # As DeviceHook does.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if device.type == 'cuda':
         chosen = bool((cfg.get('env_cfg') or {}).get('cudnn_benchmark'))
         torch.backends.cudnn.benchmark = chosen and not exact
