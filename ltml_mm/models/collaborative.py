@@ -252,11 +252,11 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             ValueError: The batch is flat or has other streams.
         """
         check_streams(inputs)
-        device = inputs[BRANCHES[0]].device
-        targets = stream_targets(data_samples, self.num_classes, device)
         images = torch.cat([inputs[name] for name in BRANCHES])
         sizes = [len(inputs[name]) for name in BRANCHES]
         logits = self.branch_logits(images)
+        # A GPU computes the logits meanwhile.
+        targets = stream_targets(data_samples, self.num_classes, images.device)
         parts = {
             branch: dict(zip(BRANCHES, z.split(sizes), strict=True))
             for branch, z in logits.items()

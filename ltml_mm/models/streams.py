@@ -63,32 +63,32 @@ class TwoStreamDataPreprocessor(ClsDataPreprocessor):
         """
         if not isinstance(data['inputs'], dict):
             return self._prepare(data, training)
-        streams: dict[str, Any] = {
-            name: self._prepare(
-                {key: value[name] for key, value in data.items()}, training
-            )
-            for name in data['inputs']
-        }
+        streams: dict[str, Any] = {}
+        for name in data['inputs']:
+            part = {key: value[name] for key, value in data.items()}
+            streams[name] = self._prepare(part, training, self.to_onehot)
         return {
             key: {name: stream[key] for name, stream in streams.items()}
             for key in ('inputs', 'data_samples')
         }
 
-    def _prepare(self, data: dict, training: bool) -> dict:
+    def _prepare(self, data: dict, training: bool, whole: bool = True) -> dict:
         samples = data.get('data_samples') or ()
         if any(key in sample for sample in samples for key in DEVICE_KEYS):
             data = {**data, 'inputs': self._augmented(data['inputs'], samples)}
-        return super().forward(data, training)
+        if whole:
+            return super().forward(data, training)
+        # Labels stay on the host, where stream_targets gathers them.
+        images = super().forward({'inputs': data['inputs']}, training)
+        return {**images, 'data_samples': data.get('data_samples')}
 
     def _augmented(self, images: Any, samples: Any) -> Any:
         images = self.cast_data(images)
         if isinstance(images, Tensor):
             return augment(images, samples)
         # Of different sizes.
-        return [
-            augment(image[None], [sample])[0]
-            for image, sample in zip(images, samples, strict=True)
-        ]
+        pairs = zip(images, samples, strict=True)
+        return [augment(image[None], [one])[0] for image, one in pairs]
 
 
 def build_preprocessor(
@@ -143,24 +143,24 @@ def stream_targets(
     targets = {}
     for name, samples in data_samples.items():
         if any('gt_score' in sample for sample in samples):
-            # Either may lie on the host, after MMPretrain's preprocessor, too.
             scores = [
-                sample.gt_score.to(device, torch.float32)
+                sample.gt_score
                 if 'gt_score' in sample
-                else label_to_onehot(sample.gt_label, num_classes).to(device)
+                else label_to_onehot(sample.gt_label, num_classes)
                 for sample in samples
             ]
-            targets[name] = torch.stack(scores)
-            continue
-        # At once: MMPretrain's batch_label_to_onehot sums image by image, for
-        # each of which a GPU would wait.
-        labels = [sample.gt_label for sample in samples]
-        sizes = torch.tensor([len(own) for own in labels])
-        rows = torch.arange(len(labels)).repeat_interleave(sizes)
-        rows = rows.to(device, non_blocking=True)
-        found = one_hot(torch.cat(labels).to(device), num_classes).float()
-        empty = found.new_zeros(len(labels), num_classes)
-        targets[name] = empty.index_add_(0, rows, found)
+            found = torch.stack(scores).float()
+        else:
+            # At once: MMPretrain's batch_label_to_onehot sums them one by one.
+            labels = [sample.gt_label for sample in samples]
+            sizes = torch.tensor([len(own) for own in labels])
+            rows = torch.arange(len(labels)).repeat_interleave(sizes)
+            each = one_hot(torch.cat(labels), num_classes).float()
+            found = each.new_zeros(len(labels), num_classes)
+            found.index_add_(0, rows.to(each.device), each)
+        if device.type == 'cuda' and not found.is_cuda:
+            found = found.pin_memory()  # The host goes on meanwhile.
+        targets[name] = found.to(device, non_blocking=True)
     return targets
 
 
