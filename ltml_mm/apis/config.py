@@ -23,10 +23,7 @@ from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
-from ltml_mm.datasets.two_stream import (
-    allow_other_counts,
-    innermost_datasets,
-)
+from ltml_mm.datasets.two_stream import allow_other_counts, innermost_datasets
 from ltml_mm.evaluation.grouped_average_precision import separate_metrics
 
 #: The dataset whose classes and counts are known from its files alone.

@@ -111,10 +111,7 @@ def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
         head = model.get('head')
         neck = neck_config(model.get('neck', 'auto'), backbone, head)
         head = head_config(
-            head,
-            model['num_classes'],
-            backbone,
-            build_neck(neck, backbone),
+            head, model['num_classes'], backbone, build_neck(neck, backbone)
         )
     parts = dict(backbone=model['backbone'], neck=neck, head=head)
     return dict(type='ImageClassifier', **parts)

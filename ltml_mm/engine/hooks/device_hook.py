@@ -63,11 +63,15 @@ class DeviceHook(Hook):
         cfg = runner.cfg
         side = picture_side(cfg.get('train_dataloader'))
         side = side or picture_side(cfg.get('test_dataloader'))
-        arrange(runner.model, self.memory_format, side)
-        if isinstance(runner.model, nn.parallel.DistributedDataParallel):
+        model = runner.model
+        wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
+        if wrapped and not hasattr(runner, 'wrap_model'):
+            return  # FlexibleRunner cannot wrap it anew: the layout stays.
+        arrange(model, self.memory_format, side)
+        if wrapped:
             # It would read gradients in the layout that it has been built in.
             wrapper = cfg.get('model_wrapper_cfg')
-            runner.model = runner.wrap_model(wrapper, runner.model.module)
+            runner.model = runner.wrap_model(wrapper, model.module)
 
 
 def arrange(
