@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -18,7 +17,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
-from ltml_mm.apis.learning_rate import LearningRateHook, fill_learning_rate
+from ltml_mm.apis.learning_rate import (
+    LearningRateHook,
+    count_processes,
+    fill_learning_rate,
+)
 from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
@@ -270,7 +273,7 @@ def fit_to_data(cfg: Config) -> None:
     sampler = DATA_SAMPLERS.build(
         deepcopy(loader.sampler), default_args=dict(dataset=dataset)
     )
-    world = int(os.environ.get('WORLD_SIZE') or 1)
+    world = count_processes(cfg.get('launcher') or 'none')
     draws = getattr(sampler, 'epoch_length', len(dataset)) // world
     batch = loader.get('batch_size')
     if isinstance(batch, int) and loader.get('drop_last') and draws < batch:

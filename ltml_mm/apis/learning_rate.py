@@ -116,7 +116,7 @@ def _images_of_a_step(cfg: Config) -> tuple[int, str]:
     batch = loader.get('batch_size')
     if batch is None:
         raise ValueError(f'{HELP}: train_dataloader has no batch_size')
-    processes = _processes(cfg.get('launcher') or 'none')
+    processes = count_processes(cfg.get('launcher') or 'none')
     auto = cfg.get('auto_scale_lr') or {}
     if auto.get('enable'):
         batch, processes = auto['base_batch_size'], 1
@@ -130,7 +130,7 @@ def _images_of_a_step(cfg: Config) -> tuple[int, str]:
     return math.prod(factors.values()), shown
 
 
-def _processes(launcher: str) -> int:
+def count_processes(launcher: str) -> int:
     """Returns the number of processes, also before their group is made."""
     if launcher == 'none' or torch.distributed.is_initialized():
         return get_world_size()

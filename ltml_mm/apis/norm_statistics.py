@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import HOOKS, DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -99,7 +100,7 @@ def remeasure_checkpoint(
     # A batch of single images has no streams to normalise apart.
     for part in (cfg.model, cfg.model.get('fork') or {}):
         part.pop('bn_streams', None)
-    model = build_model(cfg)
+    model = revert_sync_batchnorm(build_model(cfg))  # That waits for others.
     load_weights(model, checkpoint['state_dict'], path)
     model.to(pick_device())
     batches = training_batches(cfg, images or sys.maxsize, seed)

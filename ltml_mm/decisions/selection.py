@@ -316,10 +316,8 @@ def _fold_scores(
     cfg.experiment_name = f'fold_{number}_of_{args.folds}_{os.getpid()}'
     for name in ('dataloader', 'cfg', 'evaluator'):
         cfg[f'val_{name}'] = cfg[f'test_{name}'] = None
-    cfg.load_from = find_whole_checkpoint(cfg.work_dir) or cfg.load_from
-    cfg.resume = cfg.load_from is not None and Path(cfg.work_dir) in (
-        Path(cfg.load_from).parents
-    )
+    earlier = find_whole_checkpoint(cfg.work_dir)
+    cfg.load_from, cfg.resume = earlier or cfg.load_from, earlier is not None
     RUNNERS.build(cfg).train()
     checkpoint = find_whole_checkpoint(cfg.work_dir)
     if checkpoint is None:

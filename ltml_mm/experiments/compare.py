@@ -66,7 +66,7 @@ def main(
         print_plan(args, planned, configs, searches)
         return
     make = partial(make_runs, jobs=args.jobs)
-    status = 130
+    status, chosen = 130, not searches
     with suppress(KeyboardInterrupt):
         if searches:
             if change is not None:  # Of all images, as the rows' own are.
@@ -75,12 +75,17 @@ def main(
             tune_rows(args, searches, make, change)
             tuned = [s.tuned() for s in searches if s.best is not None]
             configs = {row.name: build_config(row, args) for row in tuned}
+        chosen = True
         if change is not None and configs:
             change(configs)
         planned = plan_runs(args, configs, args.seeds, variants)
         failed = make(planned, configs)
         status = 1 if failed or len(configs) < len(rows) else 0
-    report(args, lines, reference, searches)
+    if chosen:
+        report(args, lines, reference, searches)
+    else:  # What lies in --out may have been made with other values.
+        write_tuning(args, searches)
+        print(f'stopped while it chose: {args.out / "tuning.csv"}')
     if status:
         sys.exit(status)
 

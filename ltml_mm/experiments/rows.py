@@ -198,6 +198,12 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
                 f'--cfg-options {key}: the comparison sets it; see --seeds '
                 'and --out'
             )
+    for name, key in IMAGE_OPTIONS.items():
+        if key in (args.cfg_options or {}):
+            raise ValueError(
+                f'--cfg-options {key} counts pairs in some rows and images in '
+                f'others: give --{name.replace("_", "-")}, in images'
+            )
     apply_overrides(cfg, options)
     # Ahead of what follows from the data and the images of a step.
     streams = len(cfg.train_dataloader.sampler.streams)

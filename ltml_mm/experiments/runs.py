@@ -26,6 +26,7 @@ from ltml_cli.result_parsers import PLAIN
 from ltml_mm._stack import find_stack
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import config_parts
+from ltml_mm.engine.hooks.resume_state import SHAPING_HOOKS
 from ltml_mm.files import file_sha256, write_json, write_text
 from ltml_mm.version import __version__
 
@@ -39,11 +40,12 @@ LINE_SECONDS = 20
 FILES = ('ann_file', 'checkpoint', 'load_from')
 #: Entries that change where a run lies and how it is loaded, not its result.
 NOT_HASHED = (
-    'allow_outside', 'data_prefix', 'data_root', 'default_hooks',
-    'experiment_name', 'launcher', 'log_level', 'num_workers',
-    'persistent_workers', 'pin_memory', 'prefetch_factor', 'randomness',
-    'vis_backends', 'visualizer', 'work_dir',
+    'allow_outside', 'data_root', 'default_hooks', 'experiment_name',
+    'launcher', 'log_level', 'num_workers', 'persistent_workers', 'pin_memory',
+    'prefetch_factor', 'randomness', 'vis_backends', 'visualizer', 'work_dir',
 )  # fmt: skip
+#: But of the default hooks these, and those that change weights.
+CHOICES = ('save_best', 'rule', 'monitor', 'patience', 'min_delta')
 #: Those that stop a comparison; Windows has no SIGHUP.
 SIGNALS = {
     signal.SIGTERM,
@@ -132,13 +134,21 @@ def plan_runs(
 def config_hash(cfg: Config) -> str:
     """Hashes the config of a run, its annotations and its initial weights.
 
-    Files count by their content. Folders, workers, hooks and the seed do not
+    Files count by their content. The root folder, workers, the seed and
+    default hooks that neither choose a checkpoint nor change weights do not
     count.
 
     Returns:
         str: The first 16 hexadecimal digits of the SHA-256.
     """
     content = cfg.to_dict()
+    hooks = (content.get('default_hooks') or {}).values()
+    content['shaping'] = [
+        hook
+        if any(part in str(hook) for part in SHAPING_HOOKS)
+        else {key: hook[key] for key in CHOICES if hook and key in hook}
+        for hook in hooks
+    ]
     for part in config_parts(content):
         if isinstance(part.get('ann_file'), str):
             folder = part.get('data_root') or ''

@@ -26,6 +26,7 @@ from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.splits import stratified_holdout
 from ltml_mm.datasets.two_stream import innermost_datasets
+from ltml_mm.decisions.selection import no_validation
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.results import GROUPS, read_results
 from ltml_mm.experiments.rows import Row, build_config
@@ -292,13 +293,13 @@ def hold_out(cfg: Config, args: argparse.Namespace) -> None:
         path = root / on if (root / on).is_file() else Path(on)
         if not path.is_file():
             raise FileNotFoundError(f'--tune-on: no {on} here or in {root}')
-        if path.resolve() == Path(root, test.ann_file).resolve():
-            raise ValueError(
-                f'--tune-on {on} is the test set: no value may be chosen on '
-                'it; give --tune-fraction'
-            )
         own = deepcopy(test)
         own.ann_file = str(path.resolve())
+        if reason := no_validation(cfg, dict(dataset=own)):
+            raise ValueError(
+                f'--tune-on {on}: {reason}: no value may be chosen on it; '
+                'give --tune-fraction'
+            )
     else:
         fraction = args.tune_fraction or FRACTION
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):

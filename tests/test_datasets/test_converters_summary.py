@@ -52,10 +52,7 @@ SUSPICIOUS = [
         ['a b', 'c d', 'e f', 'g h', 'i j', 'x', 'x'],
         '6 classes, of which 5 appear once .*: a b, c d, e f, g h, i j$',
     ),
-    (
-        ['cat', 'Cat', 'dog', 'c at'],
-        "look alike: 'Cat' and 'c at' and 'cat'$",
-    ),
+    (['cat', 'Cat', 'dog', 'c at'], "look alike: 'Cat' and 'c at' and 'cat'$"),
     (
         ['cafe\u0301', 'caf\xe9', 'dog'],
         "look alike: 'cafe\u0301' and 'caf\xe9'$",

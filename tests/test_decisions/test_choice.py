@@ -222,26 +222,11 @@ def test_the_whole_choice_can_be_written(images, tmp_path):
         )
 
 
-@pytest.mark.parametrize(
-    'text',
-    [
-        '',
-        'f',
-        'f0',
-        'f1.',
-        'f-1',
-        'precision',
-        'precision=0',
-        'recall=1.1',
-        'cost=1',
-        'cost=0:1',
-        'cost=1:0',
-        'cost=1:2:3',
-        'accuracy',
-        'f1 ',
-        'precision=nan',
-    ],
-)
+BAD = '|f|f0|f1.|f-1|f1 |accuracy|precision|precision=0|precision=nan'
+BAD += '|recall=1.1|cost=1|cost=0:1|cost=1:0|cost=1:2:3'
+
+
+@pytest.mark.parametrize('text', BAD.split('|'))
 def test_bad_metrics_are_refused(text):
     with pytest.raises(ValueError, match='the metric must be'):
         parse_metric(text)

@@ -1,6 +1,7 @@
 """From a training to thresholds, and to what every tool makes of them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -267,18 +268,14 @@ def test_training_images_are_scored_by_networks_without_them(
     trained, copied, tmp_path, capsys
 ):
     (trained / 'data' / 'val.json').rename(tmp_path / 'val.json')
+    options = ['--folds', '2', '--metric', 'recall=0.8', '--cfg-options']
+    options.append('train_cfg.max_epochs=1')
     try:
-        main(
-            [
-                *copied,
-                '--folds',
-                '2',
-                '--metric',
-                'recall=0.8',
-                '--cfg-options',
-                'train_cfg.max_epochs=1',
-            ]
-        )
+        main([*copied, *options])
+        # What is trained is not trained again, also by another path.
+        first = (tmp_path / 'thresholds.json').read_text()
+        main([*map(os.path.relpath, copied), *options])
+        assert (tmp_path / 'thresholds.json').read_text() == first
     finally:
         (tmp_path / 'val.json').rename(trained / 'data' / 'val.json')
     shown = capsys.readouterr().out

@@ -107,11 +107,20 @@ def test_a_stopped_comparison_reports_what_is_there(
     with pytest.raises(SystemExit, match='130'):
         compare.main(arguments(data, compared, ROWS))
     assert 'All 2 runs are finished' in (compared / 'table.md').read_text()
+    # While values are chosen, those runs may have had others.
+    (compared / 'table.md').unlink()
+    tuned = ['--tune=optim_wrapper.optimizer.lr=1,2', '--tune-fraction=0.3']
+    with pytest.raises(SystemExit, match='130'):
+        compare.main([*tuned, *arguments(data, compared, ROWS)])
+    assert not (compared / 'table.md').exists()
 
 
 def test_another_configuration_is_refused(compared, data):
     other = [*arguments(data, compared, ROWS), 'train_cfg.max_epochs=3']
     with pytest.raises(ValueError, match=r'ltml.seed_0 was configured other'):
+        compare.main(other)
+    other[-1] = 'train_dataloader.batch_size=3'
+    with pytest.raises(ValueError, match='give --images-per-step, in images'):
         compare.main(other)
 
 
@@ -187,6 +196,9 @@ def test_a_row_may_keep_its_own_epoch_length(data):
     assert cfg.train_dataloader.batch_size == 2
 
 
+LOGGED = 'default_hooks.logger.interval=7'
+
+
 def hash_of(*args):
     return planned(*args)[0].config_hash
 
@@ -195,13 +207,16 @@ def test_the_hash_is_of_what_makes_the_result(data, tmp_path):
     expected = hash_of(data, 'ltml')
     moved = shutil.copytree(data, tmp_path / 'moved')
     assert hash_of(moved, 'ltml') == expected
-    workers = 'train_dataloader.num_workers=2'
-    assert hash_of(data, 'ltml', workers) == expected
+    for aside in ('train_dataloader.num_workers=2', LOGGED):
+        assert hash_of(data, 'ltml', aside) == expected
     # Another network, schedule or annotation.
     others = [
         hash_of(data, 'ltml', 'model.fuse=probs'),
         hash_of(data, 'ltml', 'train_cfg.max_epochs=3'),
         hash_of(data, 'consistency'),
+        hash_of(data, 'ltml', 'data_prefix=cropped'),
+        hash_of(data, 'ltml', 'default_hooks.ema.type=EMAHook'),
+        hash_of(data, 'ltml', 'default_hooks.checkpoint.save_best=mAP'),
     ]
     labels = (moved / 'train.json').read_text()
     (moved / 'train.json').write_text(labels.replace('[0, 2]', '[1, 2]'))
@@ -210,7 +225,7 @@ def test_the_hash_is_of_what_makes_the_result(data, tmp_path):
     for content in 'ab':
         (tmp_path / 'weights').write_text(content)
         others.append(hash_of(data, 'ltml', f'load_from={tmp_path}/weights'))
-    assert len({expected, *others}) == 7
+    assert len({expected, *others}) == 10
 
 
 def test_a_changed_row_may_be_given_by_one_of_its_tests():

@@ -167,7 +167,12 @@ def test_training_images_are_held_out_and_no_test_image_read(data, tmp_path):
 
 def test_a_file_of_the_set_serves_where_there_is_one(data, tmp_path):
     own = write_set(tmp_path / 'data')
-    (own / 'val.json').write_bytes((own / 'train.json').read_bytes())
+    text = (own / 'train.json').read_text()
+    (own / 'copy.json').write_text(text)
+    with pytest.raises(ValueError, match=r'copy\.json is the training set'):
+        held(own, tmp_path / 'out', '--tune-on=copy.json')
+    text = text.replace('"img_path": "', '"img_path": "val_')
+    (own / 'val.json').write_text(text)
     for flags in ([], ['--tune-on=val.json']):
         cfg = held(own, tmp_path / 'out', *flags)
         assert cfg.test_dataloader.dataset.ann_file == str(own / 'val.json')

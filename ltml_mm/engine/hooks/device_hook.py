@@ -89,10 +89,9 @@ def arrange(
     """
     if memory_format == 'contiguous':
         return
-    if memory_format == 'auto':
-        if not prefers_channels_last(model, side):
-            return
-    elif overrun := find_overrun(model):
+    if memory_format == 'auto' and not prefers_channels_last(model, side):
+        return
+    if overrun := find_overrun(model):
         raise ValueError(
             f"memory_format='channels_last' may crash on a CPU: {overrun} is "
             f'a 1x1 convolution with a stride and fewer than {VECTOR} input '

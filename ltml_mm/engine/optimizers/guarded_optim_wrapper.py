@@ -101,6 +101,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self._passes = []
         super().update_params(loss, *args, **kwargs)
 
+    @torch.compiler.disable  # Which cannot trace how processes agree.
     def step(self, **kwargs: Any) -> None:
         """Checks, clips and steps.
 
@@ -110,10 +111,8 @@ class GuardedOptimWrapper(OptimWrapper):
         try:
             groups = self.optimizer.param_groups
             parameters = [p for group in groups for p in group['params']]
-            norm = get_total_norm(
-                [p.grad for p in parameters if p.grad is not None]
-            )
-            self._norm = norm
+            grads = [p.grad for p in parameters if p.grad is not None]
+            self._norm = norm = get_total_norm(grads)
             bad_loss, bad_norm = self._agree(norm)
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
             # A gradient scaler leaves out steps that overflow, and says so.
