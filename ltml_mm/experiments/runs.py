@@ -40,9 +40,9 @@ LINE_SECONDS = 20
 FILES = ('ann_file', 'checkpoint', 'load_from')
 #: Entries that change where a run lies and how it is loaded, not its result.
 NOT_HASHED = (
-    'allow_outside', 'data_root', 'default_hooks', 'experiment_name',
-    'launcher', 'log_level', 'num_workers', 'persistent_workers', 'pin_memory',
-    'prefetch_factor', 'randomness', 'vis_backends', 'visualizer', 'work_dir',
+    'allow_outside', 'data_root', 'experiment_name', 'launcher', 'log_level',
+    'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor',
+    'randomness', 'vis_backends', 'visualizer', 'work_dir',
 )  # fmt: skip
 #: But of the default hooks these, and those that change weights.
 CHOICES = ('save_best', 'rule', 'monitor', 'patience', 'min_delta')
@@ -142,13 +142,12 @@ def config_hash(cfg: Config) -> str:
         str: The first 16 hexadecimal digits of the SHA-256.
     """
     content = cfg.to_dict()
-    hooks = (content.get('default_hooks') or {}).values()
-    content['shaping'] = [
-        hook
-        if any(part in str(hook) for part in SHAPING_HOOKS)
-        else {key: hook[key] for key in CHOICES if hook and key in hook}
-        for hook in hooks
-    ]
+    shaping = []
+    for hook in filter(None, (content.get('default_hooks') or {}).values()):
+        whole = any(part in str(hook) for part in SHAPING_HOOKS)
+        kept = hook if whole else {k: hook[k] for k in CHOICES if k in hook}
+        shaping += [kept] if kept else []
+    content['default_hooks'] = shaping
     for part in config_parts(content):
         if isinstance(part.get('ann_file'), str):
             folder = part.get('data_root') or ''

@@ -196,9 +196,6 @@ def test_a_row_may_keep_its_own_epoch_length(data):
     assert cfg.train_dataloader.batch_size == 2
 
 
-LOGGED = 'default_hooks.logger.interval=7'
-
-
 def hash_of(*args):
     return planned(*args)[0].config_hash
 
@@ -207,8 +204,9 @@ def test_the_hash_is_of_what_makes_the_result(data, tmp_path):
     expected = hash_of(data, 'ltml')
     moved = shutil.copytree(data, tmp_path / 'moved')
     assert hash_of(moved, 'ltml') == expected
-    for aside in ('train_dataloader.num_workers=2', LOGGED):
-        assert hash_of(data, 'ltml', aside) == expected
+    workers, key = 'train_dataloader.num_workers=2', 'default_hooks.'
+    for hook in (key + 'logger.interval=7', key + 'mine.type=ProfilerHook'):
+        assert hash_of(data, 'ltml', workers, hook) == expected
     # Another network, schedule or annotation.
     others = [
         hash_of(data, 'ltml', 'model.fuse=probs'),
