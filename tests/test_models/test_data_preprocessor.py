@@ -58,6 +58,9 @@ def test_each_stream_equals_a_flat_batch(batch):
         assert torch.equal(prepared['inputs'][name], expected)
         labels = [s.gt_label for s in prepared['data_samples'][name]]
         assert labels == [NAMES.index(name)] * 4
+    # No step waits for labels: they stay where they are.
+    far = build(**NORM).to('meta')(default_collate(batch))['data_samples']
+    assert all(s.gt_label.device.type == 'cpu' for s in far['uniform'])
 
 
 def test_normalisation_against_the_formula(batch):
