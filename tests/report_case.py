@@ -76,15 +76,8 @@ class NoisePictures:
 def noise_subject(num_classes, num_images=400):
     """What a two-branch network might say; class 4 makes class 5 fire."""
     rng = np.random.default_rng(0)
-    words = [
-        'red',
-        'blue',
-        'wooden',
-        'electric',
-        '日本語の標識',
-        '自転車',
-        'кошка',
-    ]
+    words = ['red', 'blue', 'wooden', 'electric']
+    words += ['日本語の標識', '自転車', 'кошка']
     names = [
         f'{words[k % 7]} {words[k * 7 % 5]} {k}' for k in range(num_classes)
     ]

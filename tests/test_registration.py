@@ -11,42 +11,26 @@ from numpy import __version__ as numpy_version
 from ltml_mm.files import allow_mmengine_checkpoints
 
 PROMISED = {
-    'MODELS': [
-        'CollaborativeTwoBranchClassifier',
-        'LogitCompensatedBCELoss',
-        'CrossBranchConsistencyLoss',
-        'TwoStreamDataPreprocessor',
-        'CollaborativeTTA',
-        'TokenPooling',
-        'ReweightedBCELoss',
-        'ClassBalancedFocalLoss',
-        'MultiLabelLDAMLoss',
-        'DistributionBalancedLoss',
-    ],
-    'DATASETS': [
-        'LongTailMultiLabelDataset',
-        'VOCLTDataset',
-        'COCOLTDataset',
-        'LongTailDemoDataset',
-        'TwoStreamDataset',
-    ],
-    'DATA_SAMPLERS': [
-        'ClassAwareMultiLabelSampler',
-        'UniformSampler',
-        'TwoStreamSampler',
-    ],
-    'TRANSFORMS': ['RandomRatioCrop', 'PhotoMetricDistortion'],
-    'METRICS': ['GroupedAveragePrecision', 'PredictionCollector'],
-    'HOOKS': [
-        'ClassStatisticsHook',
-        'ResumeCheckHook',
-        'ScheduleCheckHook',
-        'ClassReportHook',
-        'ExactResumeHook',
-        'SafeCheckpointHook',
-        'NumericsHook',
-    ],
-    'OPTIM_WRAPPERS': ['GuardedOptimWrapper', 'GuardedAmpOptimWrapper'],
+    'MODELS': (
+        'CollaborativeTwoBranchClassifier LogitCompensatedBCELoss '
+        'CrossBranchConsistencyLoss TwoStreamDataPreprocessor '
+        'CollaborativeTTA TokenPooling ReweightedBCELoss '
+        'ClassBalancedFocalLoss MultiLabelLDAMLoss DistributionBalancedLoss'
+    ),
+    'DATASETS': (
+        'LongTailMultiLabelDataset VOCLTDataset COCOLTDataset '
+        'LongTailDemoDataset TwoStreamDataset'
+    ),
+    'DATA_SAMPLERS': (
+        'ClassAwareMultiLabelSampler UniformSampler TwoStreamSampler'
+    ),
+    'TRANSFORMS': 'RandomRatioCrop PhotoMetricDistortion',
+    'METRICS': 'GroupedAveragePrecision PredictionCollector',
+    'HOOKS': (
+        'ClassStatisticsHook ResumeCheckHook ScheduleCheckHook '
+        'ClassReportHook ExactResumeHook SafeCheckpointHook NumericsHook'
+    ),
+    'OPTIM_WRAPPERS': 'GuardedOptimWrapper GuardedAmpOptimWrapper',
 }
 
 # What a user's process does: a single import, then stock look-ups and loads.
@@ -60,7 +44,7 @@ import mmpretrain.registry as child
 DefaultScope.get_instance('test', scope_name='mmpretrain')
 for name, types in {PROMISED!r}.items():
     root = getattr(registry, name)
-    for type in types:
+    for type in types.split():
         kind = root.module_dict[type]
         assert kind.__module__.startswith('ltml_mm.'), kind
         assert getattr(child, name).get(type) is kind, (name, type)

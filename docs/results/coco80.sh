@@ -25,7 +25,7 @@ if [[ -e $photos/test.json ]]; then
     rs asl {uniform,rebalanced}_branch two_branches consistency \
     ltml{,+flip,+merged,+merged_bn} ltml_plus{,+merged,+merged_bn} \
     --cfg-options "${network[@]}" || failed=1
-  [[ -n ${DRY_RUN:-} ]] || cp "$out/rows/tuning.csv" "$out/coco80_rates.csv"
+  [[ -n ${DRY_RUN:-} ]] || cp "$out/rows/tuning.csv" "$out/coco80_rates.csv" || failed=1
 else
   echo "no $photos/test.json: nothing is tested"
 fi

@@ -44,8 +44,6 @@ NOT_HASHED = (
     'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor',
     'randomness', 'vis_backends', 'visualizer', 'work_dir',
 )  # fmt: skip
-#: But of the default hooks these, and those that change weights.
-CHOICES = ('save_best', 'rule', 'monitor', 'patience', 'min_delta')
 #: Those that stop a comparison; Windows has no SIGHUP.
 SIGNALS = {
     signal.SIGTERM,
@@ -142,12 +140,13 @@ def config_hash(cfg: Config) -> str:
         str: The first 16 hexadecimal digits of the SHA-256.
     """
     content = cfg.to_dict()
-    shaping = []
-    for hook in filter(None, (content.get('default_hooks') or {}).values()):
-        whole = any(part in str(hook) for part in SHAPING_HOOKS)
-        kept = hook if whole else {k: hook[k] for k in CHOICES if k in hook}
-        shaping += [kept] if kept else []
-    content['default_hooks'] = shaping
+    content['default_hooks'] = [
+        hook
+        for hook in filter(None, (content.get('default_hooks') or {}).values())
+        if hook.get('save_best')
+        or 'monitor' in hook
+        or any(part in str(hook) for part in SHAPING_HOOKS)
+    ]
     for part in config_parts(content):
         if isinstance(part.get('ann_file'), str):
             folder = part.get('data_root') or ''

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DATASETS
 
-from ltml_mm.apis.config import complete_config, dataset_configs, load_config
+from ltml_mm.apis.config import (
+    complete_config,
+    dataset_configs,
+    fit_to_data,
+    load_config,
+)
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 CUSTOM = CONFIGS / 'ltml_custom.py'
@@ -160,6 +165,16 @@ def test_a_complete_config_is_dumped_in_every_format(data, tmp_path, ending):
     metainfo = dict(again.test_dataloader.dataset.metainfo)
     assert metainfo == dict(cfg.test_dataloader.dataset.metainfo)
     assert metainfo['class_counts']
+
+
+def test_short_epochs_are_for_the_processes_of_any_launcher(data, monkeypatch):
+    monkeypatch.setenv('SLURM_NTASKS', '2')
+    cfg = load(data)
+    cfg.launcher = 'slurm'
+    fit_to_data(cfg)
+    loader = cfg.train_dataloader
+    # Four steps of two pairs on each.
+    assert (loader.batch_size, loader.sampler.epoch_length) == (2, 16)
 
 
 # -- speed -------------------------------------------------------------------

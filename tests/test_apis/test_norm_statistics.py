@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_training import extend, write_small
 
-from ltml_mm.apis import train
+from ltml_mm.apis import norm_statistics, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import build_model
@@ -69,6 +69,21 @@ def test_the_first_norm_sees_each_training_image_once(trained):
     mean = torch.cat(seen).mean((0, 2, 3))
     found = layer.bn1.running_mean
     torch.testing.assert_close(found, mean, atol=1e-5, rtol=1e-4)
+
+
+def test_one_process_measures_without_the_others(
+    trained, tmp_path, monkeypatch
+):
+    cfg = load_config(trained[1])
+    cfg.model.backbone.norm_cfg = dict(type='SyncBN')
+    used = []
+    monkeypatch.setattr(
+        norm_statistics, 'trained_norms', lambda model: used.append(model)
+    )
+    monkeypatch.setattr(norm_statistics, 'reestimate_norms', lambda *_: 0)
+    remeasure_checkpoint(cfg, trained[0] / 'epoch_1.pth', tmp_path / 'x.pth')
+    sync = torch.nn.SyncBatchNorm
+    assert not any(isinstance(part, sync) for part in used[0].modules())
 
 
 def test_what_cannot_be_measured_is_refused(trained, tmp_path):

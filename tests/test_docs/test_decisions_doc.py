@@ -98,18 +98,10 @@ def test_the_walk_through_runs(tmp_path, monkeypatch, capsys, quick):
     assert work.is_dir()
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'format',
-        'model',
-        'metric',
-        'chosen_on',
-        'calibration',
-        'summary',
-        'classes',
-    ],
-)
+ENTRIES = ['format', 'model', 'metric', 'chosen_on', 'calibration', 'summary']
+
+
+@pytest.mark.parametrize('name', [*ENTRIES, 'classes'])
 def test_the_shown_file_has_every_entry(name):
     (shown,) = blocks('json')
     assert f'"{name}"' in shown

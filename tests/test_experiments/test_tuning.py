@@ -171,8 +171,7 @@ def test_a_file_of_the_set_serves_where_there_is_one(data, tmp_path):
     (own / 'copy.json').write_text(text)
     with pytest.raises(ValueError, match=r'copy\.json is the training set'):
         held(own, tmp_path / 'out', '--tune-on=copy.json')
-    text = text.replace('"img_path": "', '"img_path": "val_')
-    (own / 'val.json').write_text(text)
+    (own / 'val.json').write_text(text.replace('.png', '_of_val.png'))
     for flags in ([], ['--tune-on=val.json']):
         cfg = held(own, tmp_path / 'out', *flags)
         assert cfg.test_dataloader.dataset.ann_file == str(own / 'val.json')

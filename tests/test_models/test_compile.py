@@ -68,16 +68,15 @@ def assert_compiled_steps_agree(options, backend, device='cpu'):
     eager = build(**copy.deepcopy(options)).to(device)
     model = copy.deepcopy(eager)
     compiled = torch.compile(model.forward, backend=backend)
-    rough = 1 if device == 'cpu' else 10  # cuDNN has kernels of its own.
     for _ in range(2):
         losses, gradients, buffers = step(eager, eager.forward)
         found = step(model, compiled)
         largest = max(g.abs().max() for g in gradients.values())
-        close = dict(rtol=1e-4 * rough, atol=1e-5 * rough)
-        torch.testing.assert_close(found[0], losses, **close)
-        bounds = dict(rtol=1e-3 * rough, atol=1e-4 * rough * float(largest))
-        torch.testing.assert_close(found[1], gradients, **bounds)
-        torch.testing.assert_close(found[2], buffers, **close)
+        torch.testing.assert_close(found[0], losses, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found[1], gradients, rtol=1e-3, atol=1e-4 * float(largest)
+        )
+        torch.testing.assert_close(found[2], buffers, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['joint', 'separate'])

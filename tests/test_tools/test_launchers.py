@@ -124,8 +124,9 @@ def test_slurm_train(record):
 
 
 def test_slurm_train_without_work_dir(record):
-    argv = record('slurm_train.sh', 'p', 'j', 'c', '--amp', GPUS=2)[1]['argv']
-    assert argv[-4:] == ['c', '--launcher', 'slurm', '--amp']
+    _, call = record('slurm_train.sh', 'p', 'j', 'c.py', '--amp', GPUS=2)
+    argv = call['argv']
+    assert argv[-4:] == ['c.py', '--launcher', 'slurm', '--amp']
     options = options_of(argv, 'python')
     # A job of two GPUs does not ask for a machine with eight.
     assert (options['--ntasks'], options['--ntasks-per-node']) == ('2', '2')
