@@ -215,6 +215,7 @@ def test_the_hash_is_of_what_makes_the_result(data, tmp_path):
         hash_of(data, 'ltml', 'data_prefix=cropped'),
         hash_of(data, 'ltml', 'default_hooks.ema.type=EMAHook'),
         hash_of(data, 'ltml', 'default_hooks.checkpoint.save_best=mAP'),
+        hash_of(data, 'ltml', 'default_hooks.checkpoint.save_best=mAP_tail'),
     ]
     labels = (moved / 'train.json').read_text()
     (moved / 'train.json').write_text(labels.replace('[0, 2]', '[1, 2]'))
@@ -223,7 +224,7 @@ def test_the_hash_is_of_what_makes_the_result(data, tmp_path):
     for content in 'ab':
         (tmp_path / 'weights').write_text(content)
         others.append(hash_of(data, 'ltml', f'load_from={tmp_path}/weights'))
-    assert len({expected, *others}) == 10
+    assert len({expected, *others}) == 11
 
 
 def test_a_changed_row_may_be_given_by_one_of_its_tests():
