@@ -80,9 +80,21 @@ def depth(path):
     return max((1 + depth(base) for base in bases(path)), default=0)
 
 
+def sources(path):
+    """The files that a config is read from, besides itself."""
+    return {file for base in bases(path) for file in (base, *sources(base))}
+
+
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_a_config_is_flat(path):
     assert depth(path) <= 2
+    # No config is made out of another one.
+    assert all('_base_' in base.parts for base in sources(path))
+
+
+def test_every_base_is_read():
+    read = {*LEAVES}.union(*map(sources, LEAVES))
+    assert read == {*CONFIGS.rglob('*.py')}
 
 
 def test_no_config_deletes_what_it_inherits():

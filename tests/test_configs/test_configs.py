@@ -1,5 +1,4 @@
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -188,34 +187,6 @@ def test_one_knob_shortens_every_config(name, folder):
         cfg.train_dataloader.sampler, default_args=dict(dataset=dataset)
     )
     assert len(sampler) == 64
-
-
-def bases_of(path):
-    """The files a config is read from, and how many steps away they are."""
-    code = path.read_text(encoding='utf-8').split('_base_ = ', 1)
-    if len(code) == 1:
-        return {path: 0}
-    end = code[1].index(']') if code[1].startswith('[') else None
-    names = re.findall(r"'([^']+\.py)'", code[1][:end].split('\n\n')[0])
-    steps = {path: 0}
-    for name in names:
-        for base, step in bases_of((path.parent / name).resolve()).items():
-            steps[base] = max(steps.get(base, 0), step + 1)
-    return steps
-
-
-def test_configs_are_flat():
-    read_somewhere = set()
-    for path in ROOT.rglob('*.py'):
-        assert '_delete_' not in path.read_text(encoding='utf-8'), path
-        if '_base_' in path.parts:
-            continue
-        steps = bases_of(path)
-        assert max(steps.values()) <= 2, path
-        # No config is made out of another one.
-        assert all('_base_' in base.parts for base in steps if base != path)
-        read_somewhere |= set(steps)
-    assert read_somewhere == set(ROOT.rglob('*.py'))
 
 
 def first_steps(name, folder, batch):
