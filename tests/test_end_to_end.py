@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score
 from ltml_mm.apis import test as testing
 from ltml_mm.apis import train as training
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.experiments.rows import row_config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SMALL = [
@@ -94,15 +93,6 @@ def test_training_logs_every_term_and_reports_every_class(trained):
     assert 'green-disc' in text
 
 
-def test_statistics_travel_with_the_checkpoint(trained):
-    checkpoint = read_checkpoint(trained / 'epoch_2.pth')
-    counts = checkpoint['meta']['dataset_meta']['class_counts']
-    assert max(counts) == 775
-    for branch in ('uniform', 'rebalanced'):
-        saved = checkpoint['state_dict'][f'loss_cls.{branch}.class_counts']
-        assert saved.tolist() == counts
-
-
 def test_out_holds_scores_that_give_the_metric(trained, tmp_path):
     out = tmp_path / 'result.json'
     evaluate(trained, '--out', str(out))
@@ -166,19 +156,6 @@ def test_resume_continues_after_the_last_epoch(trained, tmp_path):
     assert sorted(parts) == sorted(whole)
     for step, record in whole.items():
         assert parts[step]['loss'] == record['loss'], step
-
-
-def test_resume_of_a_plain_model_names_load_from(trained, tmp_path):
-    plain = tmp_path / 'plain'
-    row = tmp_path / 'row.py'
-    row_config('erm', 'demo').dump(row)
-    options = ['train_cfg.max_epochs=1']
-    train(plain, *options, 'model.head.in_channels=64', config=row)
-    checkpoint = str(plain / 'epoch_1.pth')
-    with pytest.raises(ValueError, match='load_from'):
-        train(tmp_path, flags=['--resume', checkpoint])
-    train(tmp_path, *options, f'load_from={checkpoint}')
-    assert (tmp_path / 'epoch_1.pth').is_file()
 
 
 def test_ema_hook_keeps_the_average_of_the_weights(tmp_path):
