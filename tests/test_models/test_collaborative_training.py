@@ -25,21 +25,6 @@ def sgd(model, lr=0.05):
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
 
 
-@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
-def test_batch_augmentations_act_within_a_stream(augment):
-    model = build(train_cfg=dict(augments=dict(type=augment, alpha=1.0)))
-    data = batch(4)
-    data['inputs']['uniform'].zero_()
-    data['inputs']['rebalanced'].fill_(1.0)
-    mixed = model.data_preprocessor(data, training=True)
-    assert not mixed['inputs']['uniform'].any()
-    assert (mixed['inputs']['rebalanced'] == 1).all()
-    targets = stream_targets(mixed['data_samples'], K, torch.device('cpu'))
-    assert targets['uniform'].shape == (4, K)
-    losses = model(**mixed, mode='loss')
-    assert all(torch.isfinite(value) for value in losses.values())
-
-
 def test_targets_are_the_labels_of_each_image():
     labels = {'uniform': [[], [2], [0, 1]], 'rebalanced': [[], []]}
     samples = {
@@ -108,17 +93,6 @@ def test_gradient_accumulation_equals_the_mean_gradient():
         model.named_parameters(), reference.parameters(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
-
-
-def test_compiled_loss_equals_the_eager_one():
-    model = build().eval()
-    data = batch()
-    expected = model(**copy.deepcopy(data), mode='loss')
-    torch._dynamo.reset()
-    model.forward = torch.compile(model.forward, backend='eager')
-    found = model(**data, mode='loss')
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value)
 
 
 def test_separate_streams_have_batch_statistics_of_their_own():
