@@ -4,7 +4,7 @@ import shutil
 
 from tiny_training import write_data
 
-from ltml_mm.experiments import compare
+from ltml_cli import parse
 from ltml_mm.experiments.rows import build_config, parse_rows
 from ltml_mm.experiments.runs import plan_runs
 
@@ -63,9 +63,7 @@ def arguments(data, out, rows):
 
 def planned(data, row, *further):
     """The run of a row and its config."""
-    args = compare.parse_args(
-        [*arguments(data, data / 'out', [row]), *further]
-    )
+    args = parse('compare', [*arguments(data, data / 'out', [row]), *further])
     _, rows = parse_rows(args.rows)
     cfg = build_config(rows[0], args)
     return plan_runs(args, {rows[0].name: cfg}, args.seeds, {})[0], cfg

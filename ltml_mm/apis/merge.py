@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -113,14 +112,9 @@ def write_merged(
     flush_folder(out.parent)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``merge_branches.py``."""
-    return parse('merge', argv)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Merges the branches, and warns where that may lose accuracy."""
-    args = parse_args(argv)
+    args = parse('merge', argv)
     config, checkpoint = merge_checkpoint(
         args.config, args.checkpoint, args.cfg_options, args.bn_images
     )

@@ -21,14 +21,9 @@ from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/predict.py``."""
-    return parse('predict', argv)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Predicts, shows a table, writes files; exits with 3 if some failed."""
-    args = parse_args(argv)
+    args = parse('predict', argv)
     images, skipped = _list_images(args)
     inferencer = MultiLabelInferencer(
         args.config,

@@ -32,11 +32,6 @@ from ltml_mm.evaluation import PredictionCollector
 from ltml_mm.files import write_bytes, write_json
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/test.py``."""
-    return parse('test', argv)
-
-
 def test_config(args: argparse.Namespace) -> Config:
     """Builds the complete config of an evaluation."""
     meta = read_checkpoint(args.checkpoint).get('meta', {})
@@ -122,7 +117,7 @@ def add_flip_tta(cfg: Config) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates, and writes and draws the predictions where asked."""
-    args = parse_args(argv)
+    args = parse('test', argv)
     cfg = test_config(args)
     digest = weights_digest(read_checkpoint(args.checkpoint)['state_dict'])
     collector = PredictionCollector()

@@ -37,11 +37,6 @@ MIXED_PRECISION = {
 }
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/train.py``."""
-    return parse('train', argv)
-
-
 def training_config(args: argparse.Namespace) -> Config:
     """Builds the complete config of a training."""
     cfg = load_config(args.config, args.cfg_options)
@@ -85,7 +80,7 @@ def build_runner(cfg: Config) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what the command line asks for."""
-    args = parse_args(argv)
+    args = parse('train', argv)
     cfg = training_config(args)
     if not cfg.get('resume') and cfg.get('load_from') is None:
         fetch_weights(cfg)

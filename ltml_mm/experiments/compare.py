@@ -34,11 +34,6 @@ from ltml_mm.experiments.tuning import (
 )
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    return parse('compare', argv)
-
-
 def main(
     argv: Sequence[str] | None = None,
     change: Callable[[dict[str, Config]], None] | None = None,
@@ -48,7 +43,7 @@ def main(
     ``change`` changes the complete configs of the rows, by their names, in
     place, before anything is trained.
     """
-    args = parse_args(argv)
+    args = parse('compare', argv)
     lines, rows = parse_rows(args.rows)
     reference = parse_line(args.reference) if args.reference else lines[0]
     if reference not in lines:  # ahead of all the training

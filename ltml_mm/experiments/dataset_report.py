@@ -1,8 +1,7 @@
-"""Reports on a training set: the logic of ``tools/analysis``' tool."""
+"""Reports on a training set: ``tools/analysis/dataset_report.py``."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -40,14 +39,9 @@ EXPLANATION = (
 )
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/analysis/dataset_report.py``."""
-    return parse('dataset-report', argv)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report."""
-    args = parse_args(argv)
+    args = parse('dataset-report', argv)
     out = Path(args.out)
     report = build_report(args.source, args.cfg_options)
     write_bytes(out / PICTURE, png(draw_classes, report))

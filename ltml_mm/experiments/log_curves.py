@@ -1,8 +1,7 @@
-"""Draws the curves of a training, or of several, from their JSON logs."""
+"""Draws JSON logs of one or several trainings: ``analysis/plot_log.py``."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections.abc import Sequence
@@ -27,14 +26,9 @@ METRIC = re.compile(r'(.*mAP)(?:_(head|medium|tail))?')
 Panels = dict[str, dict[str, tuple[str, str]]]
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line of ``tools/analysis/plot_log.py``."""
-    return parse('plot-log', argv)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the picture."""
-    args = parse_args(argv)
+    args = parse('plot-log', argv)
     runs = [read_log(text) for text in args.runs]
     write_bytes(args.out, png(draw, runs))
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from tiny_training import make_config, read_scalars, write_data
 
+from ltml_cli import parse
 from ltml_mm.apis import train as training
 from ltml_mm.experiments.log_curves import RUN_STYLES, draw, main
 from ltml_mm.experiments.run_log import RunLog, read_log
@@ -130,7 +131,7 @@ def test_runs_that_do_not_fit_together(runs, message):
 def test_tensorboard_has_to_be_installed(tmp_path, monkeypatch):
     config = tmp_path / 'plain.py'
     config.write_text("work_dir = 'unused'\n")
-    options = training.parse_args([str(config), '--tensorboard'])
+    options = parse('train', [str(config), '--tensorboard'])
     monkeypatch.setattr(training, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match='pip install tensorboard'):
         training.training_config(options)

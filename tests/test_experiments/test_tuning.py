@@ -10,6 +10,7 @@ from comparison_results import make_result
 from mmengine.config import Config
 from tiny_comparison import SMALL_HEAD, arguments, write_set
 
+from ltml_cli import parse
 from ltml_mm.apis.learning_rate import IMAGES, POWER, RATE
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.experiments import compare, single_run
@@ -125,7 +126,7 @@ def test_options_that_do_not_fit_are_refused(data, tmp_path, flags, words):
 
 def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
     flags = [f'--tune={LR}=x0.5,x1', f'--cfg-options={LR}=None']
-    args = compare.parse_args([*command(data, tmp_path), *flags])
+    args = parse('compare', [*command(data, tmp_path), *flags])
     _, rows = parse_rows(args.rows)
     (search,) = plan_searches(args, rows)
     # 3 classes, 4 images of a step.
@@ -136,7 +137,7 @@ def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
 def held(data, out, *flags):
     """The config of a row that chooses."""
     tune = f'--tune={LR}=1,2'
-    args = compare.parse_args(command(data, out, tune, *flags))
+    args = parse('compare', command(data, out, tune, *flags))
     _, (row,) = parse_rows(args.rows)
     cfg = build_config(row, args)
     hold_out(cfg, args)
@@ -181,8 +182,9 @@ def test_a_file_of_the_set_serves_where_there_is_one(data, tmp_path):
 
 
 def test_pictures_of_the_demo_are_held_out(tmp_path):
-    args = compare.parse_args(
-        ['--data=demo', f'--out={tmp_path}', f'--tune={LR}=1,2', '--rows=erm']
+    args = parse(
+        'compare',
+        ['--data=demo', f'--out={tmp_path}', f'--tune={LR}=1,2', '--rows=erm'],
     )
     cfg = build_config(Row('erm', 'erm', {}), args)
     hold_out(cfg, args)

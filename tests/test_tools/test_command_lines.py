@@ -10,9 +10,10 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from tiny_run import BATCH, write_run
 
+from ltml_cli import parse
 from ltml_mm.apis import test as evaluation
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.train import main, parse_args, training_config
+from ltml_mm.apis.train import main, training_config
 
 CONFIG = """
 model = dict(type='ToyModel')
@@ -43,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 def config_of(*args):
     """The complete config of a command line."""
-    return training_config(parse_args(['toy.py', *args]))
+    return training_config(parse('train', ['toy.py', *args]))
 
 
 def test_plain(folder):
@@ -105,7 +106,9 @@ def test_auto_scale_lr_counts_pairs(folder, monkeypatch):
         'train_cfg.max_epochs=1',
         'custom_hooks=[]',
     )
-    cfg = training_config(parse_args([*arguments, '--cfg-options', *options]))
+    cfg = training_config(
+        parse('train', [*arguments, '--cfg-options', *options])
+    )
     assert cfg.auto_scale_lr.base_batch_size == 32
     assert cfg.train_dataloader.batch_size == BATCH == 8
     runner = Runner.from_cfg(cfg)
@@ -170,7 +173,7 @@ def tested(folder):
 def evaluation_of(*args):
     """The complete config of a command line of tools/test.py."""
     arguments = ['toy.py', 'epoch_1.pth', *args]
-    return evaluation.test_config(evaluation.parse_args(arguments))
+    return evaluation.test_config(parse('test', arguments))
 
 
 def test_plain_test(tested):

@@ -18,6 +18,7 @@ from tiny_run import (
     write_run,
 )
 
+from ltml_cli import parse
 from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint
 
@@ -53,7 +54,7 @@ def on_cpu():
 def one(folder, on_cpu):
     """What one process did with whole batches."""
     argv = [str(folder / 'run.py'), '--work-dir', str(folder / 'one')]
-    cfg = train.training_config(train.parse_args(argv))
+    cfg = train.training_config(parse('train', argv))
     cfg.experiment_name = 'one process'
     Runner.from_cfg(cfg).train()
     return read(folder, 0, 1)
