@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.logging import print_log
@@ -17,11 +18,11 @@ from mmpretrain.apis.base import BaseInferencer
 from mmpretrain.structures import DataSample
 from PIL import Image, ImageOps
 
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.apis.model import (
     check_selection,
     load_network,
     pick_device,
-    prediction_record,
     scope_of,
 )
 from ltml_mm.apis.pictures import draw_prediction
@@ -31,6 +32,7 @@ from ltml_mm.datasets.images import (
     check_image,
     first_line,
     load_image,
+    printable,
 )
 from ltml_mm.decisions.thresholds import find_thresholds
 from ltml_mm.engine.hooks.device_hook import arrange, layout_of, picture_side
@@ -153,15 +155,62 @@ class MultiLabelInferencer(BaseInferencer):
         topk: int | None = None,
         calibrated: bool = False,
     ) -> dict[str, Any]:
-        """Turns a prediction into a dict, see :meth:`__call__`."""
-        return prediction_record(
-            sample,
-            self.class_info,
-            threshold,
-            topk,
-            self.thresholds,
-            calibrated,
-        )
+        """Turns a prediction, ``pred_score`` (K,), into a dict.
+
+        See :meth:`__call__`. Without ``threshold`` and ``topk`` the classes'
+        thresholds decide on the model's own scores, calibrated or not.
+
+        Raises:
+            ValueError: A score is not finite, there is not one per class, or
+                there is no calibration.
+        """
+        classes, thresholds = self.class_info, self.thresholds
+        scores = sample.pred_score.detach().float().cpu()
+        if scores.shape != (len(classes),):
+            raise ValueError(
+                f'the model gives {scores.numel()} scores, but {len(classes)} '
+                'class names are known'
+            )
+        if not torch.isfinite(scores).all():
+            name = printable(sample.get('img_path', 'an image'))
+            raise ValueError(
+                f'the model gives a score that is not finite for {name}: its '
+                'weights are broken'
+            )
+        decided, least = None, None
+        if thresholds is not None and threshold is None and topk is None:
+            decided = torch.from_numpy(thresholds.decide(scores.numpy()))
+            least = thresholds.values
+        if calibrated:
+            if thresholds is None:
+                raise ValueError(
+                    'there are no thresholds, which hold the calibration; '
+                    'tools/analysis/thresholds.py CONFIG CKPT writes them'
+                )
+            shown = thresholds.calibrate(scores.numpy())
+            scores = torch.from_numpy(shown).float()
+            least = None if least is None else thresholds.calibrate(least)
+        order = scores.argsort(descending=True, stable=True)
+        if topk is not None:
+            order = order[:topk]
+        elif decided is not None:
+            order = order[decided[order]]
+        else:
+            limit = DEFAULT_THRESHOLD if threshold is None else threshold
+            order = order[scores[order] >= limit]
+        values = scores.tolist()
+        names = [info['name'] for info in classes]
+        labels = []
+        for k in order.tolist():
+            label = {**classes[k], 'score': values[k]}
+            if least is not None:
+                label['threshold'] = float(least[k])
+            labels.append(label)
+        return {
+            'path': sample.get('img_path'),
+            'labels': labels,
+            'scores': dict(zip(names, values, strict=True)),
+        }
 
     def stream(
         self,

@@ -11,9 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmpretrain.structures import DataSample
 
-from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.apis.checkpoint import (
     are_names,
     checkpoint_meta,
@@ -22,8 +20,8 @@ from ltml_mm.apis.checkpoint import (
 )
 from ltml_mm.apis.config import dataset_configs, load_config
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
-from ltml_mm.datasets.images import first_line, printable
-from ltml_mm.decisions.thresholds import Thresholds, weights_digest
+from ltml_mm.datasets.images import first_line
+from ltml_mm.decisions.thresholds import weights_digest
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 
@@ -171,68 +169,3 @@ def check_selection(
             f'topk must be from 1 to {num_classes}, the number of classes, '
             f'got {topk}'
         )
-
-
-def prediction_record(
-    sample: DataSample,
-    class_info: Sequence[Mapping[str, Any]],
-    threshold: float | None = None,
-    topk: int | None = None,
-    thresholds: Thresholds | None = None,
-    calibrated: bool = False,
-) -> dict[str, Any]:
-    """Turns a prediction, ``pred_score`` (K,), into what is returned.
-
-    Without ``threshold`` and ``topk`` the classes' ``thresholds`` decide on
-    the model's own scores, calibrated or not.
-
-    Raises:
-        ValueError: A score is not finite, there is not one per class, or
-            there is no calibration.
-    """
-    scores = sample.pred_score.detach().float().cpu()
-    if scores.shape != (len(class_info),):
-        raise ValueError(
-            f'the model gives {scores.numel()} scores, but {len(class_info)} '
-            'class names are known'
-        )
-    if not torch.isfinite(scores).all():
-        name = printable(sample.get('img_path', 'an image'))
-        raise ValueError(
-            f'the model gives a score that is not finite for {name}: its '
-            'weights are broken'
-        )
-    decided, least = None, None
-    if thresholds is not None and threshold is None and topk is None:
-        decided = torch.from_numpy(thresholds.decide(scores.numpy()))
-        least = thresholds.values
-    if calibrated:
-        if thresholds is None:
-            raise ValueError(
-                'there are no thresholds, which hold the calibration; '
-                'tools/analysis/thresholds.py CONFIG CKPT writes them'
-            )
-        shown = thresholds.calibrate(scores.numpy())
-        scores = torch.from_numpy(shown).float()
-        least = None if least is None else thresholds.calibrate(least)
-    order = scores.argsort(descending=True, stable=True)
-    if topk is not None:
-        order = order[:topk]
-    elif decided is not None:
-        order = order[decided[order]]
-    else:
-        limit = DEFAULT_THRESHOLD if threshold is None else threshold
-        order = order[scores[order] >= limit]
-    values = scores.tolist()
-    names = [info['name'] for info in class_info]
-    labels = []
-    for k in order.tolist():
-        label = {**class_info[k], 'score': values[k]}
-        if least is not None:
-            label['threshold'] = float(least[k])
-        labels.append(label)
-    return {
-        'path': sample.get('img_path'),
-        'labels': labels,
-        'scores': dict(zip(names, values, strict=True)),
-    }

@@ -16,8 +16,8 @@ from mmpretrain.models.heads import MultiLabelClsHead
 from torch import Tensor, nn
 
 from ltml_cli import parse
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.apis.inferencer import MultiLabelInferencer
-from ltml_mm.apis.model import DEFAULT_THRESHOLD
 from ltml_mm.export.preprocessing import build_preprocessing
 from ltml_mm.export.quantization import quantize
 from ltml_mm.files import write_bytes

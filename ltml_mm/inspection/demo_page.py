@@ -20,8 +20,8 @@ from mmengine.logging import MMLogger
 from PIL import Image
 
 from ltml_cli import parse
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.apis.inferencer import MultiLabelInferencer
-from ltml_mm.apis.model import DEFAULT_THRESHOLD
 from ltml_mm.datasets.images import FORMATS, UnreadableImageError, printable
 from ltml_mm.decisions.thresholds import logit, sigmoid
 from ltml_mm.evaluation.grouped_average_precision import BRANCHES_KEY

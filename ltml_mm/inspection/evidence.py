@@ -16,8 +16,9 @@ from mmengine.registry import DefaultScope
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
+from ltml_cli.run_parsers import DEFAULT_THRESHOLD
 from ltml_mm.apis.config import training_dataset
-from ltml_mm.apis.model import DEFAULT_THRESHOLD, Network, scope_of
+from ltml_mm.apis.model import Network, scope_of
 from ltml_mm.class_statistics import GROUPS
 from ltml_mm.datasets.images import printable
 from ltml_mm.datasets.two_stream import innermost_dataset
