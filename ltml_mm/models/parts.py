@@ -178,10 +178,10 @@ def fork_options(
 
 
 @torch.no_grad()
-def run_blank_image(network: nn.Module) -> Any:
-    """Returns a network's features of one blank image, in eval mode."""
+def run(network: nn.Module, images: Tensor) -> Any:
+    """Returns a network's features of some images, in eval mode."""
     with evaluating(network):
-        return network(torch.zeros(1, *image_shape(network)))
+        return network(images)
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def probe_features(backbone: nn.Module, neck: nn.Module | None = None) -> Any:
     """
     network = nn.Sequential(backbone, *([] if neck is None else [neck]))
     try:
-        features = run_blank_image(network)
+        features = run(network, torch.zeros(1, *image_shape(network)))
         if not last_feature(features).is_floating_point():
             raise TypeError('the last output holds whole numbers')
         return features

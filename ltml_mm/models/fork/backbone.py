@@ -26,13 +26,13 @@ from ltml_mm.models.fork.branches import (
     map_leaves,
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
-from ltml_mm.models.fork.plain_run import PlainRun, is_close, run
+from ltml_mm.models.fork.plain_run import PlainRun, is_close
 from ltml_mm.models.fork.suggestion import (
     describe_children,
     is_last_stage,
     suggest_fork,
 )
-from ltml_mm.models.parts import CLASS_TOKENS, FAULTS
+from ltml_mm.models.parts import CLASS_TOKENS, FAULTS, run
 
 #: Learned inputs: class tokens and tables of positions, by their names.
 INPUTS = re.compile(rf'{"|".join(CLASS_TOKENS)}|pos\w*_embed')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from types import MethodType
@@ -36,16 +36,11 @@ class ForkState:
             what they are ahead of it.
     """
 
-    def __init__(
-        self,
-        name: str = '',
-        lengths: dict[tuple[str, str, int], list[int]] | None = None,
-        in_place: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, name: str = '') -> None:
         self.name = name
         self.has_run = False
-        self.lengths = lengths or {}
-        self.in_place = {*in_place}
+        self.lengths: dict[tuple[str, str, int], list[int]] = {}
+        self.in_place: set[str] = set()
         self.doubled = False
         self.follows = False
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltml_mm.models.fork.branches import leaves, versions
-from ltml_mm.models.parts import evaluating, image_shape, is_map
+from ltml_mm.models.parts import image_shape, is_map, run
 
 
 class PlainRun:
@@ -114,13 +114,6 @@ class PlainRun:
             note('out', output)
 
         return before, after
-
-
-@torch.no_grad()
-def run(backbone: nn.Module, images: Tensor) -> Any:
-    """Returns a backbone's features of some images, in eval mode."""
-    with evaluating(backbone):
-        return backbone(images)
 
 
 def is_close(
