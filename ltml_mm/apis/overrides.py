@@ -246,12 +246,12 @@ def _suggest(cfg: Tree, key: str, taken: Any) -> str:
     """Names the nearest keys, by their last part, and the flag for them."""
     leaf = key.rpartition('.')[2]
     sections = [s for s in dict.fromkeys(SECTIONS) if s in cfg]
-    paths = [p for s in sections for p in _paths(cfg[s], s)]
+    paths = dict(pair for s in sections for pair in _paths(cfg[s], s))
     same = [p for p in paths if p.rpartition('.')[2] == leaf and p != key]
     value = cfg.get(key)
     if isinstance(value, (Mapping, list)) and key not in SECTIONS:
         # A part that the file has put elsewhere already.
-        same = [p for p in paths if _at(cfg, p) == value]
+        same = [p for p, entry in paths.items() if entry == value]
     section, _, rest = key.partition('.')
     if section not in SECTIONS and rest and not same:
         sections = get_close_matches(section, dict.fromkeys(SECTIONS), 1)
@@ -271,9 +271,9 @@ def _suggest(cfg: Tree, key: str, taken: Any) -> str:
     return f'; did you mean {" or ".join(near)}?' if near else ''
 
 
-def _paths(node: Any, path: str) -> Iterator[str]:
-    """Yields the dotted key of a node and of all within it."""
-    yield path
+def _paths(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields the dotted keys of a node and of all within it, and these."""
+    yield path, node
     items: Any = ()
     if isinstance(node, Mapping):
         items = node.items()
@@ -281,12 +281,6 @@ def _paths(node: Any, path: str) -> Iterator[str]:
         items = enumerate(node)
     for name, value in items:
         yield from _paths(value, f'{path}.{name}')
-
-
-def _at(node: Any, path: str) -> Any:
-    for part in path.split('.'):
-        node = _child(node, part, {})
-    return node
 
 
 def _set_size(cfg: Config, size: int) -> None:
