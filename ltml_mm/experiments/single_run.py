@@ -305,7 +305,7 @@ def _merge(
         model = build_model(stock_config(cfg))
         load_weights(model, merged, path)
         modules = weight_averaging.merged_modules(weights)
-        if not weight_averaging.has_norms(model, modules):
+        if not weight_averaging.norms_of(model, modules):
             return None
         model.to(pick_device())
         # As merge_branches.py does with all images.

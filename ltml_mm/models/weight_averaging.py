@@ -128,7 +128,7 @@ def reestimate_norms(
         ValueError: The modules have no BatchNorm with running statistics, or
             there is no batch; the model is as it was.
     """
-    norms = _norms(model, modules)
+    norms = norms_of(model, modules)
     if not norms:
         raise ValueError(
             f'{", ".join(modules) or "the model"}: no BatchNorm here whose '
@@ -151,11 +151,6 @@ def reestimate_norms(
     return seen
 
 
-def has_norms(model: nn.Module, modules: Sequence[str]) -> bool:
-    """Whether :func:`reestimate_norms` has a BatchNorm to measure."""
-    return bool(_norms(model, modules))
-
-
 def trained_norms(model: nn.Module) -> list[str]:
     """Names the BatchNorms that a training of the model updates.
 
@@ -173,7 +168,8 @@ def trained_norms(model: nn.Module) -> list[str]:
         ]
 
 
-def _norms(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:
+def norms_of(model: nn.Module, modules: Sequence[str]) -> list[_BatchNorm]:
+    """Lists the BatchNorms that :func:`reestimate_norms` measures."""
     return [
         layer
         for name in modules
