@@ -24,9 +24,6 @@ class ReweightedBCELoss(ClassStatisticsLoss):
 
     divides_by_counts = True
 
-    def __init__(self, num_classes: int, loss_weight: float = 1.0) -> None:
-        super().__init__(num_classes, loss_weight)
-
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of every entry, see the base class."""
         weight = 1 / self.class_statistics()[0].to(logits.dtype)
