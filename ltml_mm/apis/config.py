@@ -17,11 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
-from ltml_mm.apis.learning_rate import (
-    LearningRateHook,
-    count_processes,
-    fill_learning_rate,
-)
+from ltml_mm.apis.learning_rate import build_runner, count_processes
 from ltml_mm.apis.overrides import DATA_KEYS, apply_overrides
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
@@ -234,14 +230,10 @@ class RunnerFromData:
         """Builds MMEngine's Runner; raises what :func:`load_config` does.
 
         Here, where launcher and batch are known, a learning rate of None is
-        filled in, too: see :func:`fill_learning_rate`.
+        filled in, too: see :func:`build_runner`.
         """
         complete_config(cfg)
-        reason = fill_learning_rate(cfg)
-        runner = Runner.from_cfg(cfg)
-        if reason is not None:
-            runner.register_hook(LearningRateHook(reason))
-        return runner
+        return build_runner(cfg, Runner.from_cfg)
 
 
 def dataset_configs(cfg: Config) -> Iterator[Any]:

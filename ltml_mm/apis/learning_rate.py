@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
@@ -92,6 +93,17 @@ def fill_learning_rate(cfg: Config) -> str | None:
         f'averages over x {images} images of a step ({parts}) / '
         f'{IMAGES}; for another one: --cfg-options {KEY}=RATE'
     )
+
+
+def build_runner(
+    cfg: Config, build: Callable[[Config], Any] = RUNNERS.build
+) -> Any:
+    """Builds a runner, of whatever type, with a rate of None filled in."""
+    reason = fill_learning_rate(cfg)
+    runner = build(cfg)
+    if reason is not None:
+        runner.register_hook(LearningRateHook(reason))
+    return runner
 
 
 def _averaged_classes(model: Mapping[str, Any]) -> int:

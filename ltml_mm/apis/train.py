@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.registry import RUNNERS
 
 from ltml_cli import parse
 from ltml_cli.options import check_new_run
@@ -19,7 +18,7 @@ from ltml_cli.run_parsers import SAFETENSORS
 from ltml_mm.apis.checkpoint import find_whole_checkpoint, read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import fit_to_data, load_config
-from ltml_mm.apis.learning_rate import LearningRateHook, fill_learning_rate
+from ltml_mm.apis.learning_rate import build_runner
 from ltml_mm.apis.screen import quiet_run
 from ltml_mm.apis.weights import fetch_weights
 from ltml_mm.decisions.model_card import share
@@ -67,15 +66,6 @@ def training_config(args: argparse.Namespace) -> Config:
     elif path is not None and '://' not in path:
         read_checkpoint(path)
     return cfg
-
-
-def build_runner(cfg: Config) -> Any:
-    """Builds the runner, of whatever type, with a rate of None filled in."""
-    reason = fill_learning_rate(cfg)
-    runner = RUNNERS.build(cfg)
-    if reason is not None:
-        runner.register_hook(LearningRateHook(reason))
-    return runner
 
 
 def main(argv: Sequence[str] | None = None) -> None:
