@@ -55,16 +55,14 @@ class Screen(io.TextIOBase):
 
     def line(self, text: str) -> None:
         """Shows lines that stay."""
-        with self._lock:
-            self._put(f'{text}\n', '')
+        self._put(f'{text}\n', '')
 
     def status(self, describe: Callable[[], str]) -> None:
         """Shows how far the run has come, described where it is time to."""
         silent = time.monotonic() - self._last
         if self._terminal and silent >= 0.2:
             text = describe()[: get_terminal_size().columns - 1]
-            with self._lock:
-                self._put('', text)
+            self._put('', text)
         elif not self._terminal and silent >= SILENCE:
             self.line(describe())
 
@@ -94,22 +92,22 @@ class Screen(io.TextIOBase):
 
     def close_status(self) -> None:
         """Takes the status away."""
-        with self._lock:
-            self._put('', '')
+        self._put('', '')
 
     def _put(self, lines: str, status: str) -> None:
-        clear = '\r\x1b[K' if self._shown else ''
-        if self._terminal and lines and not status:
-            text = clear + lines + self._shown
-        else:
-            text = clear + lines + status
-            self._shown = status
-        if text:
-            encoding = getattr(self._stream, 'encoding', None) or 'utf-8'
-            safe = text.encode(encoding, 'backslashreplace').decode(encoding)
-            self._stream.write(safe)
-            self._stream.flush()
-        self._last = time.monotonic()
+        with self._lock:
+            clear = '\r\x1b[K' if self._shown else ''
+            if self._terminal and lines and not status:
+                text = clear + lines + self._shown
+            else:
+                text = clear + lines + status
+                self._shown = status
+            if text:
+                encoding = getattr(self._stream, 'encoding', None) or 'utf-8'
+                safe = text.encode(encoding, 'backslashreplace')
+                self._stream.write(safe.decode(encoding))
+                self._stream.flush()
+            self._last = time.monotonic()
 
 
 @contextmanager
