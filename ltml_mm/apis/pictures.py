@@ -21,8 +21,8 @@ MAX_LABELS, MAX_MISSED = 15, 5
 #: Text colours, of Okabe and Ito's palette: told apart with any colour vision.
 PLAIN, RIGHT, WRONG, MISSED = '#ffffff', '#5fd3b0', '#ff9d5c', '#f0e442'
 
-
 Font = ImageFont.FreeTypeFont
+_sized_font = cache(ImageFont.truetype)
 
 
 @cache
@@ -42,11 +42,6 @@ def _open_font(path: str) -> FT2Font | None:
         return FT2Font(path)
     except (OSError, RuntimeError, ValueError):  # not one of FreeType's
         return None
-
-
-@cache
-def _sized_font(path: str, size: int) -> Font:
-    return ImageFont.truetype(path, size)
 
 
 def find_fonts(texts: Iterable[str]) -> tuple[list[str], str]:
