@@ -88,7 +88,12 @@ class LogitCompensatedBCELoss(ClassStatisticsLoss):
         self.compensation = compensation
         self.weighting = weighting
         if num_classes is not None and compensation != 'none':
-            self._add_compensation(num_classes)
+            for name, value in START.items():
+                start = torch.full((num_classes,), value)
+                if compensation == 'learnable':
+                    self.register_parameter(name, nn.Parameter(start))
+                else:
+                    self.register_buffer(name, start)
 
     def entries(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of every entry, see the base class."""
@@ -107,14 +112,6 @@ class LogitCompensatedBCELoss(ClassStatisticsLoss):
         frequencies = counts.to(logits.dtype) / num_images
         positive = target * torch.exp(1 - frequencies)
         return (positive + (1 - target) * torch.exp(frequencies)) * loss
-
-    def _add_compensation(self, num_classes: int) -> None:
-        for name, value in START.items():
-            start = torch.full((num_classes,), value)
-            if self.compensation == 'learnable':
-                self.register_parameter(name, nn.Parameter(start))
-            else:
-                self.register_buffer(name, start)
 
     def _compensation_terms(self, dtype: torch.dtype) -> dict[str, Any]:
         if self.compensation == 'none':
