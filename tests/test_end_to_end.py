@@ -15,13 +15,11 @@ from ltml_mm.apis.checkpoint import read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SMALL = [
-    'model.backbone.stem_channels=8',
-    'model.backbone.base_channels=8',
-    'train_dataloader.sampler.epoch_length=64',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'default_hooks.logger.interval=1',
-    'train_cfg.max_epochs=2',
+    *('model.backbone.stem_channels=8', 'model.backbone.base_channels=8'),
+    *('train_dataloader.sampler.epoch_length=64',),
+    *('train_dataloader.num_workers=0',),
+    *('train_dataloader.persistent_workers=False',),
+    *('default_hooks.logger.interval=1', 'train_cfg.max_epochs=2'),
 ]
 for loader in ('val_dataloader', 'test_dataloader'):
     SMALL += [

@@ -32,17 +32,9 @@ REFERENCE = 'ltml_voc.py'
 #: What the Runner, the tools of MMPretrain and ours read of a config.
 READ = (
     *list(inspect.signature(Runner.__init__).parameters)[1:],
-    'allow_outside',
-    'augment_on',
-    'auto_scale_lr',
-    'data_prefix',
-    'data_root',
-    'find_unused_parameters',
-    'image_cache',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-    'tta_model',
+    *('allow_outside', 'augment_on', 'auto_scale_lr', 'data_prefix'),
+    *('data_root', 'find_unused_parameters', 'image_cache', 'runner_type'),
+    *('model_wrapper_cfg', 'sync_bn', 'tta_model'),
 )
 #: Benchmarks are for developers: their paths are pinned, their flags are not.
 FREE_FLAGS = 'tools/benchmarks'

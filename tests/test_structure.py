@@ -117,15 +117,10 @@ def test_a_training_visits_few_files(tmp_path, quick):
             visited.add(name)
 
     command = [
-        str(CONFIGS / 'ltml_demo.py'),
-        f'--work-dir={tmp_path}',
-        '--cfg-options',
-        'train_cfg.max_epochs=1',
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
+        *(str(CONFIGS / 'ltml_demo.py'), f'--work-dir={tmp_path}'),
+        *('--cfg-options', 'train_cfg.max_epochs=1'),
+        *(f'{name}_dataloader.num_workers=0' for name in ('train', 'val')),
         'train_dataloader.sampler.epoch_length=64',
-        'val_dataloader.num_workers=0',
-        'val_dataloader.persistent_workers=False',
         'val_dataloader.dataset.indices=20',
     ]
     sys.setprofile(visit)

@@ -29,12 +29,9 @@ def options(data):
     scale = 'scale=(64,64)'
     return [
         f'data_root={data}',
-        'model.backbone.depth=18',
-        'model.backbone.stem_channels=8',
-        'model.backbone.base_channels=8',
-        'model.backbone.init_cfg=None',
-        'train_cfg.max_epochs=2',
-        'default_hooks.logger.interval=1',
+        *('model.backbone.depth=18', 'model.backbone.stem_channels=8'),
+        *('model.backbone.base_channels=8', 'model.backbone.init_cfg=None'),
+        *('train_cfg.max_epochs=2', 'default_hooks.logger.interval=1'),
         'optim_wrapper.optimizer.lr=0.1',
         f'train_dataloader.dataset.dataset.pipeline.2.{scale}',
         f'val_dataloader.dataset.pipeline.1.{scale}',
@@ -45,19 +42,11 @@ def options(data):
 
 def arguments(data, out, rows):
     """The command line of a comparison of two epochs with one seed."""
+    fixed = '--data=custom --seeds=0 --jobs=2 --images-per-step=4'
     return [
-        '--data=custom',
-        '--rows',
-        *rows,
-        '--seeds=0',
-        '--jobs=2',
-        '--images-per-step=4',
-        '--epoch-images=12',
-        '--keep-checkpoints',
-        '--out',
-        str(out),
-        '--cfg-options',
-        *options(data),
+        *fixed.split(),
+        *('--epoch-images=12', '--keep-checkpoints', f'--out={out}'),
+        *('--rows', *rows, '--cfg-options', *options(data)),
     ]
 
 

@@ -24,11 +24,7 @@ ROWS = {
     'timm-vit': dict(
         type='TIMMBackbone',
         model_name='vit_tiny_patch16_224',
-        img_size=32,
-        patch_size=8,
-        embed_dim=24,
-        depth=6,
-        num_heads=2,
+        **dict(img_size=32, patch_size=8, embed_dim=24, depth=6, num_heads=2),
     ),
 }
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -18,20 +18,9 @@ SOURCES = sorted(
 )
 #: What runs text or a pickle.
 FORBIDDEN = {
-    'eval',
-    'exec',
-    'compile',
-    '__import__',
-    'os.system',
-    'os.popen',
-    'pickle.load',
-    'pickle.loads',
-    'pickle.Unpickler',
-    'np.load',
-    'numpy.load',
-    'joblib.load',
-    'subprocess.getoutput',
-    'yaml.load',
+    *('eval', 'exec', 'compile', '__import__', 'os.system', 'os.popen'),
+    *('pickle.load', 'pickle.loads', 'pickle.Unpickler', 'np.load'),
+    *('numpy.load', 'joblib.load', 'subprocess.getoutput', 'yaml.load'),
 }
 TEXT = (ast.Constant, ast.JoinedStr)
 

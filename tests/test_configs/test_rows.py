@@ -21,14 +21,10 @@ ROOT = Path(__file__).parents[2] / 'configs'
 # A row, its neighbour, and the only entry in which they differ.
 NEIGHBOURS = [
     ('erm', 'rs', 'train_dataloader.sampler'),
-    ('rw', 'erm', 'model.head.loss'),
-    ('focal', 'erm', 'model.head.loss'),
-    ('cb_focal', 'erm', 'model.head.loss'),
-    ('ldam', 'erm', 'model.head.loss'),
-    ('asl', 'erm', 'model.head.loss'),
-    ('db_focal', 'rs', 'model.head.loss'),
+    *((row, 'erm', 'model.head.loss') for row in ('rw', 'focal', 'cb_focal')),
+    *((row, 'erm', 'model.head.loss') for row in ('ldam', 'asl')),
     ('uniform_branch', 'erm', 'model.head.loss'),
-    ('rebalanced_branch', 'rs', 'model.head.loss'),
+    *((r, 'rs', 'model.head.loss') for r in ('db_focal', 'rebalanced_branch')),
     ('rebalanced_branch', 'uniform_branch', 'train_dataloader.sampler'),
     ('two_branches', 'consistency', 'model.loss_consistency'),
     ('consistency', 'ltml', 'model.loss_cls'),
@@ -192,16 +188,10 @@ def weighted(z, y):
 # The losses of the rows with their constants, before the mean over images and
 # classes. DB-Focal has constants of its own for COCO-LT.
 LOSSES = {
-    'erm': bce,
-    'rs': bce,
-    'rw': reweighted,
-    'focal': focal,
-    'cb_focal': class_balanced_focal,
-    'ldam': ldam,
+    **dict(erm=bce, rs=bce, rw=reweighted, focal=focal, ldam=ldam),
+    **dict(cb_focal=class_balanced_focal, asl=asymmetric),
     'db_focal': partial(distribution_balanced, mu=0.3, neg_scale=5),
-    'asl': asymmetric,
-    'uniform_branch': weighted,
-    'rebalanced_branch': weighted,
+    **dict(uniform_branch=weighted, rebalanced_branch=weighted),
 }
 COCO_LOSSES = {'db_focal': partial(distribution_balanced, mu=0.2, neg_scale=2)}
 

@@ -117,11 +117,8 @@ def make_mmpretrain(root):
 
 
 CASES = [
-    ('csv', make_csv),
-    ('csv', make_columns),
-    ('coco', make_coco),
-    ('voc', make_voc),
-    ('folders', make_folders),
+    *(('csv', make_csv), ('csv', make_columns), ('coco', make_coco)),
+    *(('voc', make_voc), ('folders', make_folders)),
     ('mmpretrain', make_mmpretrain),
 ]
 

@@ -145,10 +145,8 @@ def drawn():
 
 def test_every_generator_is_seeded_by_every_part_of_the_number():
     keys = [
-        ((0, 0, 0), 'uniform'),
-        ((0, 0, 0), 'rebalanced'),
-        ((0, 0, 1), 'uniform'),
-        ((0, 1, 0), 'uniform'),
+        *(((0, 0, 0), 'uniform'), ((0, 0, 0), 'rebalanced')),
+        *(((0, 0, 1), 'uniform'), ((0, 1, 0), 'uniform')),
         ((1, 0, 0), 'uniform'),
     ]
     values = []

@@ -36,11 +36,8 @@ def test_scores_are_those_of_a_prediction(data, tmp_path, kind):
     if kind == 'merged':
         merge.main(
             [
-                str(config),
-                str(checkpoint),
-                str(tmp_path / 'm.pth'),
-                '--cfg-options',
-                f'data_root={data}',
+                *(str(config), str(checkpoint), str(tmp_path / 'm.pth')),
+                *('--cfg-options', f'data_root={data}'),
             ]
         )
         config, checkpoint = tmp_path / 'm.py', tmp_path / 'm.pth'

@@ -68,10 +68,8 @@ def test_which_networks_prefer_it(backbone, on_gpu, on_cpu):
 @pytest.mark.parametrize(
     ('conv', 'named'),
     [
-        ((15, 32, 1, 2), True),
-        ((32, 32, 1, 2, 0, 1, 4), True),
-        ((16, 32, 1, 2), False),
-        ((15, 32, 1, 1), False),
+        *(((15, 32, 1, 2), True), ((32, 32, 1, 2, 0, 1, 4), True)),
+        *(((16, 32, 1, 2), False), ((15, 32, 1, 1), False)),
         ((15, 32, 3, 2), False),
     ],
 )
@@ -106,10 +104,8 @@ def test_the_pipeline_tells_the_size():
 @pytest.mark.parametrize(
     ('memory_format', 'side', 'last'),
     [
-        ('auto', 224, True),
-        ('auto', 64, False),
-        ('channels_last', 64, True),
-        ('contiguous', 224, False),
+        *(('auto', 224, True), ('auto', 64, False)),
+        *(('channels_last', 64, True), ('contiguous', 224, False)),
     ],
 )
 @pytest.mark.parametrize('kind', ['train', 'test'])

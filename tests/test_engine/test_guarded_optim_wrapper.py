@@ -67,9 +67,7 @@ def make_small(work_dir, model, clip_grad, **wrapper):
 @pytest.mark.parametrize(
     'clip_grad',
     [
-        None,
-        dict(max_norm=0.05),
-        dict(max_norm=0.05, norm_type=1.0),
+        *(None, dict(max_norm=0.05), dict(max_norm=0.05, norm_type=1.0)),
         dict(type='value', clip_value=0.02),
     ],
 )

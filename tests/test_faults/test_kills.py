@@ -16,11 +16,8 @@ LAST = 'iter_9.pth'
 # In this order: before anything is there, half a file, a whole file that the
 # pointer does not name yet, a best one, an old file whose checksum is gone.
 SHORT = [
-    'write iter_1.pth',
-    'write iter_2.pth',
-    'rename last_checkpoint',
-    'rename best_multi-label_mAP_iter_3.pth',
-    'remove iter_4.pth',
+    *('write iter_1.pth', 'write iter_2.pth', 'rename last_checkpoint'),
+    *('rename best_multi-label_mAP_iter_3.pth', 'remove iter_4.pth'),
 ]
 
 

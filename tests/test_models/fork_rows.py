@@ -419,14 +419,9 @@ ROWS = {
 }  # fmt: skip
 
 #: Of one size alone, which their configs do not name.
-FIXED = {
-    'levit': 224,
-    'hivit': 224,
-    'vgg': 32,
-    'vgg-bn': 32,
-    'efficientformer': 224,
-    'timm-efficientformer': 224,
-}
+FIXED = {'vgg': 32, 'vgg-bn': 32} | dict.fromkeys(
+    ('levit', 'hivit', 'efficientformer', 'timm-efficientformer'), 224
+)
 
 
 def side(row):

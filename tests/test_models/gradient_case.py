@@ -23,9 +23,7 @@ OPTIONS = [
     )
 ]
 OTHER_LOSSES = [
-    'ReweightedBCELoss',
-    'ClassBalancedFocalLoss',
-    'MultiLabelLDAMLoss',
+    *('ReweightedBCELoss', 'ClassBalancedFocalLoss', 'MultiLabelLDAMLoss'),
     'DistributionBalancedLoss',
 ]
 OPTIONS += [dict(loss_cls=dict(type=name)) for name in OTHER_LOSSES]

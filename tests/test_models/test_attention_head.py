@@ -71,12 +71,8 @@ def test_two_branches_train_and_merge_with_it():
 @pytest.mark.parametrize(
     ('row', 'maps'),
     [
-        ('resnet', True),
-        ('swin', True),
-        ('convnext', False),
-        ('vit', False),
-        ('hrnet', False),
-        ('timm-swin', False),
+        *(('resnet', True), ('swin', True), ('convnext', False)),
+        *(('vit', False), ('hrnet', False), ('timm-swin', False)),
         ('timm-vit', False),
     ],
 )

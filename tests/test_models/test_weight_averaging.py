@@ -67,12 +67,9 @@ def merged_stock(model, *args):
 @pytest.mark.parametrize(
     ('row', 'side', 'channels', 'neck'),
     [
-        ('resnet', 32, 64, 'auto'),
-        ('resnet', 32, 6, LINEAR_NECK),
-        ('swin', 64, 128, 'auto'),
-        ('convnext', 32, 16, 'auto'),
-        ('vit', 32, 16, None),
-        ('repvgg-ppf', 64, 64, 'auto'),
+        *(('resnet', 32, 64, 'auto'), ('resnet', 32, 6, LINEAR_NECK)),
+        *(('swin', 64, 128, 'auto'), ('convnext', 32, 16, 'auto')),
+        *(('vit', 32, 16, None), ('repvgg-ppf', 64, 64, 'auto')),
     ],
 )
 @torch.no_grad()

@@ -94,29 +94,20 @@ def test_dist_scripts_pass_everything_on(record, name, given):
 
 def test_slurm_train(record):
     _, call = record(
-        'slurm_train.sh',
-        'gpu',
-        'my job',
-        'c.py',
-        'work dir',
-        *ODD,
+        *('slurm_train.sh', 'gpu', 'my job', 'c.py', 'work dir', *ODD),
         GPUS=16,
         GPUS_PER_NODE=4,
         CPUS_PER_TASK=6,
         PORT=1234,
         SRUN_ARGS='--quotatype=auto --time=1:00',
     )
-    assert options_of(call['argv'], 'python') == {
-        '--partition': 'gpu',
-        '--job-name': 'my job',
-        '--gres': 'gpu:4',
-        '--ntasks': '16',
-        '--ntasks-per-node': '4',
-        '--cpus-per-task': '6',
-        '--kill-on-bad-exit': '1',
-        '--quotatype': 'auto',
-        '--time': '1:00',
-    }
+    expected = (
+        '--partition=gpu --gres=gpu:4 --ntasks=16 --ntasks-per-node=4 '
+        '--cpus-per-task=6 --kill-on-bad-exit=1 --quotatype=auto --time=1:00'
+    )
+    options = dict(option.split('=') for option in expected.split())
+    options['--job-name'] = 'my job'
+    assert options_of(call['argv'], 'python') == options
     command = f'python -u {TOOLS}/train.py c.py --launcher slurm'.split()
     command += ['--work-dir', 'work dir', *ODD]
     assert call['argv'][call['argv'].index('python') :] == command
@@ -145,12 +136,8 @@ def test_slurm_test(record):
 @pytest.mark.parametrize(
     'words',
     [
-        'dist_train.sh 1',
-        'dist_test.sh 1 2',
-        'slurm_train.sh 1 2',
-        'slurm_test.sh 1 2 3',
-        'reproduce.sh',
-        'reproduce.sh imagenet',
+        *('dist_train.sh 1', 'dist_test.sh 1 2', 'slurm_train.sh 1 2'),
+        *('slurm_test.sh 1 2 3', 'reproduce.sh', 'reproduce.sh imagenet'),
     ],
 )
 def test_arguments_that_do_not_suffice(tmp_path, words):

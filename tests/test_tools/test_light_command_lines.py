@@ -155,14 +155,8 @@ def test_overrides_may_hold_dicts():
 @pytest.mark.parametrize(
     'value',
     [
-        "[dict(type='EMAHook')",
-        'dict(type=EMAHook)',
-        "dict('a', b=1)",
-        '{1: [}',
-        '{**a}',
-        '[dict(a=__import__("os"))]',
-        '[1,2',
-        '(1,[2)]',
+        *("[dict(type='EMAHook')", 'dict(type=EMAHook)', "dict('a', b=1)"),
+        *('{1: [}', '{**a}', '[dict(a=__import__("os"))]', '[1,2', '(1,[2)]'),
         '1],[2',
     ],
 )

@@ -13,15 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAMES = ('ltml_mm', 'ltml_cli', 'configs', 'tools')
 FEW_STEPS = (
-    'train_cfg.max_epochs=1',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'train_dataloader.batch_size=4',
+    *('train_cfg.max_epochs=1', 'train_dataloader.batch_size=4'),
     'train_dataloader.sampler.epoch_length=8',
-    'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False',
-    'val_dataloader.dataset.indices=20',
-    'model.backbone.base_channels=8',
+    *(f'{name}_dataloader.num_workers=0' for name in ('train', 'val')),
+    *('val_dataloader.dataset.indices=20', 'model.backbone.base_channels=8'),
     'model.backbone.stem_channels=8',
 )
 

@@ -19,9 +19,7 @@ from ltml_mm.models.losses import (
 )
 
 BASELINES = [
-    ClassBalancedFocalLoss,
-    DistributionBalancedLoss,
-    MultiLabelLDAMLoss,
+    *(ClassBalancedFocalLoss, DistributionBalancedLoss, MultiLabelLDAMLoss),
     ReweightedBCELoss,
 ]
 LOSSES = [*BASELINES, LogitCompensatedBCELoss]
