@@ -103,6 +103,14 @@ def quick():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _readable_checkpoints():
+    """What ``import ltml_mm`` allows, MMEngine's own loading takes away."""
+    from ltml_mm.files import allow_mmengine_checkpoints
+
+    allow_mmengine_checkpoints()
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _small_runs(request):
     """Every run of the engine's tests is small."""

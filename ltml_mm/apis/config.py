@@ -66,6 +66,11 @@ def load_config(
             or training and test set name different classes.
     """
     cfg = read_config(path)
+    for key in {*DATA_KEYS} & {*(cfg_options or ())}:
+        for dataset in dataset_configs(cfg):
+            # What a complete config says of itself is no set's own.
+            if key in dataset and dataset[key] == cfg.get(key):
+                del dataset[key]
     apply_overrides(cfg, cfg_options or {})
     complete_config(cfg, dataset_meta)
     return cfg
@@ -161,19 +166,21 @@ def _choose_speed(cfg: Config) -> None:
     loader = cfg.get('train_dataloader')
     if place != 'device' or loader is None:
         return
-    steps = [
-        step
-        for dataset in innermost_datasets(loader)
-        for step in dataset.get('pipeline') or ()
-        if step.get('type') in ON_DEVICE
-    ]
-    if not steps:
-        raise ValueError(
-            "augment_on='device' moves the steps "
-            f'{" and ".join(ON_DEVICE)}, but the training pipeline has '
-            'neither'
-        )
-    for step in steps:
+    pipelines = [d.get('pipeline') or [] for d in innermost_datasets(loader)]
+    moved = [step for steps in pipelines for step in steps if _moves(step)]
+    for steps in pipelines:
+        kinds = [step.get('type') for step in steps]
+        own = [*filter(kinds.__contains__, ON_DEVICE), 'PackImage']
+        count = sum(map(_moves, steps))
+        # Others would come after what they came before, or not at all.
+        if not moved or (count and kinds[-1 - count :] != own):
+            raise ValueError(
+                f"augment_on='device' moves {' and '.join(ON_DEVICE)} to the "
+                'end: a training pipeline must end with one or both, in this '
+                'order and each once, and PackImage; this one is '
+                f'{", ".join(map(str, kinds))}'
+            )
+    for step in moved:
         step['on_device'] = True
     # MMPretrain's own would leave out what was drawn.
     own = cfg.model.get('data_preprocessor')
@@ -182,6 +189,10 @@ def _choose_speed(cfg: Config) -> None:
     )
     if preprocessor.get('type') in (None, 'ClsDataPreprocessor'):
         preprocessor['type'] = 'TwoStreamDataPreprocessor'
+
+
+def _moves(step: Any) -> bool:
+    return step.get('type') in ON_DEVICE
 
 
 class LearnedMetainfo(ChainMap):
@@ -269,7 +280,9 @@ def fit_to_data(cfg: Config) -> None:
     draws = getattr(sampler, 'epoch_length', len(dataset)) // world
     batch = loader.get('batch_size')
     if isinstance(batch, int) and loader.get('drop_last') and draws < batch:
-        few = max(min(batch, len(dataset) // (4 * world)), 2)
+        # Of one stream twice as many: as many images as of two.
+        each = 2 if len(loader.sampler.get('streams') or ()) == 1 else 1
+        few = each * max(min(batch // each, len(dataset) // (4 * world)), 2)
         loader.batch_size = few
         words = f'batches of {few}'
         if 'epoch_length' in loader.sampler:

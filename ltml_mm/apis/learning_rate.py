@@ -77,20 +77,22 @@ def fill_learning_rate(cfg: Config) -> str | None:
             f'--cfg-options {KEY}=0.0001'
         )
     classes = _averaged_classes(model)
-    if classes < 1:
+    if classes is not None and classes < 1:
         return None  # The model will refuse it.
     images, parts = _images_of_a_step(cfg)
     # One gradient moves the weights by rate / (1 - momentum) in the end.
     scale = (1 - optimizer.get('momentum', 0)) / 0.1
-    if classes == 1:
-        scale, factor = scale * SUM_RATE, '1 class'
+    if classes is None:
+        scale *= SUM_RATE
+        factor = '(the loss is a sum over the classes)'
     else:
-        scale, factor = scale * RATE, f'{classes}^{POWER} classes'
-    rate = float(f'{scale * classes**POWER * images / IMAGES:.4g}')
+        scale *= RATE
+        factor = f'x {classes}^{POWER} classes that the loss averages over'
+    rate = float(f'{scale * (classes or 1) ** POWER * images / IMAGES:.4g}')
     optimizer['lr'] = rate
     return (
-        f'learning rate {rate:g} = {scale:g} x {factor} that the loss '
-        f'averages over x {images} images of a step ({parts}) / '
+        f'learning rate {rate:g} = {scale:g} {factor} '
+        f'x {images} images of a step ({parts}) / '
         f'{IMAGES}; for another one: --cfg-options {KEY}=RATE'
     )
 
@@ -106,8 +108,8 @@ def build_runner(
     return runner
 
 
-def _averaged_classes(model: Mapping[str, Any]) -> int:
-    """Returns K, or 1 where the loss is a sum over the classes."""
+def _averaged_classes(model: Mapping[str, Any]) -> int | None:
+    """Returns K, or None where the loss is a sum over the classes."""
     head = model.get('head') or {}
     loss = MODELS.get(str((head.get('loss') or {}).get('type')))
     network = MODELS.get(str(model.get('type')))
@@ -115,7 +117,7 @@ def _averaged_classes(model: Mapping[str, Any]) -> int:
         issubclass(network or object, CollaborativeTwoBranchClassifier)
         or issubclass(loss or object, (ClassMeanLoss, ClassStatisticsLoss))
     ):
-        return 1  # MMPretrain's heads have MMPretrain's losses sum
+        return None  # MMPretrain's heads have MMPretrain's losses sum
     classes = model.get('num_classes', head.get('num_classes'))
     if not isinstance(classes, int):
         raise ValueError(f'{HELP}: the model has no num_classes')

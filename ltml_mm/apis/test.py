@@ -29,7 +29,7 @@ from ltml_mm.decisions.thresholds import (
     weights_digest,
 )
 from ltml_mm.evaluation import PredictionCollector
-from ltml_mm.files import write_bytes, write_json
+from ltml_mm.files import file_sha256, write_bytes, write_json
 
 
 def test_config(args: argparse.Namespace) -> Config:
@@ -173,6 +173,13 @@ def decide(
     if not targets.any():
         return {'thresholds': source}
     found = measure(thresholds, decided, targets)
+    file = getattr(runner.test_dataloader.dataset, 'ann_file', '')
+    chosen = thresholds.chosen_on.get('sha256')
+    if chosen and Path(file).is_file() and file_sha256(file) == chosen:
+        runner.logger.warning(
+            f'the thresholds were chosen on these images ({file}): what they '
+            'bring is told too high; thresholds.py cross-validates it'
+        )
     runner.logger.info(
         f'Decisions in percent, at the thresholds of {source}:\n'
         f'{threshold_table(found)}\n{gain_text(found, scores, targets)}',

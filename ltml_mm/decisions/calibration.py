@@ -95,6 +95,8 @@ def held_out_calibrated(
     found = np.array(scores, float)
     for part in stratified_folds(targets, min(FOLDS, len(targets))):
         rest = np.setdiff1d(np.arange(len(targets)), part)
+        if not 0 < targets[rest].sum() < targets[rest].size:
+            continue  # They show nothing; these keep their scores.
         fitted = fit_calibration(scores[rest], targets[rest], groups, method)
         found[part] = calibrate(scores[part], fitted)
     return found

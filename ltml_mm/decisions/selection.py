@@ -20,7 +20,7 @@ from mmpretrain.registry import DATASETS
 from ltml_cli import parse
 from ltml_cli.result_parsers import TRAINING, VALIDATION
 from ltml_mm.apis.checkpoint import find_whole_checkpoint
-from ltml_mm.apis.config import TEST, load_config
+from ltml_mm.apis.config import TEST, fit_to_data, load_config
 from ltml_mm.apis.model import Network, load_network, scope_of
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
@@ -213,8 +213,10 @@ def no_validation(
         with suppress(FileNotFoundError):
             parts = list(_parts(cfg, other)) if other is not None else []
         files = {_file_of(part) for part in parts} - {''}
-        if told == 'test':
-            beside = (Path(path).with_name(TEST) for path in paths)
+        if told == 'test' or other is None:
+            # The config of a merged network names no training images.
+            name = TEST if told == 'test' else 'train.json'
+            beside = (Path(path).with_name(name) for path in paths)
             files |= {str(path) for path in beside if path.is_file()}
         digests = {file_sha256(file) for file in files}
         for path in paths:
@@ -318,7 +320,10 @@ def _fold_scores(
         cfg[f'val_{name}'] = cfg[f'test_{name}'] = None
     earlier = find_whole_checkpoint(cfg.work_dir)
     cfg.load_from, cfg.resume = earlier or cfg.load_from, earlier is not None
-    RUNNERS.build(cfg).train()
+    fit_to_data(cfg)  # As train.py does.
+    runner = RUNNERS.build(cfg)
+    runner.cfg.test_dataloader = held_out  # NormStatisticsHook shows as it
+    runner.train()
     checkpoint = find_whole_checkpoint(cfg.work_dir)
     if checkpoint is None:
         raise ValueError(f'the training in {cfg.work_dir} left no checkpoint')

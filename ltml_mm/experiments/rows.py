@@ -19,7 +19,12 @@ from ltml_cli.result_parsers import (
     ROWS,
     VARIANTS,
 )
-from ltml_mm.apis.config import complete_config, config_parts, read_config
+from ltml_mm.apis.config import (
+    complete_config,
+    config_parts,
+    fit_to_data,
+    read_config,
+)
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 
@@ -218,6 +223,8 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
             )
         cfg.merge_from_dict({key: images // streams})
     complete_config(cfg)
+    if args.data == 'custom':
+        fit_to_data(cfg)  # As train.py does, ahead of the rate.
     # Named in the config, so that the hash of the run depends on it.
     fill_learning_rate(cfg)
     if not chooses(cfg):

@@ -19,7 +19,12 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 
 from ltml_cli.options import parse_cfg_options
-from ltml_mm.apis.config import FILE_DATASETS, VALIDATION, complete_config
+from ltml_mm.apis.config import (
+    FILE_DATASETS,
+    VALIDATION,
+    complete_config,
+    fit_to_data,
+)
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import scope_of
 from ltml_mm.class_statistics import ClassStatistics
@@ -213,6 +218,8 @@ def plan_values(
         row = search.row_of(value)
         cfg = build_config(row, args)
         hold_out(cfg, args)
+        if args.data == 'custom':
+            fit_to_data(cfg)  # There are fewer images now.
         configs[row.name] = cfg
     if change is not None:
         change(configs)

@@ -1,6 +1,7 @@
 """What a config learns from the data before a Runner is built."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ltml_mm.apis.config import (
     dataset_configs,
     fit_to_data,
     load_config,
+    read_config,
 )
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -129,7 +131,7 @@ def test_other_configs_need_no_data():
     assert 'metainfo' not in cfg.test_dataloader.dataset
 
 
-def test_folders_reach_the_published_sets():
+def test_folders_reach_the_published_sets(tmp_path):
     folders = {'data_root': '/x', 'data_prefix': 'y', 'allow_outside': True}
     cfg = load_config(CONFIGS / 'ltml_voc.py', folders)
     datasets = list(dataset_configs(cfg))
@@ -137,6 +139,22 @@ def test_folders_reach_the_published_sets():
     for dataset in datasets:
         assert {**dataset, **folders} == dataset
     assert 'data_root' not in cfg.train_dataloader.dataset
+    # The config that a training wrote takes another folder, too.
+    cfg.dump(tmp_path / 'written.py')
+    cfg = load_config(tmp_path / 'written.py', {'data_root': '/z'})
+    assert {part.data_root for part in dataset_configs(cfg)} == {'/z'}
+
+
+def test_a_published_set_validates_on_a_file_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('val.json').touch()  # Of no set.
+    key = 'val_dataloader'
+    cfg = load_config(CONFIGS / 'ltml_voc.py')
+    assert cfg[key].dataset.ann_file == 'test.json'
+    Path('data/voc_lt').mkdir(parents=True)
+    Path('data/voc_lt/val.json').touch()
+    cfg = load_config(CONFIGS / 'ltml_voc.py')
+    assert cfg[key].dataset.ann_file == 'val.json'
 
 
 def test_names_and_counts_are_not_in_the_text_of_a_config(data, tmp_path):
@@ -177,6 +195,13 @@ def test_short_epochs_are_for_the_processes_of_any_launcher(data, monkeypatch):
     assert (loader.batch_size, loader.sampler.epoch_length) == (2, 16)
 
 
+def test_a_stock_sampler_keeps_its_epochs(data):
+    cfg = load(data)
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    fit_to_data(cfg)
+    assert cfg.train_dataloader.batch_size == 2
+
+
 # -- speed -------------------------------------------------------------------
 
 
@@ -205,5 +230,23 @@ def test_augmentation_on_the_device_takes_both_ends(name):
 def test_augmentation_elsewhere_is_refused():
     with pytest.raises(ValueError, match="augment_on must be 'worker' or"):
         load_config(CONFIGS / 'ltml_voc.py', {'augment_on': 'gpu'})
-    with pytest.raises(ValueError, match='the training pipeline has neither'):
+    with pytest.raises(ValueError, match='must end with one or both'):
         load_config(CONFIGS / 'ltml_demo.py', {'augment_on': 'device'})
+    # One of two sets may have neither.
+    cfg = read_config(CONFIGS / 'ltml_voc.py')
+    plain = deepcopy(cfg.train_dataloader.dataset.dataset)
+    plain.pipeline = [plain.pipeline[0], plain.pipeline[-1]]
+    sets = [cfg.train_dataloader.dataset.dataset, plain]
+    concat = dict(type='ConcatDataset', datasets=sets)
+    cfg.train_dataloader.dataset.dataset = concat
+    cfg.augment_on = 'device'
+    complete_config(cfg)
+    # Packed without the draws, too early, twice, or in another order.
+    key = 'train_dataloader.dataset.dataset.pipeline.{}.type'
+    for place, kind in (
+        *((5, 'PackInputs'), (1, 'RandomMirror'), (2, 'RandomMirror')),
+        *((3, 'RandomMirror'), (4, 'PhotoMetricDistortion')),
+    ):
+        options = {'augment_on': 'device', key.format(place): kind}
+        with pytest.raises(ValueError, match=f'this one is .*{kind}'):
+            load_config(CONFIGS / 'ltml_voc.py', options)

@@ -31,7 +31,8 @@ def filled(row='ltml', classes=80, **options):
 
 @pytest.mark.parametrize('row', ['ltml', 'consistency', 'erm', 'asl', 'ldam'])
 @pytest.mark.parametrize(
-    ('classes', 'expected'), [(12, 0.03868), (20, 0.05674), (80, 0.1605)]
+    ('classes', 'expected'),
+    [(1, 0.006), (12, 0.03868), (20, 0.05674), (80, 0.1605)],
 )
 def test_the_rate_grows_with_the_classes(row, classes, expected):
     # 64 images a step in all rows.
@@ -66,7 +67,9 @@ def test_a_rate_that_is_given_stays():
 def test_a_loss_that_sums_over_the_classes_has_one_rate():
     loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
     options = {'model.head.loss': dict(_delete_=True, **loss)}
-    assert filled('erm', **options)[0] == pytest.approx(0.002)
+    rate, reason = filled('erm', **options)
+    assert rate == pytest.approx(0.002)
+    assert '0.002 (the loss is a sum over the classes) x 64 im' in reason
     options = {'model.head.loss': None}
     assert filled('erm', **options)[0] == pytest.approx(0.002)
 

@@ -59,12 +59,31 @@ def test_the_test_set_is_not_read_in_training(config, tmp_path):
     assert len(predictions['predictions']) == 10
 
 
+@pytest.mark.parametrize(
+    'way', ['no val.json', 'a copy', 'a part', 'the last']
+)
 @pytest.mark.parametrize('name', CHOICES)
-def test_nothing_is_chosen_on_the_test_set(config, tmp_path, name):
-    (tmp_path / 'data/val.json').unlink()
+def test_nothing_is_chosen_on_the_test_set(config, tmp_path, name, way):
+    data, words = tmp_path / 'data', ['randomness.seed=0']
+    (data / 'val.json').unlink()
+    if way == 'a copy':
+        (data / 'val.json').write_bytes((data / 'test.json').read_bytes())
+    elif way == 'the last':
+        words = ['val_dataloader.dataset.ann_file=test.json']
+        words.append('val_dataloader.dataset.indices=-6')
+        words.append('test_dataloader.dataset.indices=[9]')
+    elif way == 'a part':
+        words = ['val_dataloader.dataset.ann_file=test.json']
+        words.append('val_dataloader.dataset.indices=4')
+        words.append('test_dataloader.dataset.indices=[3,9]')
+    changed = str(choosing(config, name))
     with pytest.raises(ValueError, match=f'{name} would choose on the test'):
-        train.main([str(choosing(config, name))])
-    assert not [*(tmp_path / 'work').glob('*.pth')]
+        train.main([changed, '--cfg-options', *words])
+    if way == 'a part':  # Other images of the file may choose.
+        words[-1] = 'test_dataloader.dataset.indices=[4,9]'
+        words.append('train_cfg.max_epochs=1')
+        train.main([changed, '--cfg-options', *words])
+    assert bool([*(tmp_path / 'work').glob('*.pth')]) == (way == 'a part')
 
 
 def test_a_file_that_is_named_stays(config):

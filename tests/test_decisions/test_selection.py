@@ -211,6 +211,16 @@ def test_test_measures_them_on_the_test_set(copied, tmp_path):
     )
 
 
+def test_a_test_on_images_that_chose_says_so(copied, tmp_path, capsys):
+    own = ('--work-dir', str(tmp_path / 'w'), '--cfg-options')
+    told = 'the thresholds were chosen on these images'
+    testing.main([*copied, *own, 'log_level=INFO'])
+    assert told not in capsys.readouterr().out
+    key = 'test_dataloader.dataset.ann_file'
+    testing.main([*copied, *own, f'{key}=val.json'])
+    assert told in capsys.readouterr().out
+
+
 def test_the_merged_network_is_another_model(copied, trained, tmp_path):
     merged = str(tmp_path / 'm' / 'merged.pth')
     merge.main([*copied, merged])
@@ -220,6 +230,9 @@ def test_the_merged_network_is_another_model(copied, trained, tmp_path):
         predict.main(
             [*pair, image, '--thresholds', str(tmp_path / 'thresholds.json')]
         )
+    # Its config names no training images, but they lie beside.
+    with pytest.raises(ValueError, match='is the training set'):
+        main([*pair, '--on', str(trained / 'data' / 'train.json')])
     main([*pair, '--on', 'val', '--calibration', 'temperature'])
     found = read_thresholds(tmp_path / 'm' / 'thresholds.json')
     assert found.chosen_on['file'] == str(trained / 'data' / 'val.json')
@@ -270,6 +283,9 @@ def test_training_images_are_scored_by_networks_without_them(
     (trained / 'data' / 'val.json').rename(tmp_path / 'val.json')
     options = ['--folds', '2', '--metric', 'recall=0.8', '--cfg-options']
     options.append('train_cfg.max_epochs=1')
+    # As in a training, a batch of more than all images is made smaller.
+    options.append('train_dataloader.batch_size=64')
+    options.append('default_hooks.norms.type=NormStatisticsHook')
     try:
         main([*copied, *options])
         # What is trained is not trained again, also by another path.

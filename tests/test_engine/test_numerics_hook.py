@@ -41,6 +41,11 @@ def test_each_is_named_once(tmp_path, capsys, monkeypatch, term, value, words):
     output = capsys.readouterr().out
     assert output.count(words) == 1
     assert output.count('left the range') == 1
+    assert output.count(' by step 1: ') == 1
+    # At the end all steps are counted.
+    monkeypatch.setattr(guard_hooks, 'INTERVAL', 100)
+    run(tmp_path / 'end', {(term, 1): value})
+    assert ' by step 2: ' in capsys.readouterr().out
     assert 'of cat' not in output
     assert 'of dog' not in output
 

@@ -3,6 +3,7 @@
 import csv
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from tiny_comparison import SMALL_HEAD, arguments, write_set
 from ltml_cli import parse
 from ltml_mm.apis.learning_rate import IMAGES, POWER, RATE
 from ltml_mm.datasets import LongTailMultiLabelDataset
+from ltml_mm.datasets.published import VOC_CLASSES
 from ltml_mm.experiments import compare, single_run
 from ltml_mm.experiments.rows import Row, build_config, parse_rows
-from ltml_mm.experiments.runs import RESULT, write_run
+from ltml_mm.experiments.runs import RESULT, config_hash, write_run
 from ltml_mm.experiments.tuning import (
     Search,
     hold_out,
@@ -179,6 +181,48 @@ def test_a_file_of_the_set_serves_where_there_is_one(data, tmp_path):
         assert cfg.train_dataloader.dataset.dataset.ann_file == 'train.json'
     cfg = held(own, tmp_path / 'out', '--tune-fraction=0.4')
     assert 'tune/data/val_' in cfg.test_dataloader.dataset.ann_file
+
+
+def test_published_sets_are_held_out_from_where_their_configs_say(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [{'img_path': f'{k}.jpg', 'gt_label': [k % 20]} for k in range(60)]
+    content = {'metainfo': {'classes': [*VOC_CLASSES]}, 'data_list': rows}
+    path = tmp_path / 'data/voc_lt/train.json'
+    write_json(path, content)
+    write_json(path.with_name('test.json'), content)
+    flags = ['--data=voc', f'--out={tmp_path}', f'--tune={LR}=1,2']
+    args = parse('compare', [*flags, '--rows=ltml'])
+    cfg = build_config(Row('ltml', 'ltml', {}), args)
+    before = config_hash(cfg)
+    hold_out(cfg, args)
+    parts = cfg.train_dataloader.dataset.dataset, cfg.test_dataloader.dataset
+    files = [json.loads(Path(part.ann_file).read_text()) for part in parts]
+    train, test = ({x['img_path'] for x in f['data_list']} for f in files)
+    assert len(train | test) == 60
+    assert 0 < len(test) == 60 - len(train)
+    rows[0]['gt_label'] = [5]
+    write_json(path, content)
+    changed = build_config(Row('ltml', 'ltml', {}), args)
+    assert config_hash(changed) != before
+
+
+def test_a_small_set_gives_every_row_as_many_images(data, tmp_path):
+    command = ['--data=custom', f'--out={tmp_path}', '--rows=erm']
+    options = [f'data_root={data}', f'{LR}=None']
+    args = parse('compare', [*command, '--cfg-options', *options])
+    found = []
+    for row in ('erm', 'ltml'):
+        cfg = build_config(Row(row, row, {}), args)
+        loader = cfg.train_dataloader
+        streams = len(loader.sampler.get('streams') or '1')
+        step = streams * loader.batch_size
+        epoch = streams * loader.sampler.epoch_length
+        found.append((step, epoch, cfg.optim_wrapper.optimizer.lr))
+    # Two of each of two streams, four steps.
+    assert found[0] == found[1]
+    assert found[0][:2] == (4, 16)
 
 
 def test_pictures_of_the_demo_are_held_out(tmp_path):

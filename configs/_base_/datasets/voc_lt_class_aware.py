@@ -2,6 +2,8 @@
 # Class-aware samples, 64 of them a step.
 _base_ = './multi_label_224.py'
 
+data_root = 'data/voc_lt'
+
 train_dataloader = dict(
     batch_size=64,
     sampler=dict(

@@ -2,6 +2,8 @@
 # Pairs of a uniform and a class-aware image, 32 of them a step.
 _base_ = './multi_label_224.py'
 
+data_root = 'data/voc_lt'
+
 train_dataloader = dict(
     batch_size=32,
     sampler=dict(

@@ -24,7 +24,7 @@ from ltml_mm.decisions.thresholds import (
     write_thresholds,
 )
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
-from ltml_mm.engine.hooks.guard_hooks import images_of
+from ltml_mm.engine.hooks.guard_hooks import images_of, share_images
 from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.evaluation import GroupedAveragePrecision, class_table
 from ltml_mm.files import write_json
@@ -229,7 +229,7 @@ class ClassReportHook(Hook):
             images_of(runner.cfg.get(f'{split}_dataloader'))
             for split in ('val', 'test')
         )
-        if not val or val == test or metric.evaluated is None:
+        if not val or metric.evaluated is None or share_images(val, test):
             return ''
         # Not at the top: the tools import the hooks.
         from ltml_mm.decisions.selection import (

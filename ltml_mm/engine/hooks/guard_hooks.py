@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -116,7 +117,7 @@ def _check_choices(runner: Runner) -> None:
     found = [name for name in choosing if name]
     validated = images_of(runner.cfg.get('val_dataloader'))
     tested = images_of(runner.cfg.get('test_dataloader'))
-    if found and validated and validated == tested:
+    if found and share_images(validated, tested):
         raise ValueError(
             f'{found[0]} would choose on the test set, since the validation '
             'reads the same images: put a val.json beside train.json '
@@ -144,6 +145,28 @@ def images_of(loader: Any) -> list[dict[str, Any]]:
             }
         described.append(facts)
     return described
+
+
+def share_images(some: list[dict], others: list[dict]) -> bool:
+    """Whether two sets share images, by :func:`images_of`, and by content."""
+    return any(a == b or _overlap(a, b) for a in some for b in others)
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    files = one.get('file', ''), other.get('file', '')
+    if not all(map(os.path.isfile, files)):
+        return False
+    if files[0] != files[1] and not filecmp.cmp(*files, shallow=False):
+        return False
+    parts = [part['indices'] for part in (one, other)]
+    if None in parts:
+        return True
+    first, second = (
+        set(range(part) if isinstance(part, int) else part) for part in parts
+    )
+    # Negative ones count from the end, and a range of them is empty.
+    signed = any(min(part, default=-1) < 0 for part in (first, second))
+    return signed or bool(first & second)
 
 
 @HOOKS.register_module()
@@ -255,10 +278,10 @@ class NumericsHook(Hook):
     def after_train_iter(self, runner: Runner, *args: Any, **kw: Any) -> None:
         """Checks the scales, which waits for the GPU."""
         if self.every_n_train_iters(runner, INTERVAL):
-            self.after_train(runner)
+            self.after_train(runner, 1)
 
-    def after_train(self, runner: Runner) -> None:
-        """Checks the scales at the end."""
+    def after_train(self, runner: Runner, uncounted: int = 0) -> None:
+        """Checks the scales, at the end or while a step is not counted."""
         scales = _scales(runner.model)
         if not scales:
             return
@@ -276,8 +299,8 @@ class NumericsHook(Hook):
         if found:
             runner.logger.warning(
                 f'learnable scales left the range {LOW} to {HIGH} '
-                f'by step {runner.iter + 1}: {"; ".join(found)}. A smaller '
-                "learning rate or loss_cls.compensation='statistics' keeps "
-                "them nearer to 1, dict(type='CompensationLimitHook') in "
+                f'by step {runner.iter + uncounted}: {"; ".join(found)}. A '
+                "smaller learning rate or loss_cls.compensation='statistics' "
+                "keeps them nearer 1, dict(type='CompensationLimitHook') in "
                 'custom_hooks above 0.3'
             )
