@@ -6,12 +6,14 @@ import hashlib
 import logging
 import mmap
 import os
+import re
 import shutil
 import struct
 import tempfile
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +32,10 @@ SAMPLED = 64
 MARGIN = 1.5
 #: A cache that no run has opened for so many seconds is removed.
 MAX_AGE = 7 * 24 * 3600
+OWN_NAME = re.compile(r'[0-9a-f]{24}\.images(\.lock|\.\d+\.tmp)?')
 GIB = 2**30
+#: Bytes that the lists of this process need, by file.
+_promised: dict[Path, int] = {}
 
 # Format, start of the machine, number of slots, capacity, bytes given away.
 HEADER = struct.Struct('<8s36sQQQ')
@@ -86,7 +91,7 @@ class DecodedCache:
     ) -> None:
         self.path = str(path)
         self.capacity = capacity
-        self._slots = {image: slot for slot, image in enumerate(images)}
+        self._slots = {i: n for n, i in enumerate(dict.fromkeys(images))}
         self._start = HEAD + SLOT * len(self._slots)
         # Offsets of the pixels whose checksum this process has compared.
         self._compared = np.zeros(len(self._slots), np.uint64)
@@ -173,7 +178,8 @@ class DecodedCache:
 
     def _record(self, slot: int) -> Record | None:
         start = HEAD + SLOT * slot
-        body = self._map[start : start + RECORD.size]
+        # Not from the map: a hole there takes a page of a full tmpfs, SIGBUS.
+        body = os.pread(self._descriptor(), RECORD.size, start)
         *state, offset, height, width, channels, checksum, own = RECORD.unpack(
             body
         )
@@ -228,9 +234,11 @@ def _boot() -> bytes:
     return BOOT.read_bytes()[:36] if BOOT.exists() else bytes(36)
 
 
-def _lock(path: str) -> FileLock:
+def _lock(path: str) -> AbstractContextManager[Any]:
     # A new object each time: one from before a fork would share its state.
-    return FileLock(f'{path}.lock', timeout=60, is_singleton=False)
+    lock = FileLock(f'{path}.lock', timeout=60, is_singleton=False)
+    # It is held for less than a millisecond; filelock would sleep for 50.
+    return lock.acquire(poll_interval=0.001)
 
 
 def _write(file: int, content: bytes | memoryview, offset: int) -> None:
@@ -344,6 +352,7 @@ def estimate_size(images: Sequence[str]) -> int:
                 sizes.append(3 * image.width * image.height)
         except (
             OSError,
+            RuntimeError,
             SyntaxError,
             ValueError,
             Image.DecompressionBombError,
@@ -353,20 +362,27 @@ def estimate_size(images: Sequence[str]) -> int:
 
 
 def _has_room(needed: int, path: Path) -> bool:
-    """Whether half of what is free holds the images, and says if not."""
-    kept = path.stat().st_blocks * 512 if path.exists() else 0
+    """Whether half of what is free holds the images, and says if not.
+
+    Those of the other lists of this process that are not written yet count.
+    """
+    missing = 0
+    for other, size in {**_promised, path: needed}.items():
+        kept = other.stat().st_blocks * 512 if other.exists() else 0
+        missing += max(size - kept, 0)
     free = {
         'memory': available_memory(),
         'disk space': shutil.disk_usage(path.parent).free,
     }
     for what, size in free.items():
-        if needed - kept > size / 2:
+        if missing > size / 2:
             _say(
                 f'images are not kept decoded: they would take '
-                f'{needed / GIB:.2f} GiB, and {size / GIB:.2f} GiB of {what} '
+                f'{missing / GIB:.2f} GiB, and {size / GIB:.2f} GiB of {what} '
                 'are free (image_cache=GIB keeps so much of them)'
             )
             return False
+    _promised[path] = needed
     return True
 
 
@@ -402,6 +418,8 @@ def _digest(images: Sequence[str], options: tuple) -> str:
 
 def _remove_old(folder: Path, own: Path) -> None:
     for path in folder.glob('*.images*'):
+        if not OWN_NAME.fullmatch(path.name):
+            continue  # A folder that was named may hold other files.
         try:
             old = time.time() - path.stat().st_mtime > MAX_AGE
             if old and not path.name.startswith(own.name):

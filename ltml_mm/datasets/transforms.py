@@ -220,6 +220,7 @@ class PackImage(PackInputs):
         algorithm_keys: Sequence[str] = (),
         meta_keys: Sequence[str] = DEFAULT_META_KEYS,
     ) -> None:
+        meta_keys = tuple(dict.fromkeys((*meta_keys, *DEVICE_KEYS)))
         super().__init__(input_key, algorithm_keys, meta_keys)
 
     @staticmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 from ltml_mm.datasets.transforms import Distortion, distort
 
 
+@torch.compiler.disable  # Draws differ: each batch would be compiled anew.
 def augment(images: Tensor, samples: Sequence[DataSample]) -> Tensor:
     """Does what the transforms with ``on_device=True`` drew.
 

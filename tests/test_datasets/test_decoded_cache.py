@@ -112,6 +112,21 @@ def test_the_disk_has_what_is_written_alone(tmp_path, images):
     assert found.st_blocks * 512 < 100 * BYTES
 
 
+def test_images_that_a_list_has_twice(tmp_path, images):
+    listed = [*images[:2], *images]
+    cache = DecodedCache(tmp_path / 'x.images', listed, 8 * BYTES)
+    for numbers in (range(8), range(8)):
+        keep(cache, images, numbers)
+        assert kept(cache, images) == [*range(8)]
+
+
+def test_holes_are_not_read_through_the_map(tmp_path, images):
+    cache = build(tmp_path, images)
+    # Where the file lies in a memory that is full, the system ends who does.
+    cache._map = b''
+    assert cache.read(images[0]) is None
+
+
 @pytest.mark.parametrize('place', [0, 60, 130, -1])
 def test_a_flipped_byte_is_never_an_image(tmp_path, images, place):
     keep(build(tmp_path, images, room=1), images, [0])
@@ -215,10 +230,16 @@ def test_what_fits_is_kept_by_default(images, monkeypatch):
     assert open_cache(images, 'auto', ()) is not None
     said = []
     monkeypatch.setattr(decoded_cache, '_say', lambda *a: said.append(a[0]))
+    monkeypatch.setattr(decoded_cache, '_promised', {})
     monkeypatch.setattr(decoded_cache, 'available_memory', lambda: BYTES * 15)
     assert open_cache(images[:7], 'auto', ()) is not None
     assert open_cache(images, 'auto', (1,)) is None
     assert 'images are not kept decoded: they would take' in said[-1]
+    # Two lists that fit by themselves have to fit together.
+    monkeypatch.setattr(decoded_cache, 'available_memory', lambda: BYTES * 20)
+    monkeypatch.setattr(decoded_cache, '_promised', {})
+    assert open_cache(images[:6], 'auto', (2,)) is not None
+    assert open_cache(images[1:], 'auto', (3,)) is None
     # A told size counts, whatever is free.
     bounded = open_cache(images, 3 * BYTES / 2**30, ())
     assert bounded.capacity == 3 * BYTES
@@ -238,10 +259,14 @@ def test_the_name_says_images_and_decoder(images):
 def test_old_caches_go(images, monkeypatch):
     old = open_cache(images[:3], 'auto', ())
     week = time.time() - 8 * 24 * 3600
-    os.utime(old.path, (week, week))
+    own = cache_folder() / 'mine.images.tar'
+    own.touch()
+    for path in (old.path, own):
+        os.utime(path, (week, week))
     monkeypatch.setattr(decoded_cache, '_say', lambda *a: None)
     open_cache(images, 'auto', ())
     assert not os.path.exists(old.path)
+    assert own.exists()
 
 
 def test_a_folder_that_cannot_be_written(images, tmp_path, monkeypatch):

@@ -277,4 +277,6 @@ def test_mirror_and_pack_are_the_stock_ones(prob):
 def test_other_images_are_packed_as_by_the_stock_one(shape):
     image = np.arange(np.prod(shape)).reshape(shape)
     expected = PackInputs()({'img': image})['inputs']
-    assert torch.equal(PackImage()({'img': image})['inputs'], expected)
+    packed = PackImage(meta_keys=['a'])({'img': image, 'mirror': True})
+    assert torch.equal(packed['inputs'], expected)
+    assert packed['data_samples'].mirror  # whatever keys are asked for

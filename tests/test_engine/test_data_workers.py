@@ -25,10 +25,14 @@ class Answers:
         return len(STARTED)
 
 
-@pytest.fixture
-def loader():
+@pytest.fixture(params=['fork', 'forkserver'])
+def loader(request):
     loader = DataLoader(
-        Answers(), num_workers=1, persistent_workers=True, worker_init_fn=note
+        Answers(),
+        num_workers=1,
+        persistent_workers=True,
+        worker_init_fn=note,
+        multiprocessing_context=request.param,
     )
     shield_workers(loader, [signal.SIGTERM])
     yield loader
@@ -51,7 +55,9 @@ def test_a_worker_heeds_its_parent_alone(loader):
 
 
 def test_ended_workers_can_begin_anew(loader):
-    (worker,) = iter(loader)._workers
+    items = iter(loader)
+    next(items)
+    (worker,) = items._workers
     end_workers(loader)
     assert worker.exitcode == 0
     assert loader._iterator is None

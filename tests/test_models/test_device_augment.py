@@ -8,7 +8,8 @@ from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.registry import MODELS, TRANSFORMS
 
 from ltml_mm.datasets.transforms import Distortion, distort
-from ltml_mm.models.device_augment import distort_batch
+from ltml_mm.models import device_augment
+from ltml_mm.models.device_augment import augment, distort_batch
 
 NUMBER = 48
 
@@ -43,6 +44,25 @@ def run(images, on_device, seed=5):
         packed.append(results)
     np.random.set_state(state)
     return packed
+
+
+def test_other_draws_are_no_other_program(monkeypatch):
+    # As on a GPU, where all images are distorted at once.
+    monkeypatch.setattr(device_augment, '_distort_each', distort_batch)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(
+        lambda images, samples: augment(images + 1, samples), backend=backend
+    )
+    for seed in range(4):
+        packed = run(pictures()[:3], on_device=True, seed=seed)
+        images = torch.stack([p['inputs'] for p in packed])
+        compiled(images, [p['data_samples'] for p in packed])
+    assert len(graphs) == 1
 
 
 def prepare(batch, **kwargs):

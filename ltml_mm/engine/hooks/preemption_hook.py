@@ -189,7 +189,9 @@ def shield_workers(loader: DataLoader, signals: Sequence[int]) -> None:
     A scheduler sends its signal to every process of a job. A worker that
     died of it would end the training before the checkpoint.
     """
-    loader.worker_init_fn = partial(_start, loader.worker_init_fn, signals)
+    loader.worker_init_fn = partial(
+        _start, loader.worker_init_fn, signals, os.getpid()
+    )
 
 
 def end_workers(loader: DataLoader) -> None:
@@ -205,22 +207,25 @@ def end_workers(loader: DataLoader) -> None:
 
 
 def _start(
-    init: Callable[[int], None] | None, signals: Sequence[int], worker_id: int
+    init: Callable[[int], None] | None,
+    signals: Sequence[int],
+    parent: int,
+    worker_id: int,
 ) -> None:
     if hasattr(signal, 'sigwaitinfo'):  # Not on macOS.
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(
-            target=_wait_for_parent, args=(signals,), daemon=True
+            target=_wait_for_parent, args=(signals, parent), daemon=True
         ).start()
     if init is not None:
         init(worker_id)
 
 
-def _wait_for_parent(signals: Sequence[int]) -> None:
+def _wait_for_parent(signals: Sequence[int], parent: int) -> None:
     """Ends the worker when a signal comes from the process it works for.
 
     To ignore them all would let that process wait for ever at its end.
     """
-    while signal.sigwaitinfo(signals).si_pid != os.getppid():
+    while signal.sigwaitinfo(signals).si_pid != parent:
         pass
     os._exit(0)

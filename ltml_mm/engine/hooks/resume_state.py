@@ -241,6 +241,9 @@ def follow_config(
         own = runner.optim_wrapper.state_dict()
         for name in own.keys() & {'param_groups', 'base_param_settings'}:
             checkpoint['optimizer'][name] = own[name]
+        # bfloat16 saves an empty scale, which float16 would refuse.
+        if not checkpoint['optimizer'].get('loss_scaler', True):
+            del checkpoint['optimizer']['loss_scaler']
     else:
         checkpoint['optimizer'] = runner.optim_wrapper.state_dict()
         runner.logger.warning('the optimizer starts anew, without momenta')
