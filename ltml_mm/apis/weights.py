@@ -8,6 +8,7 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,19 @@ def set_weights(cfg: Config, path: str) -> None:
     built = MODELS.build(plain)
     own, style = built.state_dict(), getattr(built, 'style', None)
     found, is_flat = _read(path)
+    named = partial(_named, found, own)
     strip, add = max(
         _prefixes(found, own),
-        key=lambda one: (len(_fitting(found, own, *one)), -len(''.join(one))),
+        key=lambda one: (
+            sum(v.shape == own[k].shape for k, v in named(*one).items()),
+            -len(''.join(one)),
+        ),
     )
-    fitting = _fitting(found, own, strip, add)
     wanted = [k for k in own if not k.endswith('num_batches_tracked')]
-    missing = [k for k in wanted if k not in fitting]
+    there = named(strip, add)
+    missing = [
+        k for k in wanted if k not in there or there[k].shape != own[k].shape
+    ]
     if len(missing) > (1 - ENOUGH) * len(wanted):
         raise ValueError(
             f'--weights {path}: it holds {len(wanted) - len(missing)} of the '
@@ -61,7 +68,8 @@ def set_weights(cfg: Config, path: str) -> None:
         )
     stored = path
     if add or not is_flat:
-        stored, strip = _store(fitting), ''
+        # Other shapes, too: backbones resize position embeddings themselves.
+        stored, strip = _store(there), ''
     init = dict(type='Pretrained', checkpoint=os.path.abspath(stored))
     if strip:
         init['prefix'] = strip.rstrip('.')
@@ -131,22 +139,18 @@ def _prefixes(
     yield from (('', prefix) for prefix in sorted(ahead(own)))
 
 
-def _fitting(
+def _named(
     found: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
     strip: str,
     add: str,
 ) -> dict[str, Tensor]:
-    """Returns the tensors that fit, by the backbone's own keys."""
-    renamed = {
-        add + key.removeprefix(strip): value
-        for key, value in found.items()
-        if key.startswith(strip)
-    }
+    """Returns the tensors that the backbone has, of any shape, by its keys."""
     return {
         key: value
-        for key, value in renamed.items()
-        if key in own and value.shape == own[key].shape
+        for name, value in found.items()
+        if name.startswith(strip)
+        and (key := add + name.removeprefix(strip)) in own
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from mmpretrain.registry import DATASETS
 from ltml_mm.apis.config import training_dataset
 from ltml_mm.apis.model import scope_of
 from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.decisions.selection import no_validation
 from ltml_mm.evaluation.grouped_average_precision import (
     average_precision,
     sample_targets,
@@ -44,7 +45,11 @@ def quantize(
     from onnxruntime import quantization
 
     cfg = inferencer.config
-    training = training_dataset(cfg, _loading(cfg))
+    measured = 'validation' if no_validation(cfg) is None else 'test'
+    if cfg.get('train_dataloader') is not None:
+        training, kind = training_dataset(cfg, _loading(cfg)), 'training'
+    else:  # That of a merged network names no training images.
+        training, kind = _validation(cfg), measured
     order = np.random.default_rng(0).permutation(len(training))[:num_images]
 
     class Images(quantization.CalibrationDataReader):
@@ -82,8 +87,8 @@ def quantize(
     return (
         f'{out} written (int8, {sizes[1]:.1f} MiB in place of '
         f'{sizes[0]:.1f}): mAP {after:.2f} in place of {before:.2f} on the '
-        f'{count} validation images, {after - before:+.2f}; ranges of '
-        f'{len(order)} training images'
+        f'{count} {measured} images, {after - before:+.2f}; ranges of '
+        f'{len(order)} {kind} images'
     )
 
 
@@ -121,7 +126,8 @@ def _precisions(
     runs = [run_onnx(content) for content in contents]
     scores: list[list[np.ndarray]] = [[], []]
     labels = []
-    for sample in _validation(cfg):
+    dataset = _validation(cfg)
+    for sample in (dataset[index] for index in range(len(dataset))):
         for run, rows in zip(runs, scores, strict=True):
             rows.append(run(picture(sample)[None])[0])
         labels.append(sample_targets(sample, len(scores[0][-1])))
@@ -133,10 +139,9 @@ def _precisions(
     return values[0], values[1], len(labels)
 
 
-def _validation(cfg: Any) -> Iterator[Any]:
+def _validation(cfg: Any) -> Any:
     loader = (cfg.get('val_dataloader') or cfg.test_dataloader).to_dict()
     config = innermost_dataset(loader)
     config.update(pipeline=_loading(cfg), lazy_init=False)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        dataset = DATASETS.build(config)
-    return (dataset[index] for index in range(len(dataset)))
+        return DATASETS.build(config)

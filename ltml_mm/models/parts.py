@@ -20,6 +20,7 @@ from mmpretrain.models.backbones import HRNet
 from mmpretrain.models.heads import CSRAClsHead, MultiLabelLinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ltml_mm.models.fork.branches import BRANCHES
 
@@ -126,8 +127,10 @@ class AttentionAtTestHead(MultiLabelLinearClsHead):
         logits = self.fc(positions.mean(2))
         if self.training:
             return logits
-        scores = self.fc.weight @ positions
-        attention = (scores.softmax(2) * scores).sum(2)
+        # Not weight @ positions: onnxruntime cannot quantise a weight that is
+        # the first factor here and has a bias above.
+        scores = linear(positions.transpose(1, 2), self.fc.weight)
+        attention = (scores.softmax(1) * scores).sum(1)
         return logits + self.lam * attention
 
 

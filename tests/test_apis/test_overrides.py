@@ -65,18 +65,14 @@ def test_what_nothing_reads_is_refused(option, near):
     [
         "custom_hooks=[dict(type='EMAHook', momentum=0.001)]",
         "default_hooks.mine=dict(type='EMAHook')",
-        'model.fuse=probs',
-        'model.fork.bn_streams=separate',
-        'model.backbone.frozen_stages=1',
+        *('model.fuse=probs', 'model.fork.bn_streams=separate'),
+        *('model.backbone.frozen_stages=1', 'find_unused_parameters=True'),
         'optim_wrapper.accumulative_counts=2',
         'optim_wrapper.paramwise_cfg.norm_decay_mult=0.',
         'train_dataloader.prefetch_factor=4',
         'train_dataloader.sampler.streams.uniform.num_samples=8',
-        'test_evaluator.tail=10',
-        'train_cfg.dynamic_intervals=[(1,2)]',
-        'randomness.diff_rank_seed=True',
-        'log_processor.window_size=5',
-        'find_unused_parameters=True',
+        *('train_cfg.dynamic_intervals=[(1,2)]', 'test_evaluator.tail=10'),
+        *('randomness.diff_rank_seed=True', 'log_processor.window_size=5'),
     ],
 )
 def test_new_entries_that_something_reads_are_taken(option):
@@ -210,6 +206,18 @@ def test_weights_of_safetensors_and_of_keras(tmp_path, monkeypatch):
     found, backbone = initialized(path, {**SMALL, 'style': 'pytorch'})
     torch.testing.assert_close(found['conv1.weight'], weights['conv1.weight'])
     assert backbone.style == 'caffe'
+    # Position embeddings of another size are resized, not left out.
+    vit = dict(type='VisionTransformer', img_size=64, patch_size=16)
+    vit['arch'] = dict(
+        embed_dims=8, num_layers=1, num_heads=1, feedforward_channels=8
+    )
+    weights = MODELS.build(vit).state_dict()
+    weights['pos_embed'] = torch.full_like(weights['pos_embed'], 5.0)
+    path = tmp_path / 'vit.safetensors'
+    safetensors.save_file(weights, path)
+    found, _ = initialized(path, {**vit, 'img_size': 32})
+    assert found['pos_embed'].shape == (1, 5, 8)
+    assert (found['pos_embed'] == 5).all()
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

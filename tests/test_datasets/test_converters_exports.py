@@ -65,17 +65,31 @@ def label_studio(root):
     return tasks
 
 
+def test_tasks_without_an_annotation_are_left_out(root, out):
+    tasks = label_studio(root)
+    tasks[0]['annotations'] = []
+    del tasks[1]['annotations'][0]  # The other one was cancelled.
+    tasks[2]['annotations'] = [{'result': []}]  # Submitted: has no label.
+    path = root / 'tasks.json'
+    path.write_text(json.dumps(tasks))
+    convert(path, out, 'label_studio')
+    (empty, *others) = [*EXPECTED][2:]
+    assert converted(out) == {
+        empty: [],
+        **{other: EXPECTED[other] for other in others},
+    }
+    split = (out / 'split.json').read_text()
+    assert split.count('skipped or not annotated') == 2
+
+
 def label_studio_min(root):
     return [
         {
             'image': f'/data/upload/3/0a1b2c3d-{path}',
             'id': number,
             'choice': labels[0] if len(labels) == 1 else {'choices': labels},
-            'annotator': 1,
-            'annotation_id': 7,
-            'created_at': '2026',
-            'updated_at': '2026',
-            'lead_time': 3.5,
+            **dict(annotator=1, annotation_id=7, lead_time=3.5),
+            **dict.fromkeys(('created_at', 'updated_at'), '2026'),
         }
         for number, (path, labels) in enumerate(EXPECTED.items())
     ]
@@ -183,6 +197,10 @@ def test_cvat(root, tmp_path, out, folder):
         assert converted(out) == EXPECTED
     classes = load(out / 'train.json')['metainfo']['classes']
     assert classes == ORDER
+    point = '<label><name>1</name><parent>hand</parent></label></labels>'
+    (home / 'annotations.xml').write_text(cvat().replace('</labels>', point))
+    convert(home, out, None, ['force'])
+    assert load(out / 'train.json')['metainfo']['classes'] == ORDER
     video = cvat().replace('image', 'track')
     (home / 'annotations.xml').write_text(video)
     with pytest.raises(ValueError, match=r'xml: .*"CVAT for images 1\.1"'):
@@ -318,12 +336,8 @@ def test_coco_of_fiftyone_and_roboflow(root, out):
 @pytest.mark.parametrize(
     'listed',
     [
-        r'C:\photos\{}',
-        r'\\server\share\{}',
-        '/home/me/photos/{}',
-        'https://example.org/photos/{}',
-        r'photos\{}',
-        'photos/{}',
+        *(r'C:\photos\{}', r'\\server\share\{}', '/home/me/photos/{}'),
+        *('https://example.org/photos/{}', r'photos\{}', 'photos/{}'),
     ],
 )
 def test_paths_of_other_machines(tmp_path, out, listed):

@@ -347,12 +347,9 @@ def test_lvis_names_images_by_url(root, out, beside):
 @pytest.mark.parametrize(
     ('filename', 'found'),
     [
-        ('before.jpg', 'img.jpg'),
-        ('img', 'img.jpg'),
-        (r'C:\photos\img.jpg', 'img.jpg'),
-        ('/home/me/img.jpg', 'img.jpg'),
-        ('img.jpg', 'img.png'),
-        ('img.jpg', 'img.JPG'),
+        *(('before.jpg', 'img.jpg'), ('img', 'img.jpg')),
+        *((r'C:\photos\img.jpg', 'img.jpg'), ('/home/me/img.jpg', 'img.jpg')),
+        *(('img.jpg', 'img.png'), ('img.jpg', 'img.JPG')),
     ],
 )
 def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):
@@ -392,6 +389,15 @@ def test_a_column_of_the_parts_is_not_left_out_in_silence(root, out, part):
     with warnings.catch_warnings():
         warnings.filterwarnings('error', told)
         convert(source, out / 'again', table={'ignore_columns': ('set',)})
+
+
+def test_a_column_that_parts_a_set_is_no_class(root, out):
+    rows = ['a.jpg,1,0,True', 'b.jpg,1,1,False']
+    source = write_csv(root, rows, header='path,cat,dog,is_valid')
+    told = "column 'is_valid' is left out: rows of false and true come into"
+    with pytest.warns(UserWarning, match=told):
+        convert(source, out)
+    assert converted(out) == {'a.jpg': ['cat'], 'b.jpg': ['cat', 'dog']}
 
 
 def test_voc_names_that_fit_are_not_replaced(tmp_path, out, recwarn):

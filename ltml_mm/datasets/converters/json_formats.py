@@ -154,14 +154,24 @@ def read_label_studio(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
         ]
         return rooted(images._replace(examples=examples))
     problems = Problems()
-    examples = []
+    examples, left_out = [], []
     for place, task in zip(places, tasks, strict=True):
         with problems.caught(ENTRIES, place, AttributeError, TypeError):
             image = _task_image(task.get('data'), options.path_column)
             names = _task_labels(task)
+            if not _is_annotated(task):
+                left_out.append(f'skipped or not annotated: {image}')
+                continue
             examples.append(Example(image, names, place, _uploaded(image)))
     problems.check()
-    return rooted(ImageSet(examples, (), '', path))
+    left = tuple(left_out)
+    return rooted(ImageSet(examples, (), '', path, left_out=left))
+
+
+def _is_annotated(task: Mapping[str, Any]) -> bool:
+    # An empty annotation that was submitted says that there is no label.
+    given = task.get('annotations', task.get('completions')) or []
+    return any(not annotation.get('was_cancelled') for annotation in given)
 
 
 def _task_image(data: Any, column: str | None) -> str:

@@ -29,6 +29,8 @@ NO = ('0', '0.0', 'false', 'no', 'n', 'f')
 NOTHING = ('nan', 'none', 'null', 'n/a', '#n/a', '<na>', 'nil')
 #: Images to evaluate on, in a column that tells the parts of a set.
 HELD_OUT = ('test', 'val', 'valid', 'validation', 'dev')
+#: Names of columns of yes and no that part a set, such as fastai's.
+PARTING = ('isvalid', 'isval', 'istest', 'istrain')
 # Headers in lower case without blanks and marks, the surest first.
 PATH_NAMES = (
     'path', 'imgpath', 'imagepath', 'filepath', 'filename', 'imgname',
@@ -157,7 +159,8 @@ def read_table(table: Table, options: TableOptions) -> ImageSet:
     left = [name for name in left if name not in options.ignore_columns]
     for name in left:
         parts = {c.lower() for c in table.column(table.find(name))} - {''}
-        if parts & {*HELD_OUT} and len(parts) <= 4:
+        parting = _plain(name) in PARTING
+        if parting or (parts & {*HELD_OUT} and len(parts) <= 4):
             warnings.warn(
                 f'{table.source}: the column {name!r} is left out: rows of '
                 f'{" and ".join(sorted(parts))} come into one set',
@@ -233,7 +236,11 @@ def _label_columns(
         is_list = bool(_named(table, asked, LABEL_NAMES))
         return asked, not is_list and any(map(has_marks, asked))
     weak = _named(table, _usable(table, options), WEAK_PATH_NAMES)
-    others = [i for i in _usable(table, options) if i not in {path, *weak}]
+    others = [
+        i
+        for i in _usable(table, options)
+        if i not in {path, *weak} and _plain(table.header[i]) not in PARTING
+    ]
     if {'annotation_id', 'lead_time'} <= {*table.header}:
         kept = ADMINISTRATION | {'id'}
         others = [i for i in others if table.header[i] not in kept]

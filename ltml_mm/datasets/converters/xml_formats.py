@@ -72,8 +72,13 @@ def read_cvat(path: str) -> ImageSet:
             f'{path}: not CVAT\'s "annotations" of images; export the task '
             'as "CVAT for images 1.1"'
         )
-    labels = root.iterfind('meta//labels/label/name')
-    classes = tuple((label.text or '').strip() for label in labels)
+    # Those with a parent are points of a skeleton.
+    labels = root.iterfind('meta//labels/label')
+    classes = tuple(
+        (label.findtext('name') or '').strip()
+        for label in labels
+        if label.find('parent') is None
+    )
     problems = Problems()
     examples = []
     for index, item in enumerate(root.iterfind('image')):
