@@ -17,7 +17,6 @@ from ltml_mm.experiments.comparison_figures import draw_groups
 from ltml_mm.experiments.drawing import png
 from ltml_mm.experiments.results import (
     GROUPS,
-    RESAMPLES,
     Results,
     paired_difference,
     read_results,
@@ -29,9 +28,8 @@ FACTS = ('steps', 'images_per_step', 'seconds', 'device', 'drift')
 EXPLANATION = (
     'mAP in percent: mean ± sample standard deviation over the seeds. A '
     'difference is that of the row minus the reference, paired by seed; in '
-    f'brackets its 95 % percentile bootstrap interval ({RESAMPLES:,} '
-    'resamples, from three seeds on), which is too narrow with few seeds: '
-    'mind in how many the row is ahead.'
+    "brackets Student's 95 % interval of its mean over the seeds, from three "
+    'on.'
 )
 
 

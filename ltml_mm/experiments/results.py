@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from ltml_mm.class_statistics import GROUPS as CLASS_GROUPS
 from ltml_mm.experiments.rows import Line
@@ -16,7 +17,6 @@ from ltml_mm.experiments.runs import RESULT, run_folder
 
 #: Names of the groups of classes, and the metric of each.
 GROUPS = {'total': 'mAP'} | {name: f'mAP_{name}' for name in CLASS_GROUPS}
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,16 @@ def paired_difference(
 ) -> Difference | None:
     """Compares the figures of a row with a reference, seed by seed.
 
-    The interval is the percentile bootstrap (Efron and Tibshirani, *An
-    Introduction to the Bootstrap*, 1993, chapter 13): 2.5 % of the means of
-    10,000 draws with replacement lie below and above. With few values it is
-    too narrow: from five normally distributed differences it covers the
-    truth about 84 % of the time. It knows the seeds' chance alone, not that
-    of the test images.
+    The interval is that of Student's t, which holds 95 % for normally
+    distributed differences however few they are. A percentile bootstrap would
+    be the least and the largest of three, and hold 75 %. It knows the seeds'
+    chance alone, not that of the test images.
 
     Returns:
         Difference: Number of seeds that both have, mean of their
         differences, its interval (None for fewer than three seeds), and in
         how many seeds the row is above the reference; None without a common
-        seed. The same values give the same interval.
+        seed.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:
@@ -124,9 +122,8 @@ def paired_difference(
     pairs = np.array([values[s] - reference[s] for s in seeds])
     interval = None
     if len(pairs) >= 3:
-        rng = np.random.default_rng(0)
-        draws = rng.integers(0, len(pairs), (RESAMPLES, len(pairs)))
-        low, high = np.percentile(pairs[draws].mean(1), [2.5, 97.5])
-        interval = float(low), float(high)
+        quantile = stats.t.ppf(0.975, len(pairs) - 1)
+        half = float(quantile * pairs.std(ddof=1) / len(pairs) ** 0.5)
+        interval = float(pairs.mean()) - half, float(pairs.mean()) + half
     ahead = int((pairs > 0).sum())
     return Difference(len(pairs), float(pairs.mean()), interval, ahead)

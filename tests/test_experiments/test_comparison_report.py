@@ -74,7 +74,10 @@ def test_tables_have_means_deviations_and_paired_differences(
         pairs = np.subtract(found, values('ltml', seeds, key))
         expected = f'{statistics.mean(pairs):+.2f}'
         if len(seeds) == 3:  # the interval ends at the extremes
-            expected += f' [{min(pairs):+.2f}, {max(pairs):+.2f}]'
+            # Student's 97.5 % quantile with two degrees of freedom.
+            half = 4.302653 * np.std(pairs, ddof=1) / 3**0.5
+            low, high = np.mean(pairs) - half, np.mean(pairs) + half
+            expected += f' [{low:+.2f}, {high:+.2f}]'
         difference, ahead = differences[2 * place : 2 * place + 2]
         assert difference == expected
         assert ahead == f'{sum(pairs > 0)} of {len(seeds)}'
