@@ -199,7 +199,10 @@ def test_figures_of_another_model_are_refused(trained, tmp_path):
     with pytest.raises(ValueError, match=r'r\.json has no figures of'):
         main(
             [
-                *(config, checkpoint, str(tmp_path / 'x.safetensors')),
-                *('--results', str(tmp_path / 'r.json')),
+                config,
+                checkpoint,
+                str(tmp_path / 'x.safetensors'),
+                '--results',
+                str(tmp_path / 'r.json'),
             ]
         )

@@ -57,7 +57,7 @@ def write_inputs():
             'dataset-report train convert convert test',
         ),
         ('index.md', None, 'convert train predict'),
-        ('data.md', 'A validation set', 'convert train test'),
+        ('data.md', 'A validation set', 'train test'),
     ],
 )
 def test_the_commands_run(
@@ -65,9 +65,10 @@ def test_the_commands_run(
 ):
     monkeypatch.chdir(tmp_path)
     write_inputs()
-    if page == 'howto.md':
-        parts = '--val-fraction 0.2 --test-fraction 0.2 --out data/mine'
-        main(['convert', 'data/mine/labels.csv', *parts.split()])
+    if page != 'index.md':
+        folder = 'data/mine' if page == 'howto.md' else 'data/my_data'
+        parts = f'--val-fraction 0.2 --test-fraction 0.2 --out {folder}'
+        main(['convert', f'{folder}/labels.csv', *parts.split()])
     ran = []
     for number, words in enumerate(lines(''.join(code(page, heading)))):
         tool, rest = tool_of(words)
@@ -78,12 +79,13 @@ def test_the_commands_run(
             if tool == 'train' and 'train' in ran and '--resume' not in rest:
                 rest.append(LONG)
         if any(BEST in word for word in rest):
-            (best,) = Path('work_dirs/ltml_custom').glob('best_*.pth')
+            (best,) = Path('work_dirs/best').glob('best_*.pth')
             rest = [w.replace(BEST, best.name) for w in rest]
         ran.append(tool)
         main([tool, *rest])
     assert ran == tools.split()
-    assert Path('work_dirs/ltml_custom/epoch_8.pth').is_file()
+    work = 'best' if page == 'data.md' else 'ltml_custom'
+    assert Path(f'work_dirs/{work}/epoch_8.pth').is_file()
     shown = capsys.readouterr().out
     if page == 'howto.md':
         assert Path('out/thresholds.json').is_file()
