@@ -22,6 +22,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ltml_cli import parse
 from ltml_cli.options import add_cfg_options
 from ltml_mm.apis import train
 from ltml_mm.apis.cli import run_tool
@@ -145,8 +146,8 @@ def follow(
     hook = GradientSharesHook(steps, interval)
     with TemporaryDirectory() as folder:
         resume = ['--resume', checkpoint] if checkpoint else []
-        args = train.parse_args(
-            [config, '--work-dir', folder, '--no-validate', *resume]
+        args = parse(
+            'train', [config, '--work-dir', folder, '--no-validate', *resume]
         )
         # The results of the training itself are not wanted.
         hooks = {'default_hooks.checkpoint': None}
