@@ -235,7 +235,7 @@ def test_augmentation_elsewhere_is_refused():
     # One of two sets may have neither.
     cfg = read_config(CONFIGS / 'ltml_voc.py')
     plain = deepcopy(cfg.train_dataloader.dataset.dataset)
-    plain.pipeline = [plain.pipeline[0], plain.pipeline[-1]]
+    plain.pipeline = [plain.pipeline[0], dict(type='PackInputs')]
     sets = [cfg.train_dataloader.dataset.dataset, plain]
     concat = dict(type='ConcatDataset', datasets=sets)
     cfg.train_dataloader.dataset.dataset = concat
