@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
-from tiny_training import extend, write_small
+from tiny_training import STOCK, extend, write_small
 
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import Network, build_model
@@ -30,13 +30,6 @@ test = [
     dict(type='PackInputs')]
 test_dataloader = dict(dataset=dict(pipeline=test))
 """
-STOCK = """
-model = dict(
-    _delete_=True, type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='MultiLabelLinearClsHead', num_classes=5, in_channels=32))
-"""
 LABELS = [[0], [0, 1], [2, 3], [], [1, 4], [0, 2], [3], [1], [0, 4], [2]]
 
 
@@ -58,7 +51,8 @@ def write_networks(folder):
     """Writes pictures and two configs; returns their paths."""
     plain = write_small(folder, LABELS, NAMES)
     two_branch = extend(plain, LARGER, 'two_branch.py')
-    return two_branch, extend(two_branch, STOCK, 'stock.py')
+    stock = STOCK.replace('num_classes=3', 'num_classes=5')
+    return two_branch, extend(two_branch, stock, 'stock.py')
 
 
 class NoisePictures:

@@ -89,6 +89,13 @@ def test_training_logs_every_term_and_reports_every_class(trained):
     text = json.dumps(report)
     assert 'red-ring' in text
     assert 'green-disc' in text
+    # The statistics travel with the checkpoint.
+    checkpoint = read_checkpoint(trained / 'epoch_2.pth')
+    counts = checkpoint['meta']['dataset_meta']['class_counts']
+    assert max(counts) == 775
+    for branch in ('uniform', 'rebalanced'):
+        saved = checkpoint['state_dict'][f'loss_cls.{branch}.class_counts']
+        assert saved.tolist() == counts
 
 
 def test_out_holds_scores_that_give_the_metric(trained, tmp_path):

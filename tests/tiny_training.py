@@ -14,6 +14,15 @@ CLASSES = ('common', 'medium', 'rare')
 LABELS = [[0], [0, 1], [0], [], [1], [0, 2], [0], [1], [0], [0, 1]]
 NUMBERS = itertools.count()
 
+#: The same network with one branch, of stock parts.
+STOCK = """
+model = dict(
+    _delete_=True, type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=32))
+"""
+
 #: The shipped config with a network and pictures of next to no size.
 SMALL = """
 _base_ = '{repo}/configs/ltml_custom.py'

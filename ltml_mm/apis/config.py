@@ -167,11 +167,11 @@ def _choose_speed(cfg: Config) -> None:
     if place != 'device' or loader is None:
         return
     pipelines = [d.get('pipeline') or [] for d in innermost_datasets(loader)]
-    moved = [step for steps in pipelines for step in steps if _moves(step)]
+    moved = [s for p in pipelines for s in p if s.get('type') in ON_DEVICE]
     for steps in pipelines:
         kinds = [step.get('type') for step in steps]
         own = [*filter(kinds.__contains__, ON_DEVICE), 'PackImage']
-        count = sum(map(_moves, steps))
+        count = sum(kind in ON_DEVICE for kind in kinds)
         # Others would come after what they came before, or not at all.
         if not moved or (count and kinds[-1 - count :] != own):
             raise ValueError(
@@ -189,10 +189,6 @@ def _choose_speed(cfg: Config) -> None:
     )
     if preprocessor.get('type') in (None, 'ClsDataPreprocessor'):
         preprocessor['type'] = 'TwoStreamDataPreprocessor'
-
-
-def _moves(step: Any) -> bool:
-    return step.get('type') in ON_DEVICE
 
 
 class LearnedMetainfo(ChainMap):

@@ -21,7 +21,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ltml_mm.datasets.images import first_line
-from ltml_mm.files import write_bytes
+from ltml_mm.files import allow_mmengine_checkpoints, write_bytes
 
 #: Keys under which other trainers keep the weights.
 CONTAINERS = ('state_dict', 'model', 'model_state', 'model_ema', 'teacher')
@@ -94,6 +94,7 @@ def _read(path: str) -> tuple[dict[str, Tensor], bool]:
             from safetensors.torch import load_file
 
             return load_file(path), False
+        allow_mmengine_checkpoints()  # A loader of MMEngine may have ended it.
         content = torch.load(path, map_location='cpu', weights_only=True)
     except OSError:
         raise

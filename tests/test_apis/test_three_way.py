@@ -68,14 +68,11 @@ def test_nothing_is_chosen_on_the_test_set(config, tmp_path, name, way):
     (data / 'val.json').unlink()
     if way == 'a copy':
         (data / 'val.json').write_bytes((data / 'test.json').read_bytes())
-    elif way == 'the last':
+    elif way != 'no val.json':
+        val, held = {'a part': (4, '[3,9]'), 'the last': (-6, '[9]')}[way]
         words = ['val_dataloader.dataset.ann_file=test.json']
-        words.append('val_dataloader.dataset.indices=-6')
-        words.append('test_dataloader.dataset.indices=[9]')
-    elif way == 'a part':
-        words = ['val_dataloader.dataset.ann_file=test.json']
-        words.append('val_dataloader.dataset.indices=4')
-        words.append('test_dataloader.dataset.indices=[3,9]')
+        words.append(f'val_dataloader.dataset.indices={val}')
+        words.append(f'test_dataloader.dataset.indices={held}')
     changed = str(choosing(config, name))
     with pytest.raises(ValueError, match=f'{name} would choose on the test'):
         train.main([changed, '--cfg-options', *words])

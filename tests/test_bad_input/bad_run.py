@@ -4,19 +4,12 @@ import io
 import re
 from contextlib import redirect_stderr
 
-from tiny_training import CLASSES, extend, write_small
+from tiny_training import CLASSES, STOCK, extend, write_small
 
 from ltml_mm.apis import predict, test, train
 from ltml_mm.apis.cli import run_tool
 
-#: The same network with one branch, of stock parts.
-PLAIN = """
-model = dict(
-    _delete_=True, type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='MultiLabelLinearClsHead', num_classes=3, in_channels=32))
+ONE_STREAM = """
 train_dataloader = dict(sampler=dict(streams=dict(
     _delete_=True, uniform=dict(type='UniformSampler'))))
 """
@@ -25,7 +18,7 @@ train_dataloader = dict(sampler=dict(streams=dict(
 def write_case(folder, labels=None, plain=False, classes=CLASSES):
     """Writes pictures, annotations and a config; returns the config."""
     config = write_small(folder, labels, classes)
-    return extend(config, PLAIN) if plain else config
+    return extend(config, STOCK + ONE_STREAM) if plain else config
 
 
 def run_main(main, *args):

@@ -157,6 +157,14 @@ def test_predict_says_that_a_half_is_a_guess(
         predict.main([*copied, str(image), '--calibrated'])
 
 
+def test_training_chooses_none_on_a_copy_of_the_test_set(tmp_path):
+    config, data = write_small(tmp_path), tmp_path / 'data'
+    add_set(data, 'val.json', VALIDATION, 'v')
+    shutil.copy(data / 'val.json', data / 'test.json')
+    train.main([str(config)])
+    assert not (tmp_path / 'work/thresholds.json').exists()
+
+
 def test_thresholds_of_another_model_are_refused(
     copied, trained, tmp_path, capsys
 ):

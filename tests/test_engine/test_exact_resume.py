@@ -10,6 +10,7 @@ import pytest
 import torch
 from forked import train_ranks
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, loops
 from tiny_training import LABELS, make_config, read_scalars, write_data
 from torch.utils.data import DataLoader
@@ -21,7 +22,11 @@ from ltml_mm.engine import ExactResumeHook
 from ltml_mm.engine.hooks import exact_resume_hook
 from ltml_mm.engine.hooks.exact_resume_hook import KEY, check_accumulation
 from ltml_mm.engine.hooks.preemption_hook import end_workers
-from ltml_mm.engine.hooks.resume_state import compare_signatures, run_signature
+from ltml_mm.engine.hooks.resume_state import (
+    compare_signatures,
+    follow_config,
+    run_signature,
+)
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -359,6 +364,18 @@ def test_the_rates_of_another_config(
         actual['optimizer']['param_groups']
         == expected['optimizer']['param_groups']
     )
+
+
+def test_an_empty_scale_of_bfloat16_is_left_out():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    wrapper = OptimWrapper(torch.optim.SGD([weight], lr=1))
+    runner = SimpleNamespace(train_dataloader=[0], param_schedulers=[])
+    runner.optim_wrapper = wrapper
+    for scale in ({}, {'scale': 2.0}):
+        state = {**wrapper.state_dict(), 'loss_scaler': scale}
+        checkpoint = {'meta': {'iter': 0, 'epoch': 0}, 'optimizer': state}
+        follow_config(runner, checkpoint, ['optim_wrapper.dtype'])
+        assert ('loss_scaler' in checkpoint['optimizer']) == bool(scale)
 
 
 def test_unknown_on_change():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_training import REPO, extend, write_small
+from tiny_training import REPO, STOCK, extend, write_small
 
 from ltml_cli import parse, run_script
 from ltml_mm.apis import MultiLabelInferencer, merge, read_checkpoint, train
@@ -40,12 +40,7 @@ NETWORKS = {
     'timm': "model = dict(backbone=dict(_delete_=True, type='TIMMBackbone',"
     " model_name='test_resnet.r160_in1k', pretrained=False))",
 }
-STOCK = """
-model = dict(
-    _delete_=True, type='ImageClassifier',
-    backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=32))
+ONE_STREAM = """
 train_dataloader = dict(sampler=dict(
     _delete_=True, type='DefaultSampler', shuffle=True))
 """
@@ -78,7 +73,7 @@ def inferencers(trained, tmp_path_factory):
     config, checkpoint = map(str, trained())
     merged = tmp_path_factory.mktemp('merged') / 'merged.pth'
     merge.main([config, checkpoint, str(merged)])
-    stock = extend(Path(config), STOCK, 'stock.py')
+    stock = extend(Path(config), STOCK + ONE_STREAM, 'stock.py')
     work = tmp_path_factory.mktemp('stock')
     train.main([str(stock), '--no-validate', '--work-dir', str(work)])
     return {

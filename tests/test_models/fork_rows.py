@@ -221,51 +221,36 @@ ROWS = {
     ),
     'levit': (dict(type='LeViT', arch='128s'), ['stages.2']),
     'mobileone': (
-        dict(
-            type='MobileOne',
-            arch=dict(
-                num_blocks=[1] * 4, width_factor=[0.25] * 4,
-                num_conv_branches=[1] * 4, num_se_blocks=[0] * 4,
-            ),
-        ),
+        dict(type='MobileOne', arch=dict(
+            num_blocks=[1] * 4, width_factor=[0.25] * 4,
+            num_conv_branches=[1] * 4, num_se_blocks=[0] * 4,
+        )),
         ['stage4'],
     ),
     'edgenext': (
-        dict(
-            type='EdgeNeXt',
-            arch=dict(
-                channels=[8, 16, 24, 32], depths=[1] * 4, num_heads=[2] * 4
-            ),
-        ),
+        dict(type='EdgeNeXt', arch=dict(
+            channels=[8, 16, 24, 32], depths=[1] * 4, num_heads=[2] * 4
+        )),
         ['downsample_layers.3', 'stages.3', 'norm3'],
     ),
     'hornet': (
-        dict(
-            type='HorNet',
-            arch=dict(
-                base_dim=16, depths=[1] * 4, orders=[2] * 4,
-                dw_cfg=[dict(type='DW', kernel_size=3)] * 4,
-            ),
-        ),
+        dict(type='HorNet', arch=dict(
+            base_dim=16, depths=[1] * 4, orders=[2] * 4,
+            dw_cfg=[dict(type='DW', kernel_size=3)] * 4,
+        )),
         ['downsample_layers.3', 'stages.3', 'norm3'],
     ),
     'van': (
-        dict(
-            type='VAN',
-            arch=dict(
-                embed_dims=[8, 8, 16, 16], depths=[1] * 4, ffn_ratios=[2] * 4
-            ),
-        ),
+        dict(type='VAN', arch=dict(
+            embed_dims=[8, 8, 16, 16], depths=[1] * 4, ffn_ratios=[2] * 4
+        )),
         ['patch_embed4', 'blocks4.0', 'norm4'],
     ),
     'mvit': (
-        dict(
-            type='MViT', img_size=64,
-            arch=dict(
-                embed_dims=16, num_layers=4, num_heads=1,
-                downscale_indices=[1, 2, 3],
-            ),
-        ),
+        dict(type='MViT', img_size=64, arch=dict(
+            embed_dims=16, num_layers=4, num_heads=1,
+            downscale_indices=[1, 2, 3],
+        )),
         ['blocks.3', 'norm3'],
     ),
     'hivit': (dict(type='HiViT', arch='tiny'), ['blocks.14', 'blocks.15']),
@@ -285,13 +270,10 @@ ROWS = {
         ['patch_embeds.3', 'stages.3.0', 'position_encodings.3'],
     ),
     'tinyvit': (
-        dict(
-            type='TinyViT', img_size=(64, 64), drop_path_rate=0.0,
-            arch=dict(
-                channels=[8, 16, 24, 32], num_heads=[1] * 4, depths=[1] * 4,
-                window_sizes=[4, 4, 4, 2],
-            ),
-        ),
+        dict(type='TinyViT', img_size=(64, 64), drop_path_rate=0.0, arch=dict(
+            channels=[8, 16, 24, 32], num_heads=[1] * 4, depths=[1] * 4,
+            window_sizes=[4, 4, 4, 2],
+        )),
         ['stages.3', 'norm3'],
     ),
     'mobilevit': (
@@ -299,13 +281,10 @@ ROWS = {
         ['layers.4', 'conv_1x1_exp'],
     ),
     'efficientformer': (
-        dict(
-            type='EfficientFormer',
-            arch=dict(
-                layers=[1, 1, 1, 2], embed_dims=[8, 16, 24, 32],
-                downsamples=[False, True, True, True], vit_num=1,
-            ),
-        ),
+        dict(type='EfficientFormer', arch=dict(
+            layers=[1, 1, 1, 2], embed_dims=[8, 16, 24, 32],
+            downsamples=[False, True, True, True], vit_num=1,
+        )),
         ['network.3', 'norm3'],
     ),
     'mlp-mixer': (
@@ -319,13 +298,10 @@ ROWS = {
         ['stages.10', 'stages.11'],
     ),
     'tnt': (
-        dict(
-            type='TNT', img_size=32,
-            arch=dict(
-                embed_dims_outer=16, embed_dims_inner=4, num_layers=6,
-                num_heads_outer=2, num_heads_inner=2,
-            ),
-        ),
+        dict(type='TNT', img_size=32, arch=dict(
+            embed_dims_outer=16, embed_dims_inner=4, num_layers=6,
+            num_heads_outer=2, num_heads_inner=2,
+        )),
         ['layers.5', 'norm'],
     ),
     'mixmim': (
