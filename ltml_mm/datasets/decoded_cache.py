@@ -190,6 +190,9 @@ class DecodedCache:
         return Record((state[0], state[1], state[2]), offset, shape, checksum)
 
     def _open(self) -> None:
+        # From a block so large glibc learns to keep what is freed: otherwise
+        # each image takes new pages from the system.
+        np.empty(31 * 2**20, np.uint8)
         size = self._start + self.capacity
         with _lock(self.path):
             if not self._fits(size):
@@ -350,14 +353,9 @@ def estimate_size(images: Sequence[str]) -> int:
         try:
             with Image.open(images[index]) as image:
                 sizes.append(3 * image.width * image.height)
-        except (
-            OSError,
-            RuntimeError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ):
-            continue  # Loading it will tell.
+        # Of every kind, and loading it will tell.
+        except Exception:
+            continue
     return int(np.mean(sizes or [0]) * len(images)) + 1
 
 

@@ -92,6 +92,7 @@ def distort(img: np.ndarray, drawn: Distortion) -> np.ndarray:
     hue, saturation = hsv[..., 0], hsv[..., 1]
     if drawn.saturation != 1:
         np.multiply(saturation, drawn.saturation, out=saturation)
+    if drawn.saturation > 1:
         np.minimum(saturation, 1, out=saturation)
     if turn:
         np.add(hue, turn, out=hue)
