@@ -34,35 +34,19 @@ Tree = Mapping[str, Any]
 DATA_KEYS = ('data_root', 'data_prefix', 'allow_outside')
 #: Sections that the Runner, MMPretrain's tools or these tools read.
 SECTIONS = (
-    'optim_wrapper',
-    'train_dataloader',
-    'train_cfg',
-    'model',
-    'randomness',
-    *DATA_KEYS,
-    'activation_checkpointing',
-    'augment_on',
-    'auto_scale_lr',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'image_cache',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-    'tta_model',
-    'tta_pipeline',
+    'optim_wrapper', 'train_dataloader', 'train_cfg', 'model', 'randomness',
+    *DATA_KEYS, 'activation_checkpointing', 'augment_on', 'auto_scale_lr',
+    'compile', 'custom_imports', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'image_cache', 'model_wrapper_cfg',
+    'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
     *list(inspect.signature(Runner.__init__).parameters)[1:-1],
-)
+)  # fmt: skip
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 #: Which argument of a transform is the size that the network sees.
 SIZES = {
-    'Resize': 'scale',
-    'RandomResizedCrop': 'scale',
-    'CenterCrop': 'crop_size',
+    'Resize': 'scale', 'RandomResizedCrop': 'scale', 'CenterCrop': 'crop_size',
     'RandomCrop': 'crop_size',
-}
+}  # fmt: skip
 #: The schedules that are scaled, by what their names begin with.
 SCALED = ('Linear', 'Constant', 'MultiStep', 'Step', 'CosineAnnealing', 'Poly')
 

@@ -49,13 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(shown.encode(encoding, 'backslashreplace').decode(encoding))
     if args.out is not None:
         told = (
-            'config',
-            'checkpoint',
-            'threshold',
-            'topk',
-            'thresholds',
+            'config', 'checkpoint', 'threshold', 'topk', 'thresholds',
             'calibrated',
-        )
+        )  # fmt: skip
         content = {
             **{name: getattr(args, name) for name in told},
             'classes': inferencer.class_info,

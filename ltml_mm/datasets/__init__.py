@@ -20,20 +20,9 @@ from ltml_mm.datasets.transforms import (
 from ltml_mm.datasets.two_stream import TwoStreamDataset
 
 __all__ = [
-    'COCOLTDataset',
-    'ClassAwareMultiLabelSampler',
-    'LabelTable',
-    'LoadCheckedImage',
-    'LongTailDemoDataset',
-    'LongTailMultiLabelDataset',
-    'PackImage',
-    'PhotoMetricDistortion',
-    'RandomMirror',
-    'RandomRatioCrop',
-    'RepeatFactorSampler',
-    'TwoStreamDataset',
-    'TwoStreamSampler',
-    'UniformSampler',
-    'VOCLTDataset',
-    'read_labels',
-]
+    'COCOLTDataset', 'ClassAwareMultiLabelSampler', 'LabelTable',
+    'LoadCheckedImage', 'LongTailDemoDataset', 'LongTailMultiLabelDataset',
+    'PackImage', 'PhotoMetricDistortion', 'RandomMirror', 'RandomRatioCrop',
+    'RepeatFactorSampler', 'TwoStreamDataset', 'TwoStreamSampler',
+    'UniformSampler', 'VOCLTDataset', 'read_labels',
+]  # fmt: skip

@@ -27,13 +27,9 @@ _MAX_LABELS = 5
 
 # Base colours, BGR. Saturation and brightness vary, the hue family stays.
 COLOURS = {
-    'red': (40, 45, 215),
-    'yellow': (40, 205, 225),
-    'green': (55, 175, 50),
-    'cyan': (215, 205, 40),
-    'blue': (220, 80, 45),
-    'pink': (200, 60, 220),
-}
+    'red': (40, 45, 215), 'yellow': (40, 205, 225), 'green': (55, 175, 50),
+    'cyan': (215, 205, 40), 'blue': (220, 80, 45), 'pink': (200, 60, 220),
+}  # fmt: skip
 SIDE = 64
 _CELLS = 3  # glyphs stand on a jittered grid of 3 x 3 places
 _FINE = 4  # samples per pixel and axis, for smooth edges

@@ -28,20 +28,9 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
 )
 
 __all__ = [
-    'ClassReportHook',
-    'ClassStatisticsHook',
-    'CompensationLimitHook',
-    'ConsistencyLimitHook',
-    'DeviceHook',
-    'ExactResumeHook',
-    'GuardedAmpOptimWrapper',
-    'GuardedOptimWrapper',
-    'NonFiniteError',
-    'NumericsHook',
-    'PreemptionHook',
-    'PriorBiasHook',
-    'ResumeCheckHook',
-    'SafeCheckpointHook',
-    'ScheduleCheckHook',
-    'TrainingStopped',
-]
+    'ClassReportHook', 'ClassStatisticsHook', 'CompensationLimitHook',
+    'ConsistencyLimitHook', 'DeviceHook', 'ExactResumeHook',
+    'GuardedAmpOptimWrapper', 'GuardedOptimWrapper', 'NonFiniteError',
+    'NumericsHook', 'PreemptionHook', 'PriorBiasHook', 'ResumeCheckHook',
+    'SafeCheckpointHook', 'ScheduleCheckHook', 'TrainingStopped',
+]  # fmt: skip

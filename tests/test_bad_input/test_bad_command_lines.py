@@ -28,52 +28,39 @@ def place(tmp_path, monkeypatch):
 
 #: Words of the command line; status 1, from the tool, and what it says.
 REFUSED = {
-    'train: no such data': (
-        'train tiny.py --cfg-options data_root=nowhere',
-        'no such folder of data: nowhere',
+    'train tiny.py --cfg-options data_root=nowhere': (
+        'no such folder of data: nowhere'
     ),
-    'train: a text for a number': (
-        'train tiny.py --cfg-options train_cfg.max_epochs=two',
-        "invalid literal .*'two'",
+    'train tiny.py --cfg-options train_cfg.max_epochs=two': (
+        "invalid literal .*'two'"
     ),
-    'train: no GPU for mixed precision': (
-        'train tiny.py --amp',
-        '--amp needs a GPU',
+    'train tiny.py --amp': '--amp needs a GPU',
+    'train tiny.py --launcher slurm': (
+        '--launcher slurm needs SLURM_PROCID.* start it with'
     ),
-    'train: a launcher that did not start it': (
-        'train tiny.py --launcher slurm',
-        '--launcher slurm needs SLURM_PROCID.* start it with',
+    'predict tiny.py some.pth data/0.png --device toaster': (
+        "no device 'toaster' here"
     ),
-    'predict: no such device': (
-        'predict tiny.py some.pth data/0.png --device toaster',
-        "no device 'toaster' here",
-    ),
-    'train: a config of another format': ('train data/0.png', 'py/yml'),
-    'train: a misspelt section': (
-        'train tiny.py --cfg-options trian_cfg.max_epochs=1',
+    'train data/0.png': 'py/yml',
+    'train tiny.py --cfg-options trian_cfg.max_epochs=1': (
         "trian_cfg.max_epochs: nothing reads 'trian_cfg' in the config; did "
-        r'you mean train_cfg\.max_epochs',
+        r'you mean train_cfg\.max_epochs'
     ),
-    'train: a misspelt option': (
-        'train tiny.py --cfg-options train_cfg.max_epoch=1',
-        r"nothing reads 'max_epoch' in train_cfg; .*train_cfg\.max_epochs",
+    'train tiny.py --cfg-options train_cfg.max_epoch=1': (
+        r"nothing reads 'max_epoch' in train_cfg; .*train_cfg\.max_epochs"
     ),
-    'train: an option of a value': (
-        'train tiny.py --cfg-options train_cfg.max_epochs.x=1',
-        r'--cfg-options train_cfg\.max_epochs\.x=1 does not fit the config',
+    'train tiny.py --cfg-options train_cfg.max_epochs.x=1': (
+        r'--cfg-options train_cfg\.max_epochs\.x=1 does not fit the config'
     ),
-    'train: an entry of a list that is shorter': (
-        'train tiny.py --cfg-options train_dataloader.dataset.dataset.'
-        'pipeline.9.type=Resize',
-        r'--cfg-options .*pipeline\.9\.type=.* does not fit the config',
+    'train tiny.py --cfg-options test_dataloader.dataset.pipeline.9.type=x': (
+        r'--cfg-options .*pipeline\.9\.type=.* does not fit the config'
     ),
 }
 
 
-@pytest.mark.parametrize('case', REFUSED)
-def test_refused(place, monkeypatch, case):
+@pytest.mark.parametrize(('words', 'message'), REFUSED.items())
+def test_refused(place, monkeypatch, words, message):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
-    words, message = REFUSED[case]
     tool, *arguments = words.split()
     assert_refused(run_main(MAINS[tool], *arguments), message)
     (place.parent / 'some.pth').unlink()
@@ -82,56 +69,32 @@ def test_refused(place, monkeypatch, case):
 
 #: Words that do not parse; status 2, as of every command line.
 UNPARSED = {
-    'train: an unknown flag': (
-        'train tiny.py --epoks 3',
-        'unrecognized arguments: --epoks 3; did you mean --epochs?',
+    'train tiny.py --epoks 3': (
+        'unrecognized arguments: --epoks 3; did you mean --epochs?'
     ),
-    'train: an unknown launcher': (
-        'train tiny.py --launcher ssh',
-        "invalid choice: 'ssh'",
+    'train tiny.py --launcher ssh': "invalid choice: 'ssh'",
+    'train tiny.py --cfg-options seed': "'seed' is not of the form KEY=VALUE",
+    'train tiny.py --cfg-options =5': "'=5' is not of the form KEY=VALUE",
+    'train tiny.py --cfg-options a=[1,2': 'brackets that do not match',
+    'test tiny.py some.pth --out a.pkl': 'must end with .json, got a.pkl',
+    'predict tiny.py some.pth data --threshold nan': (
+        'must be in [0, 1], got nan'
     ),
-    'train: an override without =': (
-        'train tiny.py --cfg-options seed',
-        "'seed' is not of the form KEY=VALUE",
+    'test tiny.py some.pth --tta --show-dir out': 'leave out --tta',
+    'predict tiny.py some.pth data --topk 0': (
+        '--topk must be at least 1, got 0'
     ),
-    'train: an override without a key': (
-        'train tiny.py --cfg-options =5',
-        "'=5' is not of the form KEY=VALUE",
+    'predict tiny.py some.pth data --topk 1 --threshold 0.5': (
+        'not allowed with'
     ),
-    'train: brackets that do not match': (
-        'train tiny.py --cfg-options a=[1,2',
-        'brackets that do not match',
-    ),
-    'test: an output of another format': (
-        'test tiny.py some.pth --out a.pkl',
-        'must end with .json, got a.pkl',
-    ),
-    'predict: a threshold that is no share': (
-        'predict tiny.py some.pth data --threshold nan',
-        'must be in [0, 1], got nan',
-    ),
-    'test: pictures of averaged views': (
-        'test tiny.py some.pth --tta --show-dir out',
-        'leave out --tta',
-    ),
-    'predict: no classes': (
-        'predict tiny.py some.pth data --topk 0',
-        '--topk must be at least 1, got 0',
-    ),
-    'predict: two choices of classes': (
-        'predict tiny.py some.pth data --topk 1 --threshold 0.5',
-        'not allowed with',
-    ),
-    'predict: a batch of none': (
-        'predict tiny.py some.pth data --batch-size 0',
-        'must be at least 1, got 0',
+    'predict tiny.py some.pth data --batch-size 0': (
+        'must be at least 1, got 0'
     ),
 }
 
 
-@pytest.mark.parametrize('case', UNPARSED)
-def test_unparsed(place, case):
-    words, message = UNPARSED[case]
+@pytest.mark.parametrize(('words', 'message'), UNPARSED.items())
+def test_unparsed(place, words, message):
     tool, *arguments = words.split()
     status, shown = run_main(MAINS[tool], *arguments)
     assert status == 2

@@ -44,35 +44,23 @@ def test_ordinary_labels_are_not_suspicious(tmp_path):
 
 
 SUSPICIOUS = [
-    (
-        ['clear primary', 'haze primary', 'haze', 'clear', 'haze'],
-        r"separator .*: 'clear primary' \(.*:2\), 'haze primary' \(.*:3\)$",
-    ),
-    (
-        ['a b', 'c d', 'e f', 'g h', 'i j', 'x', 'x'],
-        '6 classes, of which 5 appear once .*: a b, c d, e f, g h, i j$',
-    ),
+    (['clear primary', 'haze primary', 'haze', 'clear', 'haze'],
+     r"separator .*: 'clear primary' \(.*:2\), 'haze primary' \(.*:3\)$"),
+    (['a b', 'c d', 'e f', 'g h', 'i j', 'x', 'x'],
+     '6 classes, of which 5 appear once .*: a b, c d, e f, g h, i j$'),
     (['cat', 'Cat', 'dog', 'c at'], "look alike: 'Cat' and 'c at' and 'cat'$"),
-    (
-        ['cafe\u0301', 'caf\xe9', 'dog'],
-        "look alike: 'cafe\u0301' and 'caf\xe9'$",
-    ),
+    (['cafe\u0301', 'caf\xe9', 'dog'],
+     "look alike: 'cafe\u0301' and 'caf\xe9'$"),
     (['3 14', '7', '5'], r"hold a separator .*: '3 14' \(.*x\.csv:2\)$"),
     (['[3 14]', '7', '5'], r"hold a separator .*: '3 14' \("),
     (['cat;dog', 'cat', 'cat;emu'], 'classes in every image: cat$'),
-    (
-        ['cat', 'dog;cat', 'dog;cat', 'emu', 'cat'],
-        r'always come with another: dog \(2 images\) with cat$',
-    ),
-    (
-        ['hot dog, with mustard', 'dog', 'cat'],
-        r"hold a separator \(.*: 'hot dog, with mustard' \(.*:2\)$",
-    ),
-    (
-        ['cat/dog', 'dog', 'cat', 'emu'],
-        r"hold a separator .*: 'cat/dog' \(.*x\.csv:2\)$",
-    ),
-]
+    (['cat', 'dog;cat', 'dog;cat', 'emu', 'cat'],
+     r'always come with another: dog \(2 images\) with cat$'),
+    (['hot dog, with mustard', 'dog', 'cat'],
+     r"hold a separator \(.*: 'hot dog, with mustard' \(.*:2\)$"),
+    (['cat/dog', 'dog', 'cat', 'emu'],
+     r"hold a separator .*: 'cat/dog' \(.*x\.csv:2\)$"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(('cells', 'told'), SUSPICIOUS)

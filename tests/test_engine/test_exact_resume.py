@@ -195,47 +195,33 @@ def test_validation_leaves_the_training_alone(data, tmp_path, stopped):
     )
 
 
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        (
-            {'train_dataloader.dataset.dataset.pipeline.4.prob': 0.1},
-            r'pipeline\.4\.prob: 0\.5 -> 0\.1',
-        ),
-        ({'randomness.seed': 2}, r'randomness\.seed: 1 -> 2'),
-        (
-            {'param_scheduler.1.milestones': [1, 2]},
-            r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]',
-        ),
-        ({'train_dataloader.batch_size': 2}, 'batch_size: 4 -> 2'),
-        (
-            {'train_dataloader.dataset.dataset.pipeline.3.on_device': True},
-            'on_device: None -> True',
-        ),
-        (
-            {'train_dataloader.sampler.epoch_length': 12},
-            'epoch_length: 14 -> 12',
-        ),
-        ({'train_dataloader.sampler.seed': 99}, 'seed: 3 -> 99'),
-        ({'optim_wrapper.optimizer.lr': 0.5}, r'lr: 0\.05 -> 0\.5'),
-        (
-            {'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW')},
-            r'optimizer\.type: SGD -> AdamW',
-        ),
-        (
-            {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=9)},
-            r'train_cfg\.by_epoch: True -> False',
-        ),
-        ({'model.backbone.drop_path_rate': 0.2}, r'0\.3 -> 0\.2'),
-        ({'custom_hooks': [dict(type='EMAHook')]}, 'None -> EMAHook'),
-        (
-            {'custom_hooks': [dict(type='ConsistencyLimitHook', limit=0.1)]},
-            r'custom_hooks\.0\.limit: None -> 0\.1',
-        ),
-        ({'default_hooks.average': dict(type='EMAHook')}, 'None -> EMAHook'),
-    ],
-)
-def test_another_run_is_refused(data, tmp_path, stopped, changes, message):
+OTHER_RUNS = {
+    r'pipeline\.4\.prob: 0\.5 -> 0\.1': {
+        'train_dataloader.dataset.dataset.pipeline.4.prob': 0.1},
+    r'randomness\.seed: 1 -> 2': {'randomness.seed': 2},
+    r'param_scheduler\.1\.milestones: \[2\] -> \[1, 2\]': {
+        'param_scheduler.1.milestones': [1, 2]},
+    'batch_size: 4 -> 2': {'train_dataloader.batch_size': 2},
+    'on_device: None -> True': {
+        'train_dataloader.dataset.dataset.pipeline.3.on_device': True},
+    'epoch_length: 14 -> 12': {'train_dataloader.sampler.epoch_length': 12},
+    'seed: 3 -> 99': {'train_dataloader.sampler.seed': 99},
+    r'lr: 0\.05 -> 0\.5': {'optim_wrapper.optimizer.lr': 0.5},
+    r'optimizer\.type: SGD -> AdamW': {
+        'optim_wrapper.optimizer': dict(_delete_=True, type='AdamW')},
+    r'train_cfg\.by_epoch: True -> False': {
+        'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=9)},
+    r'0\.3 -> 0\.2': {'model.backbone.drop_path_rate': 0.2},
+    r'custom_hooks\.0\.type: None -> EMAHook': {
+        'custom_hooks': [dict(type='EMAHook')]},
+    r'custom_hooks\.0\.limit: None -> 0\.1': {
+        'custom_hooks': [dict(type='ConsistencyLimitHook', limit=0.1)]},
+    'None -> EMAHook': {'default_hooks.average': dict(type='EMAHook')},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('message', 'changes'), OTHER_RUNS.items())
+def test_another_run_is_refused(data, tmp_path, stopped, message, changes):
     config = make_config(data, tmp_path, steps=1)
     config.merge_from_dict(deepcopy(changes))
     with pytest.raises(ValueError, match=message) as caught:

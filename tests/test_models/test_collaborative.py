@@ -281,35 +281,23 @@ def test_parametric_neck_is_copied_for_each_branch():
         assert moved == name.startswith('uniform'), name
 
 
+TIMM_VIT = dict(
+    type='TIMMBackbone', model_name='vit_tiny_patch16_224', img_size=32,
+    depth=6,
+)  # fmt: skip
+VIT = dict(
+    type='VisionTransformer', arch='deit-tiny', img_size=32,
+    out_type='cls_token',
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ('backbone', 'neck', 'width'),
-    [
-        (ROWS['hrnet'][0], 'auto', 2048),
-        (
-            dict(
-                type='TIMMBackbone',
-                model_name='vit_tiny_patch16_224',
-                img_size=32,
-                depth=6,
-            ),
-            'auto',
-            192,
-        ),
-        (
-            dict(
-                type='VisionTransformer',
-                arch='deit-tiny',
-                img_size=32,
-                out_type='cls_token',
-            ),
-            'auto',
-            192,
-        ),
-    ],
+    ('backbone', 'width'),
+    [(ROWS['hrnet'][0], 2048), (TIMM_VIT, 192), (VIT, 192)],
     ids=['hrnet', 'timm-vit', 'vit'],
 )
-def test_widths_are_found_behind_the_neck(backbone, neck, width):
-    model = build(backbone=backbone, neck=neck)
+def test_widths_are_found_behind_the_neck(backbone, width):
+    model = build(backbone=backbone, neck='auto')
     assert model.heads['uniform'].fc.in_features == width
     losses = model(**batch(), mode='loss')
     sum(losses.values()).backward()

@@ -183,32 +183,22 @@ def damaged(**changes):
     return state
 
 
-@pytest.mark.parametrize(
-    ('state', 'message'),
-    [
-        ({'head.fc.bias': torch.ones(3)}, r'first is "head\.fc\.bias"; give'),
-        ({}, 'no two branches to merge'),
-        (
-            damaged(backbone__layer4__rebalanced__weight=None),
-            r'backbone\.layer4\.weight is missing for branch "rebalanced"',
-        ),
-        (
-            damaged(heads__uniform__fc__bias=torch.ones(4)),
-            r'head\.fc\.bias has other shapes in the branches, \(4,\)',
-        ),
-        (
-            damaged(heads__uniform__fc__bias=torch.tensor([1, np.nan, 1])),
-            r'head\.fc\.bias holds values that are not finite',
-        ),
-        (
-            damaged(
-                backbone__layer4__uniform__index=torch.tensor([1]),
-                backbone__layer4__rebalanced__index=torch.tensor([2]),
-            ),
-            r'layer4\.index holds integers that differ',
-        ),
-    ],
-)
+UNMERGEABLE = [
+    ({'head.fc.bias': torch.ones(3)}, r'first is "head\.fc\.bias"; give'),
+    ({}, 'no two branches to merge'),
+    (damaged(backbone__layer4__rebalanced__weight=None),
+     r'backbone\.layer4\.weight is missing for branch "rebalanced"'),
+    (damaged(heads__uniform__fc__bias=torch.ones(4)),
+     r'head\.fc\.bias has other shapes in the branches, \(4,\)'),
+    (damaged(heads__uniform__fc__bias=torch.tensor([1, np.nan, 1])),
+     r'head\.fc\.bias holds values that are not finite'),
+    (damaged(backbone__layer4__uniform__index=torch.tensor([1]),
+             backbone__layer4__rebalanced__index=torch.tensor([2])),
+     r'layer4\.index holds integers that differ'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('state', 'message'), UNMERGEABLE)
 def test_what_cannot_be_merged(state, message):
     with pytest.raises(ValueError, match=message):
         merge_branches(state)
