@@ -35,7 +35,8 @@ if [[ ${1:-} == --fast ]]; then
     hooks="dict(type='PriorBiasHook'), dict(type='ConsistencyLimitHook')"
     hooks+=", dict(type='CompensationLimitHook')"
     protocol=(
-        --epoch-images "${images[$data]}" --tune "$rate=x0.5,x1,x2"
+        --epoch-images "${images[$data]}"
+        --tune "$rate=x0.5,x1,x2" --tune-fraction 0.3
         --cfg-options "$rate=None" "custom_hooks=[$hooks]"
     )
 fi

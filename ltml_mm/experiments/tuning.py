@@ -32,9 +32,10 @@ from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.splits import stratified_holdout
 from ltml_mm.datasets.two_stream import innermost_datasets
 from ltml_mm.decisions.selection import no_validation
+from ltml_mm.engine.hooks.guard_hooks import images_of, share_images
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.results import GROUPS, read_results
-from ltml_mm.experiments.rows import Row, build_config
+from ltml_mm.experiments.rows import Row, build_config, chooses
 from ltml_mm.experiments.runs import Run, plan_runs
 from ltml_mm.files import file_sha256, write_json, write_text
 
@@ -328,6 +329,18 @@ def hold_out(cfg: Config, args: argparse.Namespace) -> None:
         else:
             train.indices, own.indices = kept.tolist(), held.tolist()
             own.metainfo = {**dict(own.get('metainfo') or {}), **known}
+    if chooses(cfg):
+        validated = images_of(cfg.val_dataloader)
+        if share_images(validated, images_of(cfg.test_dataloader)):
+            raise ValueError(
+                '--tune: the validation that chooses the checkpoint reads '
+                'the test set: put a val.json beside train.json'
+            )
+        if share_images(validated, images_of(dict(dataset=own))):
+            raise ValueError(
+                '--tune: the validation chooses the checkpoint on the images '
+                'that a value would be chosen on: give --tune-fraction'
+            )
     holder = cfg.test_dataloader
     while 'dataset' in holder.dataset:
         holder = holder.dataset

@@ -35,8 +35,8 @@ def data(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp('photos'))
 
 
-def command(data, out, *further):
-    rates = [a for a in arguments(data, out, [ROW]) if LR not in a]
+def command(data, out, *further, row=ROW):
+    rates = [a for a in arguments(data, out, [row]) if LR not in a]
     return [*further, *rates]
 
 
@@ -136,10 +136,10 @@ def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
     assert search.given == pytest.approx([own / 2, own], rel=1e-3)
 
 
-def held(data, out, *flags):
+def held(data, out, *flags, row=ROW):
     """The config of a row that chooses."""
     tune = f'--tune={LR}=1,2'
-    args = parse('compare', command(data, out, tune, *flags))
+    args = parse('compare', command(data, out, tune, *flags, row=row))
     _, (row,) = parse_rows(args.rows)
     cfg = build_config(row, args)
     hold_out(cfg, args)
@@ -181,6 +181,19 @@ def test_a_file_of_the_set_serves_where_there_is_one(data, tmp_path):
         assert cfg.train_dataloader.dataset.dataset.ann_file == 'train.json'
     cfg = held(own, tmp_path / 'out', '--tune-fraction=0.4')
     assert 'tune/data/val_' in cfg.test_dataloader.dataset.ann_file
+
+
+def test_images_that_choose_checkpoints_choose_no_value(data, tmp_path):
+    best = dict(row=f'{ROW},default_hooks.checkpoint.save_best=auto')
+    part = '--tune-fraction=0.4'
+    with pytest.raises(ValueError, match='checkpoint reads the test set'):
+        held(data, tmp_path / 'out', part, **best)
+    own = write_set(tmp_path / 'data')
+    text = (own / 'train.json').read_text()
+    (own / 'val.json').write_text(text.replace('.png', '_of_val.png'))
+    with pytest.raises(ValueError, match='give --tune-fraction'):
+        held(own, tmp_path / 'out', **best)
+    held(own, tmp_path / 'out', part, **best)
 
 
 def test_published_sets_are_held_out_from_where_their_configs_say(
