@@ -350,6 +350,7 @@ def test_lvis_names_images_by_url(root, out, beside):
         *(('before.jpg', 'img.jpg'), ('img', 'img.jpg')),
         *((r'C:\photos\img.jpg', 'img.jpg'), ('/home/me/img.jpg', 'img.jpg')),
         *(('img.jpg', 'img.png'), ('img.jpg', 'img.JPG')),
+        ('img\xe9.jpg', 'imge\u0301.jpg'),  # Two forms of one letter.
     ],
 )
 def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):

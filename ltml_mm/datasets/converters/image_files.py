@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -175,9 +176,9 @@ class _ImageFiles:
         """Returns the path of an image from the root; None if it is missing.
 
         Its path comes first, then its other names; then the same path with
-        the other separators, in other case or with the extension that it
-        lacks; and last, of an address or a path of another machine, the one
-        file of its name.
+        the other separators, in other case or form of Unicode or with the
+        extension that it lacks; and last, of an address or a path of another
+        machine, the one file of its name.
         """
         for name in (example.path, *example.others):
             path = _relative(folder, name, self.root)
@@ -208,13 +209,13 @@ class _ImageFiles:
 
     def _alike(self, path: str) -> list[str]:
         """Lists the images of a path's name, the extension in any case."""
-        return self._by_name.get(os.path.basename(path).lower(), [])
+        return self._by_name.get(_plain(os.path.basename(path)), [])
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         found = defaultdict(list)
         for path in _image_files(self.root):
-            name = os.path.basename(path).lower()
+            name = _plain(os.path.basename(path))
             found[name].append(path)
             found[os.path.splitext(name)[0]].append(path)
         return found
@@ -228,9 +229,14 @@ def _image_files(root: str) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
+def _plain(path: str) -> str:
+    """Writes a path in lower case, and accents in one of their two forms."""
+    return unicodedata.normalize('NFC', path).lower()
+
+
 def _matches(found: str, wanted: str) -> bool:
     """Tells whether a path is the wanted one but for case or extension."""
-    found, wanted = found.lower(), os.path.normpath(wanted).lower()
+    found, wanted = _plain(found), _plain(os.path.normpath(wanted))
     return wanted in (found, os.path.splitext(found)[0])
 
 
