@@ -56,14 +56,19 @@ def set_weights(cfg: Config, path: str) -> None:
     )
     wanted = [k for k in own if not k.endswith('num_batches_tracked')]
     there = named(strip, add)
+    learned = dict(built.named_parameters())
+    # What a network computes for its size, such as tables, is no weight.
     missing = [
-        k for k in wanted if k not in there or there[k].shape != own[k].shape
+        k
+        for k in wanted
+        if k not in there or (k in learned and there[k].shape != own[k].shape)
     ]
     if len(missing) > (1 - ENOUGH) * len(wanted):
         raise ValueError(
             f'--weights {path}: it holds {len(wanted) - len(missing)} of the '
-            f'{len(wanted)} tensors of {backbone.get("type")}; missing: '
-            f'{", ".join(missing[:3])}; there: {", ".join([*found][:3])}. '
+            f'{len(wanted)} tensors of {backbone.get("type")}; missing, or of '
+            f'another shape: {", ".join(missing[:3])}; there: '
+            f'{", ".join([*found][:3])}. '
             "MMPretrain's tools/model_converters rename those of others"
         )
     stored = path

@@ -223,6 +223,17 @@ def test_weights_of_safetensors_and_of_keras(tmp_path, monkeypatch):
     assert (found['pos_embed'] == 5).all()
 
 
+def test_tables_of_another_size_are_no_missing_weights(tmp_path):
+    rope = dict(type='ViTEVA02', patch_size=16, arch=dict(
+        embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=8
+    ))  # fmt: skip
+    weights = MODELS.build({**rope, 'img_size': 64}).state_dict()
+    torch.save(weights, tmp_path / 'w.pth')
+    found, _ = initialized(tmp_path / 'w.pth', {**rope, 'img_size': 32})
+    key = 'layers.1.attn.proj.weight'
+    assert torch.equal(found[key], weights[key])
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / 'w.pth'
     torch.save({'blocks.0.weight': torch.zeros(3)}, path)

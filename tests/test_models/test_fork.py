@@ -16,11 +16,13 @@ from fork_cases import (
     swin,
     vit,
 )
+from fork_rows import ROWS
 from mmengine.runner import load_checkpoint
 from mmpretrain.models.backbones import ResNet
+from mmpretrain.registry import MODELS
 from torch import nn
 
-from ltml_mm.models.fork.backbone import fork_backbone
+from ltml_mm.models.fork.backbone import fork_backbone, fork_neck
 from ltml_mm.models.fork.branches import sync_branches
 
 pytestmark = pytest.mark.usefixtures('quiet')
@@ -84,6 +86,21 @@ def test_reinit_without_a_checkpoint_starts_the_copies_apart():
     assert not is_equal(backbone.layer4.uniform, backbone.layer4.rebalanced)
     norm = backbone.layer4.rebalanced[0].bn1
     assert torch.equal(norm.running_mean, torch.zeros(64))
+
+
+def test_reinit_draws_attention_and_necks_anew():
+    neck = nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 8))
+    branches = fork_neck(neck, 'reinit')
+    names = '0.in_proj_weight', '1.weight'
+    for name in names:
+        one, other = (m.get_parameter(name) for m in branches.copies)
+        assert not torch.equal(one, other)
+
+
+def test_a_trunk_that_is_frozen_anew_at_each_run():
+    config, names = ROWS['xcit']
+    backbone = MODELS.build({**config, 'frozen_stages': 2})
+    assert fork_backbone(backbone) == names
 
 
 @pytest.mark.parametrize('init', ['copy', 'reinit'])

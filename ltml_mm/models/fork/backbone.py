@@ -139,7 +139,10 @@ def fork_neck(neck: nn.Module | None, init: str) -> nn.Module | None:
     """Copies a neck for each branch where it has parameters."""
     if neck is None or not any(True for _ in neck.parameters()):
         return neck
-    return ForkedTail(neck, copy.deepcopy(neck), init)
+    twin = copy.deepcopy(neck)
+    return ForkedTail(
+        neck, twin.apply(_reset) if init == 'reinit' else twin, init
+    )
 
 
 def auto_fork_points(
@@ -323,8 +326,10 @@ def _run_and_follow(
         features = run(backbone, images)
         joined = [f for f in leaves(features) if batch_sizes(f) == [2]]
         roots = [f.sum() for f in joined if f.requires_grad]
+        # The backbone may have frozen some of them again as it ran.
+        weights = {n: w for n, w in weights.items() if w.requires_grad}
         found: Any = [None] * len(weights)
-        if roots:
+        if roots and weights:
             found = torch.autograd.grad(
                 roots, [*weights.values()], allow_unused=True
             )
@@ -427,9 +432,10 @@ def _repeat_output(
 
 
 def _reset(module: nn.Module) -> None:
-    reset = getattr(module, 'reset_parameters', None)
-    if callable(reset):
-        reset()
+    for name in ('reset_parameters', '_reset_parameters'):
+        reset = getattr(module, name, None)
+        if callable(reset):
+            reset()
 
 
 def _spread_all(
