@@ -9,9 +9,11 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from warnings import warn
 
 import torch
 from mmengine.config import Config
+from mmpretrain.models.heads import MultiLabelLinearClsHead
 
 from ltml_cli import parse
 from ltml_cli.run_parsers import SAFETENSORS
@@ -67,7 +69,7 @@ def merge_checkpoint(
         FileNotFoundError: The config does not exist.
         CheckpointError: The checkpoint cannot be read, has no two branches,
             or does not fit the config.
-        ValueError: The config has no two branches, or no BatchNorm to measure.
+        ValueError: See :func:`stock_config`; or no BatchNorm to measure.
     """
     checkpoint = read_checkpoint(path)
     meta = checkpoint_meta(checkpoint, path)
@@ -81,6 +83,12 @@ def merge_checkpoint(
     stock = stock_config(cfg, meta)
     model = build_model(stock)
     load_weights(model, merged, path)
+    if not isinstance(model.head, MultiLabelLinearClsHead):
+        warn(
+            f'the average of two {type(model.head).__name__} is not the mean '
+            'of their logits: compare the merged with the two-branch network',
+            stacklevel=2,
+        )
     if bn_images:
         model.to(pick_device())
         batches = training_batches(cfg, bn_images)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS
 
 from ltml_mm.apis.config import FILE_DATASETS, config_parts
@@ -40,8 +41,9 @@ def stock_config(
         dataset_meta: Classes and training counts from the checkpoint.
 
     Raises:
-        ValueError: The config's model is another, or its test set names
-            other classes than the checkpoint.
+        ValueError: The config's model is another, its head scores by other
+            than a sigmoid, or its test set names other classes than the
+            checkpoint.
     """
     model = cfg.model.to_dict()
     found = MODELS.get(model['type'])
@@ -113,6 +115,13 @@ def _model(model: Mapping[str, Any], scope: str) -> dict[str, Any]:
         head = head_config(
             head, model['num_classes'], backbone, build_neck(neck, backbone)
         )
+        if not isinstance(MODELS.build(head), MultiLabelClsHead):
+            raise ValueError(
+                f'a {head["type"]} alone does not score by a sigmoid, as both '
+                'branches do: take a multi-label head of the same weights, '
+                'for a LinearClsHead '
+                '--cfg-options model.head.type=MultiLabelLinearClsHead'
+            )
     parts = dict(backbone=model['backbone'], neck=neck, head=head)
     return dict(type='ImageClassifier', **parts)
 

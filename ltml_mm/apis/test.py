@@ -21,7 +21,8 @@ from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.pictures import draw_prediction, encode_picture
 from ltml_mm.apis.screen import quiet_run
-from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.datasets.annotations import check_class_names
+from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
     Thresholds,
@@ -122,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     digest = weights_digest(read_checkpoint(args.checkpoint)['state_dict'])
     collector = PredictionCollector()
     with quiet_run(lambda: RUNNERS.build(cfg), args.verbose) as runner:
+        for part in innermost_datasets(runner.test_dataloader):
+            check_class_names(part)
         meta = getattr(runner.test_dataloader.dataset, 'metainfo', {})
         thresholds, source = find_thresholds(
             args.checkpoint, digest, meta.get('classes') or (), args.thresholds

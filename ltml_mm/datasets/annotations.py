@@ -149,6 +149,23 @@ def _class_names(
     return names
 
 
+def check_class_names(dataset: Any) -> None:
+    """Refuses an annotation file that names other classes than its dataset.
+
+    MMPretrain's ``MultiLabelDataset``, which merged networks are tested with,
+    ignores the file's names where its config gives some.
+
+    Raises:
+        ValueError: The file lists other classes, or in another order.
+    """
+    path = str(getattr(dataset, 'ann_file', ''))
+    names = dataset.metainfo.get('classes')
+    content = load_json(path) if path.endswith('.json') and names else None
+    meta = content.get('metainfo') if isinstance(content, dict) else None
+    if isinstance(meta, dict):
+        _class_names(path, meta, names)
+
+
 def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     pairs = enumerate(zip_longest(found, expected))
     index, (name, wanted) = next(p for p in pairs if p[1][0] != p[1][1])

@@ -14,6 +14,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from ltml_mm.apis.model import scope_of
+from ltml_mm.datasets.annotations import check_class_names
+from ltml_mm.datasets.two_stream import innermost_datasets
 from ltml_mm.evaluation.grouped_average_precision import (
     BRANCHES_KEY,
     sample_scores,
@@ -45,7 +47,10 @@ def build_loader(cfg: Config, loader: Mapping[str, Any]) -> Any:
     loader.setdefault('collate_fn', dict(type='default_collate'))
     loader['pin_memory'] = False
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        return Runner.build_dataloader(loader, seed=0)
+        built = Runner.build_dataloader(loader, seed=0)
+    for part in innermost_datasets(built):
+        check_class_names(part)
+    return built
 
 
 def collect_scores(model: BaseModel, loader: Iterable[Any]) -> Scores:

@@ -14,6 +14,7 @@ from mmpretrain.registry import DATASETS
 
 from ltml_mm.apis.config import training_dataset
 from ltml_mm.apis.model import scope_of
+from ltml_mm.datasets.annotations import check_class_names
 from ltml_mm.datasets.two_stream import innermost_dataset
 from ltml_mm.decisions.selection import no_validation
 from ltml_mm.evaluation.grouped_average_precision import (
@@ -144,4 +145,6 @@ def _validation(cfg: Any) -> Any:
     config = innermost_dataset(loader)
     config.update(pipeline=_loading(cfg), lazy_init=False)
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
-        return DATASETS.build(config)
+        built = DATASETS.build(config)
+    check_class_names(built)
+    return built

@@ -28,6 +28,8 @@ from ltml_mm.apis.config import load_config
 from ltml_mm.apis.merge import main, merge_checkpoint, training_batches
 from ltml_mm.apis.model import build_model
 from ltml_mm.apis.test import main as evaluate
+from ltml_mm.decisions.scores import build_loader
+from ltml_mm.export import quantization
 from ltml_mm.files import AtomicFileBackend
 from ltml_mm.models.weight_averaging import DRIFT_LIMIT, merge_branches
 
@@ -72,7 +74,7 @@ def save(name='epoch_1.pth', noise=0.0, change=None):
     model.backbone.layer4.sync()
     with torch.no_grad():
         for head in model.heads.values():
-            head.fc.weight.normal_(std=0.3)
+            next(head.parameters()).normal_(std=0.3)
         for weight in model.backbone.layer4.copies[0].parameters():
             weight.add_(torch.randn_like(weight), alpha=noise)
     content = {
@@ -240,6 +242,42 @@ def test_the_config_of_a_plain_network(folder):
     Path('config.py').write_text(baseline + "data_root = 'data'\n")
     with pytest.raises(ValueError, match='is a ImageClassifier, which has no'):
         merge()
+
+
+def test_heads_that_are_not_merged_as_they_are(folder):
+    change = "\nmodel['head']['type'] = 'LinearClsHead'\n"
+    extend(folder / 'tiny.py', CONFIG + change, 'config.py')
+    save()
+    with pytest.raises(ValueError, match='a LinearClsHead alone does not'):
+        merge()
+    merge('--cfg-options', 'model.head.type=MultiLabelLinearClsHead')
+    csra = dict(type='CSRAClsHead', in_channels=32, num_heads=1, lam=0.1)
+    change = f'\nmodel.update(neck=None, head={csra})\n'
+    extend(folder / 'tiny.py', CONFIG + change, 'config.py')
+    save()
+    with pytest.warns(UserWarning, match='two CSRAClsHead is not the mean'):
+        merge('--force')
+
+
+def test_other_classes_in_the_file_are_refused(folder):
+    """MMPretrain's dataset would take their indices for its own."""
+    save()
+    merge()
+    files = 'merged.py', 'merged.pth'
+    evaluate([*files])
+    path = Path('data/test.json')
+    content = json.loads(path.read_text())
+    content['metainfo']['classes'].reverse()
+    path.write_text(json.dumps(content))
+    cfg = load_config('merged.py')
+    cfg.val_dataloader = cfg.test_dataloader
+    for run in (
+        lambda: evaluate([*files]),
+        lambda: build_loader(cfg, cfg.test_dataloader),
+        lambda: quantization._validation(cfg),
+    ):
+        with pytest.raises(ValueError, match=r'class 0 is .* in place of'):
+            run()
 
 
 def test_what_is_there_stays(folder):
