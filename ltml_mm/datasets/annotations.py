@@ -159,8 +159,9 @@ def check_class_names(dataset: Any) -> None:
         ValueError: The file lists other classes, or in another order.
     """
     path = str(getattr(dataset, 'ann_file', ''))
-    names = dataset.metainfo.get('classes')
-    content = load_json(path) if path.endswith('.json') and names else None
+    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    known = names and path.endswith('.json') and os.path.isfile(path)
+    content = load_json(path) if known else None
     meta = content.get('metainfo') if isinstance(content, dict) else None
     if isinstance(meta, dict):
         _class_names(path, meta, names)
