@@ -285,6 +285,8 @@ def test_memory_stays_flat(data, tmp_path):
     """Over 2000 steps: what is kept in each would add up to MiBs."""
     config = runner_config(data, tmp_path)
     config.train_cfg = dict(by_epoch=False, max_iters=2000)
+    # One epoch: MMEngine waits for two seconds between two.
+    config.train_dataloader.sampler.epoch_length = 8000
     config.log_processor.by_epoch = False
     config.param_scheduler = []
     config.default_hooks.checkpoint.update(by_epoch=False, interval=2000)

@@ -42,10 +42,13 @@ candidates=(
   "ema_teacher=model.type=EMATeacherClassifier,model.momentum=$momentum"
 )
 if ((gpus > 0)); then
-  # Other images, and other cached features.
-  candidates+=("crops=train_dataloader.dataset.dataset.pipeline.1=\
-{'_delete_':True,'type':'RandomResizedCrop','scale':224,\
-'crop_ratio_range':(0.35,1.0)}")
+  # Other images, and other cached features. The whole pipeline, since what
+  # stands in a list is merged and not replaced.
+  candidates+=("crops=train_dataloader.dataset.dataset.pipeline=[\
+{'type':'LoadCheckedImage'},\
+{'type':'RandomResizedCrop','scale':224,'crop_ratio_range':(0.35,1.0)},\
+{'type':'PhotoMetricDistortion'},{'type':'RandomMirror','prob':0.5},\
+{'type':'PackImage'}]")
 fi
 rows=()
 for candidate in "${candidates[@]}"; do

@@ -21,6 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Ahead of MMPretrain, which does not import beside some other packages.
+import ltml_mm  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from mmengine.config import Config

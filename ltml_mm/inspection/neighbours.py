@@ -11,7 +11,7 @@ from torch import Tensor
 #: What the features of one set may take; wider ones are projected.
 FEATURE_BYTES = 256 * 2**20
 #: The rows of similarities that are in memory at once.
-BLOCK = 4096
+BLOCK = 2048
 #: Of the 64 bits of a hash, what re-encoding and resizing may change; and
 #: the least cosine of two copies of one picture.
 SAME_BITS, SAME_COSINE = 6, 0.9
@@ -68,10 +68,13 @@ class Features:
 
     def cosines(self, vectors: np.ndarray) -> np.ndarray:
         """Compares all pictures with projected vectors, float32 (N, B)."""
-        others = vectors.astype(np.float32).T
+        # Exact: products of two float16 are multiples of 2**-48, and so are
+        # their sums, whatever their order, which differs by CPU and batch.
+        others = vectors.astype(np.float64).T
         blocks = range(0, max(len(self.vectors), 1), BLOCK)
         parts = [self.vectors[i : i + BLOCK] for i in blocks]
-        return np.concatenate([p.astype(np.float32) @ others for p in parts])
+        products = (part.astype(np.float64) @ others for part in parts)
+        return np.concatenate([p.astype(np.float32) for p in products])
 
 
 class Matches:

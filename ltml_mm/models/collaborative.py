@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -290,28 +291,31 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         logits = self.branch_logits(inputs)
         if data_samples is None:
             data_samples = [DataSample() for _ in range(len(inputs))]
-        for index, sample in enumerate(data_samples):
-            own = {name: logits[name][index] for name in BRANCHES}
-            self.write_prediction(sample, own)
+        self.write_predictions(data_samples, logits)
         return data_samples
 
-    def write_prediction(
-        self, sample: DataSample, branch_logits: dict[str, Tensor]
+    def write_predictions(
+        self, samples: Sequence[DataSample], branch_logits: dict[str, Tensor]
     ) -> None:
-        """Writes the fields that :meth:`predict` lists, of logits (K,)."""
-        score = fuse_scores([*branch_logits.values()], self.fuse)
+        """Writes the fields that :meth:`predict` lists, of logits (N, K)."""
+        scores = fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
         if threshold is None and topk:
-            label = score.topk(topk).indices
+            labels = scores.topk(topk).indices.unbind()
         else:
-            label = torch.where(score >= threshold)[0]
-        sample.set_pred_score(score).set_pred_label(label)
-        sample.set_field(
-            {name: z.sigmoid() for name, z in branch_logits.items()},
-            'branch_scores',
+            # Of all images at once: each search waits for a GPU.
+            named = scores >= threshold
+            labels = torch.where(named)[1].split(named.sum(1).tolist())
+        fields = dict(
+            branch_scores={n: z.sigmoid() for n, z in branch_logits.items()},
+            branch_logits=branch_logits,
         )
-        sample.set_field(branch_logits, 'branch_logits')
+        for index, sample in enumerate(samples):
+            sample.set_pred_score(scores[index]).set_pred_label(labels[index])
+            for field, rows in fields.items():
+                own = {name: z[index] for name, z in rows.items()}
+                sample.set_field(own, field)
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Returns the depth of a parameter's layer and the largest depth."""
@@ -337,17 +341,19 @@ class CollaborativeTTA(BaseTTAModel):
         self, data_samples_list: list[tuple[DataSample, ...]]
     ) -> list[DataSample]:
         """Merges the views of each image to one sample as of ``predict``."""
-        return [self._merge_views(views) for views in data_samples_list]
-
-    def _merge_views(self, views: tuple[DataSample, ...]) -> DataSample:
-        merged = views[0].new()
+        views = [
+            {
+                name: torch.stack([s.branch_logits[name] for s in samples])
+                for name in BRANCHES
+            }
+            for samples in zip(*data_samples_list, strict=True)
+        ]
         logits = {
-            name: fuse_logits(
-                [view.branch_logits[name] for view in views], self.module.fuse
-            )
-            for name in views[0].branch_logits
+            name: fuse_logits([view[name] for view in views], self.module.fuse)
+            for name in BRANCHES
         }
-        self.module.write_prediction(merged, logits)
+        merged = [samples[0].new() for samples in data_samples_list]
+        self.module.write_predictions(merged, logits)
         return merged
 
 

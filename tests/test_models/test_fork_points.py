@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -395,7 +396,11 @@ def test_images_that_are_not_square_fork_at_the_same_stage(row):
     if row.startswith('timm'):
         pytest.importorskip('timm')
     config = dict(copy.deepcopy(ROWS[row][0]), img_size=(64, 128))
-    assert fork_backbone(MODELS.build(config)) == ROWS[row][1]
+    backbone = MODELS.build(config)
+    if image_shape(backbone)[1:] != (64, 128):
+        assert row == 'timm-maxvit'
+        pytest.skip("this timm's MaxViT does not tell the size it takes")
+    assert fork_backbone(backbone) == ROWS[row][1]
 
 
 def test_a_family_whose_rule_finds_no_weights_forks_by_its_structure(
@@ -417,11 +422,15 @@ HF_BLOCKS = dict(
 )  # fmt: skip
 STAGES = dict(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 2, 1])
 HUGGING_FACE = {
-    'vit': (HF_BLOCKS, ['encoder.layer.5', 'layernorm', 'pooler']),
+    # transformers 5 has the blocks elsewhere.
+    'vit': (HF_BLOCKS, [r'(encoder\.)?layers?\.5', 'layernorm', 'pooler']),
     'dinov2': (HF_BLOCKS, ['encoder.layer.5', 'layernorm']),
     'clip_vision_model': (
         HF_BLOCKS,
-        [f'vision_model.{n}' for n in ('encoder.layers.5', 'post_layernorm')],
+        [
+            rf'(vision_model\.)?{n}'
+            for n in (r'encoder\.layers\.5', 'post_layernorm')
+        ],
     ),
     'swin': (
         dict(
@@ -456,7 +465,8 @@ def test_the_documented_backbone_of_hugging_face_forks(kind, monkeypatch):
         backbone = copy.deepcopy(plain)
         backbone.__class__ = kind
         names = fork_backbone(backbone)
-        assert names == [f'model.{name}' for name in expected]
+        for name, pattern in zip(names, expected, strict=True):
+            assert re.fullmatch(rf'model\.{pattern}', name)
         for name in names:
             perturb(backbone.get_submodule(name).rebalanced)
         inputs = torch.rand(3, *image_shape(backbone))

@@ -13,6 +13,7 @@ from mmengine.dataset import default_collate
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import DATASETS, DefaultScope
+from mmpretrain.utils import dependency
 from tiny_training import (
     CLASSES,
     LABELS,
@@ -46,9 +47,12 @@ model = dict(
     head=dict(type='MultiLabelLinearClsHead', in_channels=32))
 test_dataloader = dict(batch_size=4)
 """
-# MMPretrain's own evaluation and inference, in a process without the plugin.
-STOCK = """
+# MMPretrain's own evaluation and inference, in a process without the plugin;
+# beside transformers 5, too, where MMPretrain alone does not import.
+STOCK = f"""
 import json, sys
+from mmpretrain.utils import dependency
+dependency.WITH_MULTIMODAL = {dependency.WITH_MULTIMODAL}
 from mmengine.config import Config
 from mmengine.runner import Runner
 cfg = Config.fromfile('merged.py')

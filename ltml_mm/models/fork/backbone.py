@@ -117,11 +117,8 @@ def _put_copies(
     memo: dict[int, Any] = {id(backbone): backbone}
     for name in names:
         module = backbone.get_submodule(name)
-        twin = copy.deepcopy(module, memo)
-        if init == 'reinit':
-            twin.apply(_reset)
         kind = Fork if name == names[0] else ForkedTail
-        branches = kind(module, twin, init)
+        branches = kind(module, _twin(module, init, memo), init)
         branches.first, branches.path = state, name
         parent, _, leaf = name.rpartition('.')
         backbone.get_submodule(parent).add_module(leaf, branches)
@@ -139,10 +136,12 @@ def fork_neck(neck: nn.Module | None, init: str) -> nn.Module | None:
     """Copies a neck for each branch where it has parameters."""
     if neck is None or not any(True for _ in neck.parameters()):
         return neck
-    twin = copy.deepcopy(neck)
-    return ForkedTail(
-        neck, twin.apply(_reset) if init == 'reinit' else twin, init
-    )
+    return ForkedTail(neck, _twin(neck, init), init)
+
+
+def _twin(module: nn.Module, init: str, memo: Any = None) -> nn.Module:
+    twin = copy.deepcopy(module, memo)
+    return twin.apply(_reset) if init == 'reinit' else twin
 
 
 def auto_fork_points(
