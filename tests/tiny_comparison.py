@@ -35,9 +35,8 @@ def options(data):
         'optim_wrapper.optimizer.lr=0.1',
         f'train_dataloader.dataset.dataset.pipeline.2.{scale}',
         f'val_dataloader.dataset.pipeline.1.{scale}',
-        f'test_dataloader.dataset.pipeline.1.{scale}',
-        *loaders,
-    ]
+        f'test_dataloader.dataset.pipeline.1.{scale}', *loaders,
+    ]  # fmt: skip
 
 
 def arguments(data, out, rows):

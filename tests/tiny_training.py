@@ -13,6 +13,7 @@ CLASSES = ('common', 'medium', 'rare')
 # One image has no label; the rare class one image.
 LABELS = [[0], [0, 1], [0], [], [1], [0, 2], [0], [1], [0], [0, 1]]
 NUMBERS = itertools.count()
+TINY = dict(type='ResNet', depth=18, stem_channels=4, base_channels=4)
 
 #: The same network with one branch, of stock parts.
 STOCK = """
@@ -90,14 +91,11 @@ def extend(config, text, name='changed.py'):
 
 def loader(dataset, sampler, num_workers, batch_size, **options):
     return dict(
-        batch_size=batch_size,
-        num_workers=num_workers,
+        batch_size=batch_size, num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        collate_fn=dict(type='default_collate'),
-        sampler=sampler,
-        dataset=dataset,
-        **options,
-    )
+        collate_fn=dict(type='default_collate'), sampler=sampler,
+        dataset=dataset, **options,
+    )  # fmt: skip
 
 
 def make_config(data, work_dir, num_workers=0, by_epoch=True, steps=3):
@@ -145,6 +143,7 @@ def make_config(data, work_dir, num_workers=0, by_epoch=True, steps=3):
         train_cfg = dict(by_epoch=True, max_epochs=3, val_interval=1)
     else:
         train_cfg = dict(by_epoch=False, max_iters=8, val_interval=4)
+    saves = dict(interval=steps or 1, by_epoch=not steps)
     return Config(
         dict(
             default_scope='mmpretrain',
@@ -153,13 +152,7 @@ def make_config(data, work_dir, num_workers=0, by_epoch=True, steps=3):
             work_dir=str(work_dir),
             model=dict(
                 type='CollaborativeTwoBranchClassifier',
-                backbone=dict(
-                    type='ResNet',
-                    depth=18,
-                    stem_channels=4,
-                    base_channels=4,
-                    drop_path_rate=0.3,
-                ),
+                backbone=dict(TINY, drop_path_rate=0.3),
                 num_classes=3,
                 data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
             ),
@@ -181,11 +174,7 @@ def make_config(data, work_dir, num_workers=0, by_epoch=True, steps=3):
             ],
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=2),
-                checkpoint=dict(
-                    type='SafeCheckpointHook',
-                    interval=steps or 1,
-                    by_epoch=not steps,
-                ),
+                checkpoint=dict(type='SafeCheckpointHook', **saves),
                 class_statistics=dict(type='ClassStatisticsHook'),
                 exact_resume=dict(type='ExactResumeHook'),
             ),

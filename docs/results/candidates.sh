@@ -20,7 +20,9 @@ hooks="{'type':'PriorBiasHook'},{'type':'ConsistencyLimitHook'},\
 # Over a tenth of the run.
 momentum=$(python -c "print(10 / (8 * $epoch // $step))")
 loss=model.loss_cls.type
-heads=optim_wrapper.paramwise_cfg.custom_keys.heads.lr_mult
+rates=optim_wrapper.paramwise_cfg
+heads="$rates.custom_keys={'heads.uniform':{'lr_mult':3},\
+'heads.rebalanced':{'lr_mult':3}}"
 pairs="$loss=PairwiseCompensatedBCELoss,model.loss_cls.pairs"
 stream=train_dataloader.sampler.streams.rebalanced
 schedule="{'type':'LinearLR','start_factor':0.04,'by_epoch':True,'end':2,\
@@ -35,7 +37,8 @@ candidates=(
   "csra=model.head.type=CSRAClsHead,model.head.num_heads=1,model.head.lam=0.1"
   "one_cycle=param_scheduler=[$schedule]"
   "decay_1e-4=optim_wrapper.optimizer.weight_decay=0.0001"
-  "heads_x3=$heads=3"
+  "heads_x3=$heads"
+  "full_rate=$rates=None"
   "class_aware=$stream.type=ClassAwareMultiLabelSampler"
   "merged_epochs=custom_hooks=[$hooks,{'type':'MergeEveryEpochHook'}]"
   "fused_target=model.loss_consistency.type=FusedTargetConsistencyLoss"

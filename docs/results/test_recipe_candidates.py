@@ -181,7 +181,7 @@ def test_epochs_start_from_the_average(tmp_path):
     ('script', 'arguments', 'runs'),
     [
         # 13 candidates; and what the tables share is run once.
-        ('candidates.sh', ['4', '8', '0.1', '0.2'], 26),
+        ('candidates.sh', ['4', '8', '0.1', '0.2'], 28),
         pytest.param('coco80.sh', [], 12 + 6 + 7, marks=pytest.mark.long),
     ],
 )

@@ -307,15 +307,12 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             # Of all images at once: each search waits for a GPU.
             named = scores >= threshold
             labels = torch.where(named)[1].split(named.sum(1).tolist())
-        fields = dict(
-            branch_scores={n: z.sigmoid() for n, z in branch_logits.items()},
-            branch_logits=branch_logits,
-        )
-        for index, sample in enumerate(samples):
-            sample.set_pred_score(scores[index]).set_pred_label(labels[index])
+        own = {name: z.sigmoid() for name, z in branch_logits.items()}
+        fields = dict(branch_scores=own, branch_logits=branch_logits)
+        for i, sample in enumerate(samples):
+            sample.set_pred_score(scores[i]).set_pred_label(labels[i])
             for field, rows in fields.items():
-                own = {name: z[index] for name, z in rows.items()}
-                sample.set_field(own, field)
+                sample.set_field({n: z[i] for n, z in rows.items()}, field)
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Returns the depth of a parameter's layer and the largest depth."""
@@ -341,18 +338,15 @@ class CollaborativeTTA(BaseTTAModel):
         self, data_samples_list: list[tuple[DataSample, ...]]
     ) -> list[DataSample]:
         """Merges the views of each image to one sample as of ``predict``."""
-        views = [
-            {
-                name: torch.stack([s.branch_logits[name] for s in samples])
-                for name in BRANCHES
-            }
-            for samples in zip(*data_samples_list, strict=True)
-        ]
-        logits = {
-            name: fuse_logits([view[name] for view in views], self.module.fuse)
-            for name in BRANCHES
-        }
-        merged = [samples[0].new() for samples in data_samples_list]
+        views = [*zip(*data_samples_list, strict=True)]
+        logits = {}
+        for name in BRANCHES:
+            each = [
+                torch.stack([sample.branch_logits[name] for sample in view])
+                for view in views
+            ]
+            logits[name] = fuse_logits(each, self.module.fuse)
+        merged = [sample.new() for sample in views[0]]
         self.module.write_predictions(merged, logits)
         return merged
 

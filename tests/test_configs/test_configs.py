@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS, init_default_scope
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS
 from mmpretrain.structures import DataSample
+from two_branch_case import BACKBONE
+from two_branch_case import build as build_network
 
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
@@ -176,6 +179,32 @@ def test_backbone_variants_differ_in_the_model_alone(name):
     assert json.dumps(variant, sort_keys=True) == json.dumps(
         plain, sort_keys=True
     )
+
+
+@pytest.mark.parametrize(
+    'backbone', [BACKBONE, dict(type='MobileNetV2', widen_factor=0.25)]
+)
+def test_the_recipe_trains_what_both_branches_share_at_a_tenth(backbone):
+    cfg = Config.fromfile(ROOT / 'recipes/ltml_plus_custom.py')
+    cfg.optim_wrapper.optimizer.lr = 1.0
+    model = build_network(backbone=backbone, head=cfg.model.head)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper.to_dict())
+    groups = wrapper.optimizer.param_groups
+    rates = {p: group['lr'] for group in groups for p in group['params']}
+    for weight in model.parameters():  # None is zero, as some norms start.
+        torch.nn.init.uniform_(weight, 0.01, 0.1)
+    reached = []
+    for z in model.branch_logits(torch.rand(2, 3, 64, 64)).values():
+        model.zero_grad(set_to_none=False)
+        z.sum().backward(retain_graph=True)
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        reached.append(
+            {n for n, g in grads.items() if g is not None and g.any()}
+        )
+    for name, weight in model.named_parameters():
+        shared = all(name in names for names in reached)
+        assert rates[weight] == (0.1 if shared else 1.0), name
+    assert {*rates.values()} == {0.1, 1.0}
 
 
 @pytest.mark.parametrize('name', CONFIGS)

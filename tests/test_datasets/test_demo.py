@@ -110,17 +110,13 @@ def test_pictures_are_the_same_up_to_rounding(train):
 
 # The area of a shape and its centre, for a radius of 1.
 SIZES = {
-    'ring': (np.pi * (1 - 0.58**2), 0, 0),
-    'disc': (np.pi * 0.95**2, 0, 0),
-    'square': (1.64**2, 0, 0),
-    'triangle': (1.9 * 1.9 / 2, 0, 1 / 6),
-    'cross': (2 * 0.6 * 1.9 - 0.6**2, 0, 0),
-    'heart': (2.203, 0, -0.18),
-    'moon': (1.599, -0.367, 0),
-    'bars': (3 * 0.36 * 1.8, 0, 0),
+    'ring': (np.pi * (1 - 0.58**2), 0, 0), 'disc': (np.pi * 0.95**2, 0, 0),
+    'square': (1.64**2, 0, 0), 'triangle': (1.9 * 1.9 / 2, 0, 1 / 6),
+    'cross': (2 * 0.6 * 1.9 - 0.6**2, 0, 0), 'heart': (2.203, 0, -0.18),
+    'moon': (1.599, -0.367, 0), 'bars': (3 * 0.36 * 1.8, 0, 0),
     'arrow': (1 + 0.64 * 0.95, 0, -0.028),
     'hourglass': (0.9 * (1.9 + 0.2), 0, 0),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('shape', SIZES)

@@ -29,9 +29,8 @@ RANDOM = [
     dict(type='NumpyToPIL', to_rgb=True),
     dict(type='torchvision/RandomAffine', degrees=20),
     dict(type='torchvision/ColorJitter', brightness=0.5),
-    dict(type='PILToNumpy', to_bgr=True),
-    dict(type='PackInputs'),
-]
+    dict(type='PILToNumpy', to_bgr=True), dict(type='PackInputs'),
+]  # fmt: skip
 PLAIN = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 
 

@@ -56,15 +56,11 @@ def make(work_dir, *splits):
         options[f'{split}_cfg'] = {}
         options[f'{split}_evaluator'] = {'type': 'GroupedAveragePrecision'}
     return make_runner(
-        work_dir,
-        Model(),
-        hooks=['ClassReportHook'],
-        train_dataloader=loader,
+        work_dir, Model(), hooks=['ClassReportHook'], train_dataloader=loader,
         train_cfg={'by_epoch': True, 'max_epochs': 2},
         optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 1.0}},
-        default_hooks={'checkpoint': None},
-        **options,
-    )
+        default_hooks={'checkpoint': None}, **options,
+    )  # fmt: skip
 
 
 def aps(path):

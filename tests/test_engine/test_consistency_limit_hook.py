@@ -49,13 +49,10 @@ def train(work_dir, rate, hooks=(), **options):
     model = Two(**options)
     optimizer = dict(type='SGD', lr=rate, momentum=MOMENTUM)
     runner = make_runner(
-        work_dir,
-        model,
-        Numbers(),
-        hooks=hooks,
+        work_dir, model, Numbers(), hooks=hooks,
         optim_wrapper=dict(optimizer=optimizer),
         train_cfg=dict(by_epoch=True, max_epochs=30),
-    )
+    )  # fmt: skip
     runner.train()
     return model.apart[0], model.apart[-1]
 

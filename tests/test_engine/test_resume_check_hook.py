@@ -18,13 +18,9 @@ def trained(tmp_path):
 
 def start(work_dir, checkpoint, model=None, resume=True):
     runner = make_runner(
-        work_dir,
-        model,
-        hooks=HOOKS,
-        load_from=str(checkpoint),
-        resume=resume,
+        work_dir, model, hooks=HOOKS, load_from=str(checkpoint), resume=resume,
         train_cfg=dict(by_epoch=True, max_epochs=2),
-    )
+    )  # fmt: skip
     runner.train()
     return runner
 

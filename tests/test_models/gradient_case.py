@@ -15,13 +15,10 @@ OPTIONS = [
         loss_consistency=dict(on=on, reduction=reduction, detach=detach),
     )
     for compensation, weighting, on, reduction, detach in itertools.product(
-        ('learnable', 'statistics', 'none'),
-        (True, False),
-        ('logits', 'probs'),
-        ('mean', 'sum'),
-        (True, False),
+        ('learnable', 'statistics', 'none'), (True, False),
+        ('logits', 'probs'), ('mean', 'sum'), (True, False),
     )
-]
+]  # fmt: skip
 OTHER_LOSSES = [
     *('ReweightedBCELoss', 'ClassBalancedFocalLoss', 'MultiLabelLDAMLoss'),
     'DistributionBalancedLoss',

@@ -17,13 +17,9 @@ HEAD = dict(type='AttentionAtTestHead', lam=0.5)
 
 def build(head, backbone=BACKBONE, **options):
     config = dict(
-        type='CollaborativeTwoBranchClassifier',
-        backbone=backbone,
-        num_classes=5,
-        head=head,
-        loss_cls=dict(weighting=False),
-        **options,
-    )
+        type='CollaborativeTwoBranchClassifier', backbone=backbone,
+        num_classes=5, head=head, loss_cls=dict(weighting=False), **options,
+    )  # fmt: skip
     return MODELS.build(copy.deepcopy(config))
 
 

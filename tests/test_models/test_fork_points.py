@@ -421,16 +421,13 @@ HF_BLOCKS = dict(
     intermediate_size=48, image_size=28, patch_size=14,
 )  # fmt: skip
 STAGES = dict(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 2, 1])
+#: Names of either transformers 4 or 5.
 HUGGING_FACE = {
-    # transformers 5 has the blocks elsewhere.
     'vit': (HF_BLOCKS, [r'(encoder\.)?layers?\.5', 'layernorm', 'pooler']),
     'dinov2': (HF_BLOCKS, ['encoder.layer.5', 'layernorm']),
     'clip_vision_model': (
         HF_BLOCKS,
-        [
-            rf'(vision_model\.)?{n}'
-            for n in (r'encoder\.layers\.5', 'post_layernorm')
-        ],
+        [r'(\w+\.)?encoder\.layers\.5', r'(\w+\.)?post_layernorm'],
     ),
     'swin': (
         dict(

@@ -156,13 +156,9 @@ def launch(folder, sender, *options):
     tests = os.path.dirname(os.path.dirname(__file__))
     options = ('--work-dir', 'work', '--no-validate', *options)
     process = start(
-        'dist_train.sh',
-        'signalled.py',
-        2,
-        *options,
-        cwd=folder,
+        'dist_train.sh', 'signalled.py', 2, *options, cwd=folder,
         PYTHONPATH=tests,
-    )
+    )  # fmt: skip
     output, _ = process.communicate(timeout=180)
     return output, process.returncode
 
