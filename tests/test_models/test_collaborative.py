@@ -121,22 +121,23 @@ def test_tta_averages_what_fuse_averages(fuse):
     module = build(fuse=fuse)
     tta = MODELS.build(dict(type='CollaborativeTTA', module=module)).eval()
     make_logits_large(tta.module)
-    image = batch(1)['inputs']['uniform']
-    views = [image, image.flip(-1)]
-    data = {'inputs': views, 'data_samples': [[DataSample()], [DataSample()]]}
-    (merged,) = tta.test_step(data)
+    images = batch(2)['inputs']['uniform']
+    views = [images, images.flip(-1)]
+    samples = [[DataSample(metainfo={'n': n}) for n in (0, 1)] for _ in views]
+    merged = tta.test_step({'inputs': views, 'data_samples': samples})
     logits = np.stack(
         [
-            tta.module.branch_logits(view)[name].detach().numpy()[0]
+            tta.module.branch_logits(view)[name].detach().numpy()
             for view in views
             for name in BRANCHES
         ]
     )
+    expected = sigmoid(logits).mean(0)
     if fuse == 'logits':
         expected = sigmoid(logits.mean(0))
-    else:
-        expected = sigmoid(logits).mean(0)
-    np.testing.assert_allclose(merged.pred_score.detach(), expected, rtol=1e-5)
+    found = [sample.pred_score.detach() for sample in merged]
+    np.testing.assert_allclose(np.stack(found), expected, rtol=1e-5)
+    assert [sample.n for sample in merged] == [0, 1]
 
 
 def test_fused_logits_stay_finite_where_both_branches_saturate():
