@@ -170,6 +170,8 @@ def test_one_branch_and_no_training_pictures(
     cam, tmp_path, monkeypatch, capsys
 ):
     """Moved away, the training pictures cost a sentence."""
+    if cam:
+        pytest.importorskip('pytorch_grad_cam', reason='needs grad-cam')
     _, config = write_networks(tmp_path)
     checkpoint = save_network(config)
     data = tmp_path / 'data'
@@ -180,8 +182,6 @@ def test_one_branch_and_no_training_pictures(
     (data / 'test.json').write_text(json.dumps(entries))
     for path in data.glob('*.png'):
         path.unlink()
-    if cam:
-        pytest.importorskip('pytorch_grad_cam', reason='needs grad-cam')
     monkeypatch.setattr(model_report, 'has_grad_cam', lambda: cam)
     main([str(config), str(checkpoint), '--out', str(tmp_path / 'out')])
     text = (tmp_path / 'out' / 'report.html').read_text('utf-8')

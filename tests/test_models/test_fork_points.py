@@ -423,17 +423,16 @@ HF_BLOCKS = dict(
 STAGES = dict(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 2, 1])
 #: Names of either transformers 4 or 5.
 HUGGING_FACE = {
-    'vit': (HF_BLOCKS, [r'(encoder\.)?layers?\.5', 'layernorm', 'pooler']),
+    'vit': (HF_BLOCKS, [r'(encoder\.layer|layers)\.5', 'layernorm', 'pooler']),
     'dinov2': (HF_BLOCKS, ['encoder.layer.5', 'layernorm']),
     'clip_vision_model': (
         HF_BLOCKS,
-        [r'(\w+\.)?encoder\.layers\.5', r'(\w+\.)?post_layernorm'],
+        [r'(vision_model\.)?encoder\.layers\.5',
+         r'(vision_model\.)?post_layernorm'],
     ),
     'swin': (
-        dict(
-            image_size=64, embed_dim=8, depths=[1, 1, 2, 1],
-            num_heads=[1, 1, 2, 2], window_size=2,
-        ),
+        dict(image_size=64, embed_dim=8, depths=[1, 1, 2, 1],
+             num_heads=[1, 1, 2, 2], window_size=2),
         ['encoder.layers.3', 'layernorm'],
     ),
     'convnextv2': (STAGES, ['encoder.stages.3', 'layernorm']),
