@@ -207,6 +207,22 @@ def test_cvat(root, tmp_path, out, folder):
         convert(home, out, 'cvat', ['force'])
 
 
+def test_cvat_project(tmp_path, out):
+    """Of two subsets with images of the same names."""
+    head, images = cvat().removesuffix('</annotations>').split('<image', 1)
+    for subset in ('Train', 'Validation'):
+        make_images(tmp_path / 'images' / subset)
+        part = f'<image{images}'
+        head += part.replace('<image', f'<image subset="{subset}"')
+    (tmp_path / 'annotations.xml').write_text(f'{head}</annotations>')
+    convert(tmp_path, out, None)
+    assert converted(out) == {
+        f'{subset}/{path}': own
+        for subset in ('Train', 'Validation')
+        for path, own in EXPECTED.items()
+    }
+
+
 def as_jsonl(value):
     rows = [{'file_name': p, value: own} for p, own in EXPECTED.items()]
     return '\n'.join(map(json.dumps, rows))

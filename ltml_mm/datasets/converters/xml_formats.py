@@ -59,7 +59,8 @@ def read_cvat(path: str) -> ImageSet:
     """Reads CVAT's XML for images, a file or a folder with it.
 
     An image is positive for its tags and for every label that it has a
-    shape of. The classes are those of the task, in its order.
+    shape of. The classes are those of the task, in its order. A project
+    keeps the images of each of its subsets in a folder.
     """
     if os.path.isdir(path):
         path = os.path.join(path, 'annotations.xml')
@@ -88,7 +89,9 @@ def read_cvat(path: str) -> ImageSet:
         if not name or '' in found:
             fault = 'needs a "name", and each part of it a "label"'
             problems.add('bad images', place, fault)
-        examples.append(Example(name, found, place, (os.path.basename(name),)))
+        listed = os.path.join(item.get('subset') or '', name)
+        others = (name, os.path.basename(name))
+        examples.append(Example(listed, found, place, others))
     problems.check()
     return rooted(ImageSet(examples, classes, '', path))
 
