@@ -12,6 +12,7 @@ from ltml_cli.options import (
     check_data_root,
     check_source,
     find_config,
+    output_folder,
 )
 
 #: The formats that are converted, as in ``converters.convert.READERS``.
@@ -174,6 +175,7 @@ def dataset_report_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
+        type=output_folder,
         required=True,
         metavar='DIR',
         help='where report.md, report.json and the picture go; those of an '
@@ -190,8 +192,6 @@ def check_dataset_report(parser: Parser, args: argparse.Namespace) -> None:
     else:
         args.source = find_config(args.source)
     check_data_root(args.cfg_options)
-    if os.path.exists(args.out) and not os.path.isdir(args.out):
-        raise ValueError(f'--out {args.out} is not a folder')
 
 
 def _add_split_file(parser: Parser) -> None:
@@ -205,6 +205,7 @@ def _add_output(parser: Parser, out: str | None = None) -> None:
     """Adds the options that all converters share."""
     parser.add_argument(
         '--out',
+        type=output_folder,
         default=out,
         required=out is None,
         help='folder to write train.json, test.json, split.json and, where '

@@ -163,6 +163,30 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def output_folder(text: str) -> str:
+    """Takes a folder that is there or can be made, for ``type=``."""
+    return _writable(text, Path(text).absolute())
+
+
+def output_file(text: str) -> str:
+    """Takes a file that is there or can be made, for ``type=``."""
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f'{text} is a folder')
+    return _writable(text, Path(text).absolute().parent)
+
+
+def _writable(text: str, folder: Path) -> str:
+    folders = map(str, (folder, *folder.parents))
+    place = next(path for path in folders if os.path.exists(path))
+    is_folder = os.path.isdir(place)
+    if not is_folder or not os.access(place, os.W_OK | os.X_OK):
+        reason = 'read-only for this user' if is_folder else 'a file'
+        raise argparse.ArgumentTypeError(
+            f'{text} cannot be written: {place} is {reason}'
+        )
+    return text
+
+
 def config_folder() -> Path:
     """Returns the folder of the shipped configs.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 from ltml_cli.options import (
     Parser,
@@ -12,6 +11,7 @@ from ltml_cli.options import (
     check_checkpoint,
     check_source,
     find_config,
+    output_folder,
     positive,
 )
 from ltml_cli.run_parsers import add_thresholds
@@ -27,7 +27,11 @@ def model_report_parser() -> Parser:
     add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--out', required=True, metavar='DIR', help='where report.html goes'
+        '--out',
+        type=output_folder,
+        required=True,
+        metavar='DIR',
+        help='where report.html goes',
     )
     parser.add_argument(
         '--compare',
@@ -58,8 +62,6 @@ def check_model_report(parser: Parser, args: Namespace) -> None:
     if args.compare:
         args.compare[0] = find_config(args.compare[0])
         check_checkpoint(args.compare[1])
-    if Path(args.out).exists() and not Path(args.out).is_dir():
-        raise ValueError(f'--out {args.out} is not a folder')
 
 
 def demo_page_parser() -> Parser:

@@ -13,6 +13,8 @@ from ltml_cli.options import (
     check_checkpoint,
     check_data_root,
     find_config,
+    output_file,
+    output_folder,
     positive,
 )
 
@@ -87,7 +89,7 @@ def compare_parser() -> Parser:
     parser.add_argument(
         '--jobs', type=positive, default=1, help='runs at a time (default: 1)'
     )
-    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--out', type=output_folder, required=True)
     parser.add_argument(
         '--reference',
         help='row that the others are compared with (default: the first)',
@@ -151,6 +153,7 @@ def compare_parser() -> Parser:
 
 def check_compare(parser: Parser, args: Namespace) -> None:
     """Checks that the options of the tuning fit together."""
+    args.out = Path(args.out)
     if not args.tune and (args.tune_fraction or args.tune_on):
         raise ValueError('--tune-fraction and --tune-on need --tune KEY=...')
     if args.tune_fraction is not None and not 0 < args.tune_fraction < 1:
@@ -173,7 +176,9 @@ def plot_log_parser() -> Parser:
         help='work directory of a training; several are told apart by the '
         'style of their lines',
     )
-    parser.add_argument('--out', required=True, help='PNG file to write')
+    parser.add_argument(
+        '--out', type=output_file, required=True, help='PNG file to write'
+    )
     return parser
 
 
@@ -214,12 +219,14 @@ def thresholds_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
+        type=output_file,
         metavar='FILE.json',
         help='the file to write (default: thresholds.json beside the '
         'checkpoint, where predict.py finds it)',
     )
     parser.add_argument(
         '--figure',
+        type=output_file,
         metavar='FILE.png',
         help='draw the reliability diagram by group',
     )

@@ -18,6 +18,8 @@ from ltml_cli.options import (
     check_new_run,
     check_source,
     find_config,
+    output_file,
+    output_folder,
     settle_flags,
 )
 
@@ -110,11 +112,14 @@ def test_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
+        type=output_file,
         metavar='X.json',
         help='write metrics and predictions to this JSON file',
     )
     parser.add_argument(
-        '--show-dir', help='draw the predictions on the images, into here'
+        '--show-dir',
+        type=output_folder,
+        help='draw the predictions on the images, into here',
     )
     add_thresholds(parser)
     return parser
@@ -163,6 +168,7 @@ def predict_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
+        type=output_folder,
         metavar='DIR',
         help='write predictions.json and annotated pictures into here '
         '(default: only show the table)',
@@ -201,8 +207,6 @@ def check_predict(parser: Parser, args: argparse.Namespace) -> None:
     check_source(args.input, 'image or folder')
     if args.thresholds is not None:
         check_source(args.thresholds, 'file of thresholds')
-    if args.out is not None and os.path.isfile(args.out):
-        raise NotADirectoryError(f'--out {args.out} is a file')
 
 
 def merge_parser() -> Parser:
@@ -215,6 +219,7 @@ def merge_parser() -> Parser:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         'out',
+        type=output_file,
         metavar='OUT.pth',
         help='checkpoint to write; its config OUT.py goes beside it',
     )
@@ -258,7 +263,9 @@ def export_parser() -> Parser:
     )
     add_config(parser, ' of the training, or of a merged network')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('out', metavar='OUT', help='file to write')
+    parser.add_argument(
+        'out', type=output_file, metavar='OUT', help='file to write'
+    )
     parser.add_argument(
         '--format',
         choices=EXPORT_FORMATS,
@@ -273,6 +280,7 @@ def export_parser() -> Parser:
     )
     parser.add_argument(
         '--int8',
+        type=output_file,
         metavar='OUT.onnx',
         help='write the network in 8 bits, too, and measure the mAP it loses',
     )
@@ -307,9 +315,8 @@ def check_export(parser: Parser, args: argparse.Namespace) -> None:
     targets = [path for path in (args.out, args.int8) if path is not None]
     read = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
     for target in targets:
-        if os.path.realpath(target) in read or os.path.isdir(target):
-            kind = 'a folder' if os.path.isdir(target) else 'read'
-            raise ValueError(f'{target} is {kind}; give another file')
+        if os.path.realpath(target) in read:
+            raise ValueError(f'{target} is read; give another file')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
     if len({os.path.realpath(target) for target in targets}) < len(targets):
@@ -325,6 +332,7 @@ def to_safetensors_parser() -> Parser:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         'out',
+        type=_shared,
         nargs='?',
         metavar='OUT',
         help='a file OUT.safetensors, whose card is OUT.md; or a folder to '
@@ -347,6 +355,11 @@ def to_safetensors_parser() -> Parser:
     add_thresholds(parser)
     add_cfg_options(parser)
     return parser
+
+
+def _shared(text: str) -> str:
+    is_file = text.endswith(SAFETENSORS)
+    return output_file(text) if is_file else output_folder(text)
 
 
 def check_to_safetensors(parser: Parser, args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from mmengine.config import Config
 
+from ltml_cli.options import output_folder
 from ltml_cli.tools import fail
 from ltml_mm.apis.checkpoint import CheckpointError
 from ltml_mm.apis.distributed import (
@@ -153,11 +154,9 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
 
 def _check_work_dir(work_dir: str) -> None:
     """Refuses a work directory that cannot be written, and writes nothing."""
-    path = Path(work_dir).absolute()
-    place = next(p for p in (path, *path.parents) if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        reason = 'read-only for this user' if place.is_dir() else 'a file'
+    try:
+        output_folder(work_dir)
+    except argparse.ArgumentTypeError as error:
         raise OSError(
-            f'the work directory {work_dir} cannot be written: {place} is '
-            f'{reason}. Choose another one with --work-dir'
-        )
+            f'the work directory {error}. Choose another one with --work-dir'
+        ) from error
