@@ -137,11 +137,7 @@ def voc_lt_parser() -> Parser:
         description='Make VOC-LT from the folder VOCdevkit: VOC2012 trainval, '
         'VOC2007 test.'
     )
-    parser.add_argument(
-        'source', metavar='devkit', help='folder with VOC2007 and VOC2012'
-    )
-    _add_split_file(parser)
-    _add_output(parser, 'data/voc_lt')
+    _add_published(parser, 'devkit', 'VOC2007 and VOC2012', 'data/voc_lt')
     return parser
 
 
@@ -151,13 +147,8 @@ def coco_lt_parser() -> Parser:
         description='Make COCO-LT from the folder of COCO: train2017, '
         'val2017, annotations.'
     )
-    parser.add_argument(
-        'source',
-        metavar='coco',
-        help='folder with annotations, train2017 and val2017',
-    )
-    _add_split_file(parser)
-    _add_output(parser, 'data/coco_lt')
+    held = 'annotations, train2017 and val2017'
+    _add_published(parser, 'coco', held, 'data/coco_lt')
     return parser
 
 
@@ -194,11 +185,13 @@ def check_dataset_report(parser: Parser, args: argparse.Namespace) -> None:
     check_data_root(args.cfg_options)
 
 
-def _add_split_file(parser: Parser) -> None:
+def _add_published(parser: Parser, name: str, held: str, out: str) -> None:
+    parser.add_argument('source', metavar=name, help=f'folder with {held}')
     parser.add_argument(
         '--split-file',
         help='list of training ids, one a line, instead of the recipe',
     )
+    _add_output(parser, out)
 
 
 def _add_output(parser: Parser, out: str | None = None) -> None:

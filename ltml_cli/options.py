@@ -65,6 +65,12 @@ def add_config(parser: argparse.ArgumentParser, words: str = '') -> None:
     )
 
 
+def add_model(parser: argparse.ArgumentParser, words: str = '') -> None:
+    """Adds ``config`` and ``checkpoint``, checked by :func:`check_model`."""
+    add_config(parser, words)
+    parser.add_argument('checkpoint', help='checkpoint file')
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that training and testing share."""
     parser.add_argument('--work-dir', help='where logs and models go')
@@ -77,6 +83,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--verbose',
         action='store_true',
         help='show the whole log, with hooks, config and library warnings',
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device``."""
+    parser.add_argument(
+        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
     )
 
 
@@ -230,6 +243,14 @@ def check_checkpoint(path: str) -> None:
         raise FileNotFoundError(
             f'checkpoint not found: {path}{nearest_path(path)}'
         )
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Checks the config, the checkpoint and the thresholds of a tool."""
+    args.config = find_config(args.config)
+    check_checkpoint(args.checkpoint)
+    if getattr(args, 'thresholds', None) is not None:
+        check_source(args.thresholds, 'file of thresholds')
 
 
 def check_source(path: str, what: str) -> None:

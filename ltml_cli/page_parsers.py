@@ -7,9 +7,10 @@ from argparse import Namespace
 from ltml_cli.options import (
     Parser,
     add_cfg_options,
-    add_config,
+    add_device,
+    add_model,
     check_checkpoint,
-    check_source,
+    check_model,
     find_config,
     output_folder,
     positive,
@@ -24,8 +25,7 @@ def model_report_parser() -> Parser:
         'and class, errors as pictures, where the model looks, and which '
         'errors other classes explain.'
     )
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument(
         '--out',
         type=output_folder,
@@ -51,7 +51,7 @@ def model_report_parser() -> Parser:
     parser.add_argument(
         '--no-cam', action='store_true', help='leave out Grad-CAM'
     )
-    _add_device(parser)
+    add_device(parser)
     add_cfg_options(parser)
     return parser
 
@@ -71,8 +71,7 @@ def demo_page_parser() -> Parser:
         'labels by group, both branches, where they look, and the nearest '
         'training pictures. Nothing leaves this machine.'
     )
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     add_thresholds(parser)
     parser.add_argument(
         '--host',
@@ -91,7 +90,7 @@ def demo_page_parser() -> Parser:
         help='training pictures among which the nearest are looked for, 0 '
         'for none (default: 2000)',
     )
-    _add_device(parser)
+    add_device(parser)
     add_cfg_options(parser)
     return parser
 
@@ -101,16 +100,7 @@ def check_demo_page(parser: Parser, args: Namespace) -> None:
     _check_model(parser, args)
 
 
-def _add_device(parser: Parser) -> None:
-    parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
-    )
-
-
 def _check_model(parser: Parser, args: Namespace) -> None:
     if args.train_images < 0:
         parser.error(f'--train-images must be at least 0: {args.train_images}')
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
-    if args.thresholds is not None:
-        check_source(args.thresholds, 'file of thresholds')
+    check_model(args)

@@ -9,10 +9,10 @@ from pathlib import Path
 from ltml_cli.options import (
     Parser,
     add_cfg_options,
-    add_config,
-    check_checkpoint,
+    add_device,
+    add_model,
     check_data_root,
-    find_config,
+    check_model,
     output_file,
     output_folder,
     positive,
@@ -189,8 +189,7 @@ def thresholds_parser() -> Parser:
         epilog='The test set is refused: figures on it would no longer be '
         'those of unseen images.',
     )
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument(
         '--on',
         metavar=f'{VALIDATION}|{TRAINING}|FILE.json',
@@ -230,9 +229,7 @@ def thresholds_parser() -> Parser:
         metavar='FILE.png',
         help='draw the reliability diagram by group',
     )
-    parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
-    )
+    add_device(parser)
     add_cfg_options(parser)
     return parser
 
@@ -255,8 +252,7 @@ def check_thresholds(parser: Parser, args: Namespace) -> None:
             )
         if not Path(args.on).is_file():
             raise FileNotFoundError(f'no such annotation file: {args.on}')
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
+    check_model(args)
     check_data_root(args.cfg_options)
 
 

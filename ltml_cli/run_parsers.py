@@ -13,13 +13,17 @@ from ltml_cli.options import (
     add_cfg_options,
     add_common_arguments,
     add_config,
+    add_device,
     add_flags,
+    add_model,
     check_checkpoint,
+    check_model,
     check_new_run,
     check_source,
     find_config,
     output_file,
     output_folder,
+    positive,
     settle_flags,
 )
 
@@ -101,8 +105,7 @@ def check_train(parser: Parser, args: argparse.Namespace) -> None:
 def test_parser() -> Parser:
     """Builds the parser of ``test.py``."""
     parser = Parser(description='Evaluate a checkpoint')
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     add_flags(parser, '--data', '--size', '--batch-size')
     add_common_arguments(parser)
     parser.add_argument(
@@ -131,11 +134,8 @@ def check_test(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f'--out must end with .json, got {args.out}')
     if args.tta and args.show_dir:
         parser.error('--show-dir draws single views: leave out --tta')
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
+    check_model(args)
     settle_flags(parser, args)
-    if args.thresholds is not None:
-        check_source(args.thresholds, 'file of thresholds')
 
 
 def predict_parser() -> Parser:
@@ -145,8 +145,7 @@ def predict_parser() -> Parser:
         epilog=f'Files that cannot be read are skipped and reported; the '
         f'exit status is then {SOME_SKIPPED}.',
     )
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument(
         'input', metavar='IMAGE|FOLDER', help='an image, or a folder of them'
     )
@@ -159,7 +158,9 @@ def predict_parser() -> Parser:
     )
     add_thresholds(choice)
     choice.add_argument(
-        '--topk', type=int, help='predict this many, whatever their scores'
+        '--topk',
+        type=positive,
+        help='predict this many, whatever their scores',
     )
     parser.add_argument(
         '--calibrated',
@@ -174,11 +175,12 @@ def predict_parser() -> Parser:
         '(default: only show the table)',
     )
     parser.add_argument(
-        '--batch-size', type=int, default=8, help='images a step (default: 8)'
+        '--batch-size',
+        type=positive,
+        default=8,
+        help='images a step (default: 8)',
     )
-    parser.add_argument(
-        '--device', help='cpu, cuda, cuda:1 (default: a GPU if there is one)'
-    )
+    add_device(parser)
     add_cfg_options(parser)
     return parser
 
@@ -197,16 +199,8 @@ def check_predict(parser: Parser, args: argparse.Namespace) -> None:
     """Checks the numbers and the files of a prediction."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
-    for name in ('topk', 'batch_size'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            option = name.replace('_', '-')
-            parser.error(f'--{option} must be at least 1, got {value}')
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
+    check_model(args)
     check_source(args.input, 'image or folder')
-    if args.thresholds is not None:
-        check_source(args.thresholds, 'file of thresholds')
 
 
 def merge_parser() -> Parser:
@@ -215,8 +209,7 @@ def merge_parser() -> Parser:
         description='Merge the two branches of a checkpoint into a stock '
         'ImageClassifier of MMPretrain'
     )
-    add_config(parser, ' of the training')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser, ' of the training')
     parser.add_argument(
         'out',
         type=output_file,
@@ -245,13 +238,17 @@ def check_merge(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f'OUT must end with .pth, got {args.out}')
     if args.bn_images < 0:
         parser.error(f'--bn-images must not be negative: {args.bn_images}')
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
-    sources = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
-    for target in (Path(args.out), Path(args.out).with_suffix('.py')):
-        if os.path.realpath(target) in sources or target.is_dir():
-            kind = 'a folder' if target.is_dir() else 'read'
-            raise ValueError(f'{target} is {kind}; give another OUT.pth')
+    check_model(args)
+    _check_targets(args, args.out, str(Path(args.out).with_suffix('.py')))
+
+
+def _check_targets(args: argparse.Namespace, *targets: str) -> None:
+    """Checks that what is read or there is not overwritten unasked."""
+    read = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
+    for target in targets:
+        if os.path.realpath(target) in read or os.path.isdir(target):
+            kind = 'a folder' if os.path.isdir(target) else 'read'
+            raise ValueError(f'{target} is {kind}; give another name')
         if os.path.lexists(target) and not args.force:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
 
@@ -261,8 +258,7 @@ def export_parser() -> Parser:
     parser = Parser(
         description='Export a network for deployment: pixels in, scores out'
     )
-    add_config(parser, ' of the training, or of a merged network')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser, ' of the training, or of a merged network')
     parser.add_argument(
         'out', type=output_file, metavar='OUT', help='file to write'
     )
@@ -286,7 +282,7 @@ def export_parser() -> Parser:
     )
     parser.add_argument(
         '--int8-images',
-        type=int,
+        type=positive,
         default=200,
         metavar='N',
         help='training images to measure ranges on (default: 200)',
@@ -301,24 +297,12 @@ def export_parser() -> Parser:
 
 def check_export(parser: Parser, args: argparse.Namespace) -> None:
     """Checks that the files can be read, and the output be written."""
-    if args.int8 is not None:
-        if args.format != 'onnx' or args.without_preprocessing:
-            parser.error('--int8 is of ONNX files with preprocessing')
-        if args.int8_images < 1:
-            parser.error(
-                f'--int8-images must be at least 1, got {args.int8_images}'
-            )
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
-    if args.thresholds is not None:
-        check_source(args.thresholds, 'file of thresholds')
+    bare = args.format != 'onnx' or args.without_preprocessing
+    if args.int8 is not None and bare:
+        parser.error('--int8 is of ONNX files with preprocessing')
+    check_model(args)
     targets = [path for path in (args.out, args.int8) if path is not None]
-    read = [os.path.realpath(p) for p in (args.config, args.checkpoint)]
-    for target in targets:
-        if os.path.realpath(target) in read:
-            raise ValueError(f'{target} is read; give another file')
-        if os.path.lexists(target) and not args.force:
-            raise ValueError(f'{target} exists; pass --force to overwrite it')
+    _check_targets(args, *targets)
     if len({os.path.realpath(target) for target in targets}) < len(targets):
         raise ValueError(f'--int8 {args.int8} is OUT; give another file')
 
@@ -328,8 +312,7 @@ def to_safetensors_parser() -> Parser:
     parser = Parser(
         description='Write weights as safetensors, and a model card'
     )
-    add_config(parser, ' of the training')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser, ' of the training')
     parser.add_argument(
         'out',
         type=_shared,
@@ -364,9 +347,8 @@ def _shared(text: str) -> str:
 
 def check_to_safetensors(parser: Parser, args: argparse.Namespace) -> None:
     """Checks the files that are read, and that none is replaced."""
-    args.config = find_config(args.config)
-    check_checkpoint(args.checkpoint)
-    for path in (*args.results, *filter(None, [args.thresholds])):
+    check_model(args)
+    for path in args.results:
         check_source(path, 'file')
     if args.out is None:
         args.out = str(Path(args.checkpoint).with_suffix(SAFETENSORS))

@@ -82,14 +82,12 @@ UNPARSED = {
     ),
     'test tiny.py some.pth --tta --show-dir out': 'leave out --tta',
     'predict tiny.py some.pth data --topk 0': (
-        '--topk must be at least 1, got 0'
+        '--topk: must be positive, got 0'
     ),
     'predict tiny.py some.pth data --topk 1 --threshold 0.5': (
         'not allowed with'
     ),
-    'predict tiny.py some.pth data --batch-size 0': (
-        'must be at least 1, got 0'
-    ),
+    'predict tiny.py some.pth data --batch-size 0': 'positive, got 0',
 }
 
 
