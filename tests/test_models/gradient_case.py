@@ -2,35 +2,53 @@
 
 import itertools
 import os
+from types import SimpleNamespace
 
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 from two_branch_case import BACKBONE, BRANCHES, K, build
 
+from ltml_mm.engine import ConsistencyLimitHook
+
+COMPENSATIONS = ('learnable', 'statistics', 'none')
+CHOICES = (('logits', 'probs'), ('mean', 'sum'), (True, False))
+# The loss is a sum of both terms: each is tried with all of its options.
 OPTIONS = [
     dict(
         loss_cls=dict(compensation=compensation, weighting=weighting),
         loss_consistency=dict(on=on, reduction=reduction, detach=detach),
     )
-    for compensation, weighting, on, reduction, detach in itertools.product(
-        ('learnable', 'statistics', 'none'), (True, False),
-        ('logits', 'probs'), ('mean', 'sum'), (True, False),
+    for (compensation, weighting), (on, reduction, detach) in zip(
+        itertools.cycle(itertools.product(COMPENSATIONS, (True, False))),
+        itertools.product(*CHOICES),
+        strict=False,
     )
-]  # fmt: skip
+]
 OTHER_LOSSES = [
     *('ReweightedBCELoss', 'ClassBalancedFocalLoss', 'MultiLabelLDAMLoss'),
     'DistributionBalancedLoss',
 ]
 OPTIONS += [dict(loss_cls=dict(type=name)) for name in OTHER_LOSSES]
+# At this rate the consistency is weakened, by the features of all images.
+OPTIONS += [dict(OPTIONS[0], rate=1e4)]
 SIZE = 6
 
 
 def gradients(options):
     """Gradients and buffers of this process after one backward pass."""
     rank, world_size = get_rank(), get_world_size()
-    model = build(backbone=dict(BACKBONE, norm_eval=True), **options).double()
+    options = dict(backbone=dict(BACKBONE, norm_eval=True), **options)
+    rate = options.pop('rate', None)
+    model = build(**options).double()
+    if rate is not None:
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), rate))
+        runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
+        hook = ConsistencyLimitHook()
+        hook.before_train(runner)
+        hook.before_train_iter(runner, 0)
     torch.manual_seed(0)
     images = torch.randn(2, SIZE, 3, 32, 32, dtype=torch.float64)
     labels = (torch.rand(2, SIZE, K) < 0.4).float()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.optim import (
     ConstantParamScheduler,
@@ -221,6 +222,7 @@ class ConsistencyLimitHook(Hook):
     def _weaken(self, loss: Any, args: tuple, output: Tensor) -> Tensor:
         classes = 1 if loss.reduction == 'sum' else args[0].shape[1]
         power = torch.stack(self._powers).mean()
+        all_reduce(power, 'mean')  # One lambda for all processes.
         steepness = self._rate * loss.loss_weight * power / classes
         return output * (self.limit / steepness).clamp(max=1)
 
