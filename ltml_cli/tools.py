@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -172,6 +173,8 @@ def run_script(
         main = getattr(import_module(module), function)
     except ImportError as error:
         fail(str(error), error)
+    # MMEngine collects garbage for every dataset: not among the imports.
+    gc.freeze()
     run_tool(partial(main, argv))
 
 

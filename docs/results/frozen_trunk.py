@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -414,4 +415,5 @@ class _Trunk:
 
 
 if __name__ == '__main__':
+    gc.freeze()  # As the tools do.
     run_tool(main)

@@ -17,6 +17,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from pprint import pformat
 
 import torch
 from mmengine.config import Config
@@ -170,7 +171,10 @@ def write_config(run: Run, cfg: Config) -> None:
     prepare_config(cfg, argparse.Namespace(**args))
     cfg.merge_from_dict({'randomness.seed': run.seed})
     cfg.experiment_name = f'{run.row} {run.seed}'
-    write_text(run.folder / CONFIG, cfg.pretty_text)
+    # Formatting it by ``pretty_text`` takes a second.
+    entries = cfg.to_dict().items()
+    text = (f'{key} = {pformat(v, sort_dicts=False)}' for key, v in entries)
+    write_text(run.folder / CONFIG, '\n'.join([*text, '']))
 
 
 def write_run(run: Run, cfg: Config) -> None:

@@ -318,4 +318,5 @@ def _merge(
 
 
 if __name__ == '__main__':
+    gc.freeze()  # As run_script does.
     run_tool(lambda: make_run(Path(sys.argv[1])))
