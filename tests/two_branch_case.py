@@ -11,6 +11,9 @@ from ltml_mm.models.fork.branches import BRANCHES
 K = 3
 STATISTICS = ClassStatistics((60, 20, 3), num_images=100)
 BACKBONE = dict(type='ResNet', depth=18, stem_channels=8, base_channels=8)
+#: Its first half, for what takes time with every layer.
+STAGES = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
+HALF = {**BACKBONE, **STAGES}
 
 
 def build(**options):

@@ -12,13 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ltml_cli.options import config_folder, parse_cfg_options
-from ltml_cli.result_parsers import (
-    PLAIN,
-    PUBLISHED,
-    RECIPES,
-    ROWS,
-    VARIANTS,
-)
+from ltml_cli.result_parsers import PLAIN, PUBLISHED, RECIPES, ROWS, VARIANTS
 from ltml_mm.apis.config import (
     complete_config,
     config_parts,

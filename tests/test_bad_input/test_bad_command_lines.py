@@ -9,6 +9,7 @@ from bad_run import (
     write_case,
 )
 
+from ltml_cli import parse
 from ltml_mm.apis import predict, test, train
 from ltml_mm.apis.config import load_config
 
@@ -88,15 +89,21 @@ UNPARSED = {
         'not allowed with'
     ),
     'predict tiny.py some.pth data --batch-size 0': 'positive, got 0',
+    'merge tiny.py some.pth merged': 'OUT must end with .pth, got merged',
+    'merge tiny.py some.pth a.pth --bn-images -1': 'must not be negative',
+    'export tiny.py some.pth a.pt --format torchscript --int8 b': 'is of ONNX',
+    'export tiny.py some.pth a --without-preprocessing --int8 b': 'is of ONNX',
+    'export tiny.py some.pth a --int8 b --int8-images 0': 'positive, got 0',
+    'model-report tiny.py some.pth --out x --train-images -1': 'at least 0',
 }
 
 
 @pytest.mark.parametrize(('words', 'message'), UNPARSED.items())
-def test_unparsed(place, words, message):
+def test_unparsed(place, words, message, capsys):
     tool, *arguments = words.split()
-    status, shown = run_main(MAINS[tool], *arguments)
-    assert status == 2
-    assert message in shown.splitlines()[-1]
+    with pytest.raises(SystemExit, match='2'):
+        parse(tool, arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

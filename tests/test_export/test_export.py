@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tiny_training import REPO, STOCK, extend, write_small
 
-from ltml_cli import parse, run_script
+from ltml_cli import run_script
 from ltml_mm.apis import MultiLabelInferencer, merge, read_checkpoint, train
 from ltml_mm.decisions.thresholds import (
     Thresholds,
@@ -290,20 +290,6 @@ def test_the_tool_and_the_documented_example(trained, tmp_path, capsys):
     with pytest.raises(SystemExit, match='1'):
         run_script('export', [config, checkpoint, out])
     assert 'exists; pass --force' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    'arguments',
-    [
-        ('--format', 'torchscript', '--int8', 'b.onnx'),
-        ('--int8', 'b.onnx', '--int8-images', '0'),
-        ('--without-preprocessing', '--int8', 'b.onnx'),
-    ],
-)
-def test_arguments_that_exclude_each_other(trained, arguments):
-    config, checkpoint = map(str, trained())
-    with pytest.raises(SystemExit, match='2'):
-        parse('export', [config, checkpoint, 'a.onnx', *arguments])
 
 
 def test_a_classifier_of_one_label_is_refused(trained, tmp_path):

@@ -9,11 +9,11 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
-from two_branch_case import BACKBONE, BRANCHES, K, build
+from two_branch_case import BRANCHES, HALF, K, build
 
 from ltml_mm.engine import ConsistencyLimitHook
 
-COMPENSATIONS = ('learnable', 'statistics', 'none')
+LOSSES = itertools.product(('learnable', 'statistics', 'none'), (True, False))
 CHOICES = (('logits', 'probs'), ('mean', 'sum'), (True, False))
 # The loss is a sum of both terms: each is tried with all of its options.
 OPTIONS = [
@@ -22,9 +22,7 @@ OPTIONS = [
         loss_consistency=dict(on=on, reduction=reduction, detach=detach),
     )
     for (compensation, weighting), (on, reduction, detach) in zip(
-        itertools.cycle(itertools.product(COMPENSATIONS, (True, False))),
-        itertools.product(*CHOICES),
-        strict=False,
+        itertools.cycle(LOSSES), itertools.product(*CHOICES), strict=False
     )
 ]
 OTHER_LOSSES = [
@@ -40,7 +38,7 @@ SIZE = 6
 def gradients(options):
     """Gradients and buffers of this process after one backward pass."""
     rank, world_size = get_rank(), get_world_size()
-    options = dict(backbone=dict(BACKBONE, norm_eval=True), **options)
+    options = dict(backbone=dict(HALF, norm_eval=True), **options)
     rate = options.pop('rate', None)
     model = build(**options).double()
     if rate is not None:

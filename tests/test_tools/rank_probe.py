@@ -39,9 +39,7 @@ class RankProbe(Hook):
         if is_model_wrapper(model):
             model = model.module
         record = dict(
-            draws=self.draws,
-            metrics=self.metrics,
-            state=model.state_dict(),
+            draws=self.draws, metrics=self.metrics, state=model.state_dict()
         )
         name = f'rank{get_rank()}of{get_world_size()}.pt'
         torch.save(record, Path(self.out_dir) / name)

@@ -316,16 +316,3 @@ def test_a_full_disk_leaves_no_half(folder, old, place, monkeypatch):
     with pytest.raises(OSError, match='No space'):
         merge('--force')
     assert {p: p.stat().st_size for p in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ('args', 'message'),
-    [
-        (['merged'], 'OUT must end with .pth, got merged'),
-        (['merged.pth', '--bn-images', '-1'], 'must not be negative'),
-    ],
-)
-def test_arguments_that_do_not_fit(args, message, capsys):
-    with pytest.raises(SystemExit):
-        main(['config.py', 'epoch_1.pth', *args])
-    assert message in capsys.readouterr().err

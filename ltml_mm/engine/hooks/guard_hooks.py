@@ -215,7 +215,7 @@ class ConsistencyLimitHook(Hook):
         feats: Any = args
         while not isinstance(feats, Tensor):
             feats = feats[-1]
-        feats = feats.float()
+        feats = feats.to(torch.promote_types(feats.dtype, torch.float32))
         feats = feats.flatten(2).mean(2) if feats.dim() > 2 else feats
         self._powers = [*self._powers[-1:], feats.square().sum(1).mean()]
 
