@@ -140,7 +140,12 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    _check_work_dir(cfg.work_dir)
+    try:
+        output_folder(cfg.work_dir)
+    except argparse.ArgumentTypeError as error:
+        raise OSError(
+            f'the work directory {error}. Choose another one with --work-dir'
+        ) from error
     init_distributed(cfg, args.launcher)
     if not torch.cuda.is_available():  # it would print a warning an epoch
         for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -150,13 +155,3 @@ def prepare_config(cfg: Config, args: argparse.Namespace) -> None:
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
         if hook is None and name not in STOCK_HOOKS:
             del cfg.default_hooks[name]
-
-
-def _check_work_dir(work_dir: str) -> None:
-    """Refuses a work directory that cannot be written, and writes nothing."""
-    try:
-        output_folder(work_dir)
-    except argparse.ArgumentTypeError as error:
-        raise OSError(
-            f'the work directory {error}. Choose another one with --work-dir'
-        ) from error

@@ -65,18 +65,18 @@ def init_distributed(cfg: Config, launcher: str) -> None:
             f'--launcher {launcher} needs {", ".join(missing)} in the '
             f'environment; start it with {STARTERS[launcher]}'
         )
+    # Under the names that torch reads; of mpi MMEngine leaves one out.
+    for name, source in zip(RANK_VARIABLES['pytorch'], sources, strict=True):
+        os.environ[name] = os.environ[source]
     if torch.cuda.is_available():
-        wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        found = torch.cuda.device_count()
-        if wanted > found:
+        least = int(os.environ['LOCAL_RANK']) + 1
+        wanted = int(os.environ.get('LOCAL_WORLD_SIZE', least))
+        if wanted > (found := torch.cuda.device_count()):
             raise ValueError(
                 f'{wanted} processes on this machine need {wanted} GPUs, but '
                 f'it has {found}'
             )
         return
-    # Under the names that torch reads.
-    for name, source in zip(RANK_VARIABLES['pytorch'], sources, strict=True):
-        os.environ[name] = os.environ[source]
     if not torch.distributed.is_initialized():
         os.environ.setdefault('MASTER_PORT', '29500')
         if 'MASTER_ADDR' not in os.environ:

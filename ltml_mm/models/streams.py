@@ -157,7 +157,7 @@ def stream_targets(
             rows = torch.arange(len(labels)).repeat_interleave(sizes)
             each = one_hot(torch.cat(labels), num_classes).float()
             found = each.new_zeros(len(labels), num_classes)
-            found.index_add_(0, rows.to(each.device), each)
+            found.index_add_(0, rows.to(each.device, non_blocking=True), each)
         if device.type == 'cuda' and not found.is_cuda:
             found = found.pin_memory()  # The host goes on meanwhile.
         targets[name] = found.to(device, non_blocking=True)

@@ -31,7 +31,7 @@ OTHERS = ('MASTER_ADDR', 'MASTER_PORT', 'SLURM_JOB_NODELIST')
 def groups(monkeypatch):
     """No launcher and no GPU; holds the backends of the groups made."""
     names = [name for environ in ENVIRONMENTS.values() for name in environ]
-    for name in (*names, *OTHERS):
+    for name in (*names, *OTHERS, 'LOCAL_WORLD_SIZE'):
         monkeypatch.setenv(name, '')  # so that it is put back after the test
         monkeypatch.delenv(name)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
@@ -108,19 +108,23 @@ def test_the_wrapper_keeps_what_the_config_says(groups):
     assert cfg.model_wrapper_cfg.device_ids is None
 
 
-def test_fewer_gpus_than_processes(groups, monkeypatch):
-    os.environ.update(ENVIRONMENTS['pytorch'], MASTER_ADDR='a')
-    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+@pytest.mark.parametrize('launcher', ENVIRONMENTS)
+def test_fewer_gpus_than_processes(groups, monkeypatch, launcher):
+    os.environ.update(ENVIRONMENTS[launcher], MASTER_ADDR='a')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    with pytest.raises(ValueError, match=r'3 processes.* need 3 GPUs.* has 2'):
-        init_distributed(Config(), 'pytorch')
+    for has, least, said in ((1, {}, 2), (2, {'LOCAL_WORLD_SIZE': '3'}, 3)):
+        os.environ.update(least)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda has=has: has)
+        words = f'{said} processes.* need {said} GPUs.* has {has}'
+        with pytest.raises(ValueError, match=words):
+            init_distributed(Config(), launcher)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
     cfg = Config()
-    init_distributed(cfg, 'pytorch')
-    # With GPUs, group and wrapper are MMEngine's.
+    init_distributed(cfg, launcher)
+    # With GPUs, group and wrapper are MMEngine's, which reads LOCAL_RANK.
     assert not groups
     assert 'model_wrapper_cfg' not in cfg
+    assert os.environ['LOCAL_RANK'] == '1'
 
 
 def gloo_threads():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny_training import LABELS, extend, write_data, write_small
 
-from ltml_cli.tools import parse
 from ltml_mm.apis import MultiLabelInferencer, merge, predict, train
 from ltml_mm.apis import test as testing
 from ltml_mm.apis.checkpoint import read_checkpoint
@@ -317,18 +316,3 @@ def test_training_images_are_scored_by_networks_without_them(
     assert sum(seen) == 11
     assert found.chosen_on['images'] == 9
     assert found.classes[2]['own_threshold'] is None
-
-
-@pytest.mark.parametrize(
-    ('words', 'said'),
-    [
-        (['--metric', 'accuracy'], 'the metric must be f1'),
-        (['--folds', '1'], 'at least 2'),
-        (['--on', 'test'], '--on must be val, train-fraction'),
-        (['--figure', 'a.png', '--calibration', 'none'], 'calibrated scores'),
-    ],
-)
-def test_bad_words_are_refused(words, said, capsys):
-    with pytest.raises(SystemExit):
-        parse('thresholds', ['configs/ltml_demo.py', 'a.pth', *words])
-    assert said in capsys.readouterr().err

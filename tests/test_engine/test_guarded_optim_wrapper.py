@@ -1,5 +1,6 @@
 """No infinity and no NaN reaches the weights."""
 
+import weakref
 from contextlib import nullcontext
 from functools import partial
 
@@ -13,6 +14,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from poisoned_batch import Poison
 from tiny_training import make_config
+from two_branch_case import batch, build
 
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.engine import (
@@ -49,6 +51,21 @@ def train(config, stops=False, **poison):
     with pytest.raises(NonFiniteError) if stops else nullcontext() as error:
         runner.train()
     return runner, hook, str(error and error.value)
+
+
+def test_images_of_accumulated_batches_are_let_go():
+    model, seen = build(), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wrapper = GuardedOptimWrapper(optimizer=optimizer, accumulative_counts=4)
+    wrapper.initialize_count_status(model, 0, 4)
+    for _ in range(3):
+        data = batch()
+        seen += map(weakref.ref, data['inputs'].values())
+        with wrapper.optim_context(model):
+            losses = model(**data, mode='loss')
+        wrapper.update_params(model.parse_losses(losses)[0])
+        del data, losses
+        assert [image() for image in seen] == [None] * len(seen)
 
 
 def make_small(work_dir, model, clip_grad, **wrapper):

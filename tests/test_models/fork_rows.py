@@ -66,8 +66,7 @@ ROWS = {
         dict(
             type='ResNet', depth=18, num_stages=3, out_indices=(2,),
             strides=(1, 2, 2), dilations=(1, 1, 1), **SMALL,
-        ),
-        ['layer3'],
+        ), ['layer3'],
     ),
     'resnet-with-cp': (
         dict(type='ResNet', depth=18, with_cp=True, **SMALL), ['layer4'],
@@ -102,8 +101,7 @@ ROWS = {
         dict(
             type='DenseNet',
             arch=dict(growth_rate=8, depths=[1, 1, 2, 2], init_channels=8),
-        ),
-        ['stages.3', 'transitions.3'],
+        ), ['stages.3', 'transitions.3'],
     ),
     'mobilenetv2': (
         dict(type='MobileNetV2', widen_factor=0.25),
@@ -118,8 +116,7 @@ ROWS = {
         ['layer13', 'layer14', 'layer15', 'layer16'],
     ),
     'shufflenetv2': (
-        dict(type='ShuffleNetV2', widen_factor=0.5),
-        ['layers.2', 'layers.3'],
+        dict(type='ShuffleNetV2', widen_factor=0.5), ['layers.2', 'layers.3'],
     ),
     'efficientnet': (
         dict(type='EfficientNet', arch='b0'), ['layers.5', 'layers.6'],
@@ -133,16 +130,14 @@ ROWS = {
         dict(
             type='SwinTransformer', arch=SWIN, img_size=64, window_size=2,
             drop_path_rate=0.0,
-        ),
-        ['stages.3', 'norm3'],
+        ), ['stages.3', 'norm3'],
     ),
     'swinv2': (
         dict(
             type='SwinTransformerV2',
             arch=dict(extra_norm_every_n_blocks=0, **SWIN),
             img_size=64, window_size=2, drop_path_rate=0.0,
-        ),
-        ['stages.3', 'norm3'],
+        ), ['stages.3', 'norm3'],
     ),
     'vit': (dict(type='VisionTransformer', **VIT), [*VIT_BLOCKS, 'ln1']),
     'vit-avg': (
@@ -153,8 +148,7 @@ ROWS = {
         dict(
             type='VisionTransformer', out_type='avg_featmap', pre_norm=True,
             final_norm=False, with_cls_token=False, **VIT,
-        ),
-        [*VIT_BLOCKS, 'ln2'],
+        ), [*VIT_BLOCKS, 'ln2'],
     ),
     'deit': (
         dict(type='DistilledVisionTransformer', **VIT), [*VIT_BLOCKS, 'ln1'],
@@ -167,22 +161,19 @@ ROWS = {
         dict(
             type='PoolFormer',
             arch=dict(layers=[1, 1, 1, 1], embed_dims=[8, 12, 16, 20]),
-        ),
-        ['network.5', 'network.6', 'norm6'],
+        ), ['network.5', 'network.6', 'norm6'],
     ),
     'repvgg': (dict(type='RepVGG', arch='A0', base_channels=8), ['stage_4']),
     'repvgg-ppf': (
         dict(
             type='RepVGG', arch='yolox-pai-small', base_channels=8,
             add_ppf=True,
-        ),
-        ['stage_4', 'ppf'],
+        ), ['stage_4', 'ppf'],
     ),
     'hrnet': (dict(type='HRNet', extra=HRNET), ['stage4']),
     'timm-resnet': (TIMM_RESNET, ['timm_model.layer4']),
     'timm-resnet-features': (
-        dict(features_only=True, **TIMM_RESNET),
-        ['timm_model.layer4'],
+        dict(features_only=True, **TIMM_RESNET), ['timm_model.layer4'],
     ),
     'timm-convnext': (
         TIMM_CONVNEXT, ['timm_model.stages.3', 'timm_model.head.norm'],
@@ -203,8 +194,7 @@ ROWS = {
         dict(
             type='BEiTViT', use_abs_pos_emb=False, use_rel_pos_bias=False,
             use_shared_rel_pos_bias=True, **BLOCKS,
-        ),
-        ['layers.2', 'ln2'],
+        ), ['layers.2', 'ln2'],
     ),
     'eva02': (dict(type='ViTEVA02', **BLOCKS), ['layers.2', 'ln1']),
     'deit3': (dict(type='DeiT3', **BLOCKS), ['layers.2', 'ln1']),
@@ -212,8 +202,7 @@ ROWS = {
         dict(
             type='VisionTransformer', pre_norm=True, final_norm=False,
             **BLOCKS,
-        ),
-        ['layers.2'],
+        ), ['layers.2'],
     ),
     'xcit': (
         dict(type='XCiT', patch_size=16, embed_dims=16, depth=6, num_heads=2),
@@ -258,8 +247,7 @@ ROWS = {
         dict(
             type='DaViT', window_size=2, drop_path_rate=0.0,
             arch=dict(embed_dims=8, depths=[1] * 4, num_heads=[1, 1, 2, 2]),
-        ),
-        ['stages.3', 'norm3'],
+        ), ['stages.3', 'norm3'],
     ),
     'twins-pcpvt': (
         dict(type='PCPVT', arch=TWINS, drop_path_rate=0.0),
@@ -277,8 +265,7 @@ ROWS = {
         ['stages.3', 'norm3'],
     ),
     'mobilevit': (
-        dict(type='MobileViT', arch='xx_small'),
-        ['layers.4', 'conv_1x1_exp'],
+        dict(type='MobileViT', arch='xx_small'), ['layers.4', 'conv_1x1_exp'],
     ),
     'efficientformer': (
         dict(type='EfficientFormer', arch=dict(
@@ -294,8 +281,7 @@ ROWS = {
         dict(
             type='ConvMixer',
             arch=dict(embed_dims=16, depth=12, patch_size=16, kernel_size=3),
-        ),
-        ['stages.10', 'stages.11'],
+        ), ['stages.10', 'stages.11'],
     ),
     'tnt': (
         dict(type='TNT', img_size=32, arch=dict(
@@ -308,8 +294,7 @@ ROWS = {
         dict(
             type='MixMIMTransformer', img_size=64, window_size=[2] * 4,
             arch=dict(embed_dims=16, depths=[1] * 4, num_heads=[1] * 4),
-        ),
-        ['layers.3', 'norm'],
+        ), ['layers.3', 'norm'],
     ),
     'revvit': (
         dict(type='RevVisionTransformer', no_custom_backward=True, **BLOCKS),

@@ -69,7 +69,7 @@ class GuardedOptimWrapper(OptimWrapper):
         """Drops the records of the last step."""
         self._module: nn.Module | None = None
         self._buffers: list[Tensor] = []
-        # Inputs and outputs of forward passes, then the loss made of them.
+        # Samples and outputs of forward passes, then the loss made of them.
         self._passes: list[tuple[Any, Any]] = []
         self._batches: list[tuple[Tensor, list[tuple[Any, Any]]]] = []
         self._norm: Any = None
@@ -85,7 +85,8 @@ class GuardedOptimWrapper(OptimWrapper):
 
         def record(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             # References alone: nothing is copied, no GPU is waited for.
-            self._passes.append(((args, kwargs), output))
+            inputs = [v for v in (*args, *kwargs.values()) if not _images(v)]
+            self._passes.append((inputs, output))
 
         # For this pass only: a hook that stays would be saved with the model.
         handle = module.register_forward_hook(record, with_kwargs=True)
@@ -255,6 +256,11 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, _AnyDeviceAmpOptimWrapper):
 
 def _widen(_: nn.Module, args: tuple) -> tuple:
     return (upcast(args[0]), *args[1:])
+
+
+def _images(value: Any) -> bool:  # Which need not outlive a backward pass.
+    parts = value.values() if isinstance(value, dict) else [value]
+    return any(isinstance(part, Tensor) for part in parts)
 
 
 def _bad_parameters(module: nn.Module | None) -> str:
