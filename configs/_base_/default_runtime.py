@@ -27,7 +27,9 @@ env_cfg = dict(
     # All images of a config have one size. deterministic=True turns it off.
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    # Seconds, not the ten minutes of nccl: at the end the first process alone
+    # draws, chooses thresholds and measures BatchNorm anew.
+    dist_cfg=dict(backend='nccl', timeout=3600),
 )
 
 vis_backends = [dict(type='LocalVisBackend')]
