@@ -67,9 +67,7 @@ def test_benchmark_runs_at_its_smallest_size(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kind', ['stock', 'two_branch'])
-def test_labels_of_a_batch_lie_where_the_preprocessor_has_them(
-    kind, monkeypatch
-):
+def test_labels_lie_where_the_preprocessor_has_them(kind, monkeypatch):
     # Any device but the CPU will do, so one that needs no GPU.
     init_default_scope('mmpretrain')
     monkeypatch.syspath_prepend(FOLDER)
