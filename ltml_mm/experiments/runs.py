@@ -231,6 +231,7 @@ def make_runs(
                     if slot not in running and waiting:
                         run = waiting.pop(0)
                         write_run(run, configs[run.row])
+                        screen.before[run.folder] = run.progress()[0]
                         (run.folder / PROGRESS).unlink(missing_ok=True)
                         running[slot] = run, _start(run.folder, slot)
                 screen.show([run for run, _ in running.values()])
@@ -269,8 +270,7 @@ class _Screen:
     def __init__(self, asked: int, waiting: int, jobs: int) -> None:
         self.total, self.ended = waiting, 0
         self.start = self.shown = time.monotonic()
-        # By run: what it had done when it was looked at first, more or less
-        # what it had done before it was resumed.
+        # By run: what had been done before it was started here, at most.
         self.before: dict[Path, float] = {}
         self.bar: tqdm | None = None
         self.say(
@@ -301,14 +301,14 @@ class _Screen:
         done = self.ended + sum(share for share, _ in states)
         for run, (share, _) in zip(running, states, strict=True):
             if share:
-                self.before.setdefault(run.folder, share)
+                earlier = self.before.get(run.folder, share)
+                self.before[run.folder] = min(earlier, share)
         doing = '; '.join(
             f'{run.row} seed {run.seed}: {text} ({share:.0%})'
             for run, (share, text) in zip(running, states, strict=True)
         )
+        seconds, left = now - self.start, 'time left unknown'
         made = done - sum(self.before.values())
-        seconds = now - self.start
-        left = 'time left unknown'
         if made > 0.01:
             rest = round((self.total - done) * seconds / made)
             left = f'{timedelta(seconds=rest)} left'

@@ -149,7 +149,7 @@ def test_failed_runs_are_told_hold_up_no_other_and_finished_ones_stay(
 
 
 def test_the_screen_tells_how_far_the_runs_are(tmp_path, monkeypatch, capsys):
-    clock = iter([0.0, 20.0, 40.0])
+    clock = iter([0.0, 20.0, 40.0, 60.0])
     monkeypatch.setattr(runs.time, 'monotonic', lambda: next(clock))
     run = Run(tmp_path, 'erm', 3, 'voc', False, 'hash')
     screen = runs._Screen(5, 4, 1)
@@ -165,6 +165,10 @@ def test_the_screen_tells_how_far_the_runs_are(tmp_path, monkeypatch, capsys):
     assert second == (
         '[0:00:40] 0 of 4 runs made, 0:04:20 left; erm seed 3: training (75%)'
     )
+    # Of a run that starts here, all was made here.
+    screen.before[tmp_path] = 0
+    screen.show([run])
+    assert '0:04:20 left' in capsys.readouterr().out
 
 
 def running(out):
