@@ -146,7 +146,7 @@ def compare_parser() -> Parser:
         '--dry-run',
         action='store_true',
         help='only list the runs; for demo and custom also write the config '
-        'of each',
+        'of each, but with --tune',
     )
     return parser
 

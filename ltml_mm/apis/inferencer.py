@@ -292,8 +292,8 @@ class MultiLabelInferencer(BaseInferencer):
         steps = dataset.get('pipeline')
         if not steps:
             raise ValueError(
-                'the config has no test_dataloader with pipeline; give that '
-                'of the training, or add test_dataloader.dataset.pipeline'
+                'the config has no test_dataloader with pipeline; add '
+                'test_dataloader.dataset.pipeline'
             )
         loading = [step for step in steps if _loads(step)]
         with DefaultScope.overwrite_default_scope(scope_of(cfg)):

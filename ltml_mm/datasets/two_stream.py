@@ -156,7 +156,7 @@ def allow_other_counts(config: Any) -> Any:
     }
     if config.get('type') == 'ConcatDataset':
         own = config.get('ignore_keys') or []
-        own = [own] if isinstance(own, str) else own
+        own = [*([own] if isinstance(own, str) else own), 'task_name']
         config['ignore_keys'] = sorted({*own, COUNTS_KEY, IMAGES_KEY})
     return config
 

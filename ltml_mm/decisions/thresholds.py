@@ -111,8 +111,8 @@ class Thresholds:
             raise OtherModelError(
                 f'{source} holds the thresholds of another model, '
                 f'{self.model["name"]}: its weights are not those at hand; '
-                'choose thresholds for these with '
-                'tools/analysis/thresholds.py CONFIG CKPT'
+                'choose thresholds for these with tools/analysis/'
+                'thresholds.py CONFIG CKPT --out FILE, and give --thresholds'
             )
 
 

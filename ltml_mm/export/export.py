@@ -304,7 +304,7 @@ def _need_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"--format onnx needs {error.name}: pip install 'ltml_mm[export]'"
         ) from error
 

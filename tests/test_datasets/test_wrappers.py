@@ -32,7 +32,7 @@ def configs(tmp_path):
             {'img_path': f'{i}.png', 'gt_label': row}
             for i, row in enumerate(lists)
         ]
-        metainfo = {'classes': ['cat', 'cow', 'dog']}
+        metainfo = {'classes': ['cat', 'cow', 'dog'], 'task_name': name}
         path = tmp_path / f'{name}.json'
         path.write_text(
             json.dumps({'metainfo': metainfo, 'data_list': entries})
@@ -77,7 +77,7 @@ def test_counts_are_those_of_the_images_drawn(configs, name):
 
 def test_wrappers_of_objects_and_of_wrappers(configs):
     sets = [DATASETS.build(config) for config in configs]
-    concat = ConcatDataset(sets, ignore_keys=COUNTS)
+    concat = ConcatDataset(sets, ignore_keys=[*COUNTS, 'task_name'])
     assert statistics(concat) == [[4, 1, 3], 7]
     assert read_labels(concat).num_images == 7
     assert statistics(TwoStreamDataset(concat)) == [[4, 1, 3], 7]
@@ -102,7 +102,8 @@ def test_sets_of_any_loader_may_have_other_counts(configs, own):
         dataset = DATASETS.build(cfg[name].dataset)
         assert len(dataset) == 14
         ignored = dataset.dataset.ignore_keys
-        assert {*ignored} == {*COUNTS} | ({'sources'} if own else set())
+        expected = {*COUNTS, 'task_name'} | ({'sources'} if own else set())
+        assert {*ignored} == expected
     assert 'test_mode' not in cfg.train_dataloader.dataset.dataset.datasets[0]
     assert cfg.val_dataloader.dataset.dataset.datasets[1].test_mode
 

@@ -88,7 +88,7 @@ def test_the_commands_run(
     assert Path(f'work_dirs/{work}/epoch_8.pth').is_file()
     shown = capsys.readouterr().out
     if page == 'howto.md':
-        assert Path('out/thresholds.json').is_file()
+        assert Path('out/recall.json').is_file()
         assert Path('data/one_hot/train.json').is_file()
         assert Path('out/test.json').is_file()
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_training import write_data
 
-from ltml_mm.apis import train
+from ltml_mm.apis import test, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures('quick')
@@ -27,16 +27,16 @@ def test_linked_files_exist():
 def test_own_config_trains(tmp_path):
     """The README shows the file; here it trains, smaller."""
     path = ROOT / 'docs' / 'examples' / 'own_config.py'
-    text = path.read_text(encoding='utf-8')
-    assert text in blocks('python')
-    train.main(
-        [
-            *(str(path), '--data', str(write_data(tmp_path / 'data'))),
-            *('--work-dir', str(tmp_path / 'work'), '--epochs=1'),
-            *('--batch-size=4', '--size=32', '--cfg-options'),
-            *('model.backbone.depth=18', 'model.backbone.stem_channels=4'),
-            *('model.backbone.base_channels=4', 'experiment_name=readme'),
-            'train_dataloader.num_workers=0',
-        ]
+    assert path.read_text(encoding='utf-8') in blocks('python')
+    data, work = write_data(tmp_path / 'data'), tmp_path / 'work'
+    (data / 'test.json').write_bytes((data / 'train.json').read_bytes())
+    words = (
+        f'{path} --data {data} --work-dir {work} --epochs 1 --batch-size 4 '
+        '--size 32 --cfg-options model.backbone.depth=18 '
+        'model.backbone.stem_channels=4 model.backbone.base_channels=4 '
+        'model.backbone.init_cfg=None train_dataloader.num_workers=0 '
+        'test_dataloader.num_workers=0 experiment_name=readme'
     )
-    assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
+    train.main(words.split())
+    test.main([f'{work}/own_config.py', f'{work}/epoch_1.pth'])
+    assert list(work.rglob('test_class_report.json'))

@@ -279,15 +279,16 @@ def advise(
         )
     kinds = [kind for kind in first if kind in LOADING]
     decoding = sum(second[kind] for kind in kinds)
-    if kinds and decoding > 0.5 * sum(first[kind] for kind in kinds):
+    if waits and kinds and decoding > 0.5 * sum(first[kind] for kind in kinds):
         how = (
             'LoadCheckedImage in place of LoadImageFromFile, in a '
             'LongTailMultiLabelDataset, and '
             if 'LoadImageFromFile' in kinds
             else ''
         )
+        auto = 'image_cache=auto, or ' * ('LoadImageFromFile' in kinds)
         lines.append(
-            f'{how}image_cache=auto, or a number of GiB that holds the '
+            f'{how}{auto}image_cache=N, a number of GiB that holds the '
             f'images: {decoding:.2f} of {sum(second.values()):.2f} ms an '
             'image go into reading and decoding (docs/speed.md)'
         )
