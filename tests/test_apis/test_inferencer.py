@@ -183,7 +183,7 @@ def test_groups_have_the_bounds_of_the_evaluator(tmp_path):
 def test_a_config_without_a_test_pipeline(tmp_path):
     config, checkpoint, _ = make(tmp_path)
     config.write_text(f'{config.read_text()}test_dataloader = None\n')
-    words = r'no test_dataloader with pipeline; give that of the training'
+    words = r'no test_dataloader with pipeline; add test_dataloader\.'
     with pytest.raises(ValueError, match=words):
         MultiLabelInferencer(config, checkpoint, 'cpu')
 
