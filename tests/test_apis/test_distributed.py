@@ -115,7 +115,8 @@ def test_fewer_gpus_than_processes(groups, monkeypatch, launcher):
     for has, least, said in ((1, {}, 2), (2, {'LOCAL_WORLD_SIZE': '3'}, 3)):
         os.environ.update(least)
         monkeypatch.setattr(torch.cuda, 'device_count', lambda has=has: has)
-        with pytest.raises(ValueError, match=f'need {said} GPUs.* has {has}'):
+        words = f'{said} processes.* need {said} GPUs.* has {has}'
+        with pytest.raises(ValueError, match=words):
             init_distributed(Config(), launcher)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 3)
     cfg = Config()

@@ -70,17 +70,17 @@ def test_refused(place, monkeypatch, words, message):
 
 #: Words that do not parse; status 2, as of every command line.
 UNPARSED = {
-    'train tiny.py --epoks 3': ': --epoks 3; did you mean --epochs?',
+    'train tiny.py --epoks 3': 'arguments: --epoks 3; did you mean --epochs?',
     'train tiny.py --launcher ssh': "invalid choice: 'ssh'",
     'train tiny.py --cfg-options seed': "'seed' is not of the form KEY=VALUE",
     'train tiny.py --cfg-options =5': "'=5' is not of the form KEY=VALUE",
     'train tiny.py --cfg-options a=[1,2': 'brackets that do not match',
     'test tiny.py some.pth --out a.pkl': 'must end with .json, got a.pkl',
-    'predict tiny.py some.pth data --threshold nan': 'in [0, 1], got nan',
+    'predict tiny.py some.pth a --threshold nan': 'must be in [0, 1], got nan',
     'test tiny.py some.pth --tta --show-dir out': 'leave out --tta',
-    'predict tiny.py some.pth data --topk 0': '--topk: must be positive',
-    'predict tiny.py some.pth data --topk 1 --threshold 0.5': 'not allowed',
-    'predict tiny.py some.pth data --batch-size 0': 'positive, got 0',
+    'predict tiny.py some.pth a --topk 0': '--topk: must be positive, got 0',
+    'predict tiny.py some.pth a --topk 1 --threshold 0.5': 'not allowed with',
+    'predict tiny.py some.pth a --batch-size 0': 'must be positive, got 0',
     'merge tiny.py some.pth merged': 'OUT must end with .pth, got merged',
     'merge tiny.py some.pth a.pth --bn-images -1': 'must not be negative',
     'export tiny.py some.pth a.pt --format torchscript --int8 b': 'is of ONNX',

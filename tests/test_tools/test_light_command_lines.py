@@ -66,8 +66,7 @@ def test_every_script_has_a_line_in_the_table():
 
 @pytest.mark.parametrize('name', TOOLS)
 def test_outputs_are_refused_ahead_of_the_work(name, tmp_path, capsys):
-    file = tmp_path / 'file'
-    file.touch()
+    (file := tmp_path / 'file').touch()
     for action in TOOLS[name].build()._actions:
         if action.dest in ('out', 'figure', 'int8', 'show_dir'):
             words = action.option_strings[:1] or ['config', 'checkpoint']

@@ -286,7 +286,8 @@ def advise(
             if 'LoadImageFromFile' in kinds
             else ''
         )
-        auto = 'image_cache=auto, or ' * ('LoadImageFromFile' in kinds)
+        kept = cfg.get('image_cache') == 'auto'  # Yet not all of them fit.
+        auto = '' if kept else 'image_cache=auto, or '
         lines.append(
             f'{how}{auto}image_cache=N, a number of GiB that holds the '
             f'images: {decoding:.2f} of {sum(second.values()):.2f} ms an '
