@@ -21,7 +21,7 @@ from two_branch_case import batch, build
 from ltml_mm.apis import MultiLabelInferencer, merge, test, train
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.engine import NonFiniteError
-from ltml_mm.engine.hooks.device_hook import arrange
+from ltml_mm.engine.hooks.device_hook import arrange, fit_optimizer
 
 pytestmark = pytest.mark.gpu
 
@@ -46,6 +46,7 @@ def few_steps(device, precision, steps=4, layout='contiguous'):
         model.double()
     half = precision in (torch.float16, torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    fit_optimizer(optimizer)  # To fuse its step on a GPU.
     losses = []
     for number in range(steps):
         data = batch(4, seed=number)

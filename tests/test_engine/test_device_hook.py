@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from engine_runner import make_runner
+from mmengine.optim import OptimWrapper
 from mmpretrain.registry import MODELS
 from two_branch_case import BACKBONE, batch, build
 
@@ -43,6 +44,41 @@ def test_channels_last_gives_the_same_step(bn_streams):
     torch.testing.assert_close(
         gradients(last), gradients(plain), rtol=1e-9, atol=1e-11
     )
+
+
+def stepped(momentum, device_hook, **options):
+    """A weight after a step of SGD, given its momentum and stored flags."""
+    weight = torch.linspace(-1, 1, 8 * 6 * 9).view(8, 6, 3, 3)
+    weight = weight.contiguous(memory_format=LAST).requires_grad_()
+    optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9, **options)
+    weight.grad = weight.detach().cos()
+    optimizer.state[weight]['momentum_buffer'] = momentum.clone()
+    optimizer.param_groups[0].update(fused=True)  # As a GPU saves it.
+    if device_hook:
+        wrapper = OptimWrapper(optimizer)
+        DeviceHook().before_train(SimpleNamespace(optim_wrapper=wrapper))
+    flags = optimizer.param_groups[0]['fused']
+    optimizer.step()
+    return weight.detach(), flags
+
+
+def test_momenta_of_another_layout_belong_to_the_same_weights():
+    momentum = torch.linspace(0, 3, 8 * 6 * 9).view(8, 6, 3, 3)
+    last = momentum.contiguous(memory_format=LAST)
+    expected, _ = stepped(last, False)
+    torch.testing.assert_close(stepped(momentum, True)[0], expected)
+    found, fused = stepped(momentum, True, fused=True)
+    torch.testing.assert_close(found, expected)
+    assert fused
+    # What PyTorch makes of it: memory, not places, is stepped through.
+    assert not torch.allclose(stepped(momentum, False)[0], expected)
+
+
+def test_a_cpu_does_not_take_the_step_of_a_gpu():
+    momentum = torch.zeros(8, 6, 3, 3)
+    assert stepped(momentum, True)[1] is None
+    assert stepped(momentum, True, foreach=True)[1] is None
+    assert stepped(momentum, True, fused=False)[1] is False
 
 
 @pytest.mark.parametrize(

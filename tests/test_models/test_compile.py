@@ -62,13 +62,13 @@ def step(model, forward):
     return losses, gradients, dict(model.named_buffers())
 
 
-def assert_compiled_steps_agree(options, backend, device='cpu'):
+def assert_compiled_steps_agree(options, device='cpu', steps=2, **how):
     """Two steps, since the second one reads what the first one updated."""
     torch._dynamo.reset()
     eager = build(**copy.deepcopy(options)).to(device)
     model = copy.deepcopy(eager)
-    compiled = torch.compile(model.forward, backend=backend)
-    for _ in range(2):
+    compiled = torch.compile(model.forward, **how)
+    for _ in range(steps):
         losses, gradients, buffers = step(eager, eager.forward)
         found = step(model, compiled)
         largest = max(g.abs().max() for g in gradients.values())
@@ -83,16 +83,18 @@ def assert_compiled_steps_agree(options, backend, device='cpu'):
 def test_traced_gradients_are_the_eager_ones(name):
     """What autograd traces, without the code that inductor writes."""
     options = {**OPTIONS[name], 'backbone': HALF}
-    assert_compiled_steps_agree(options, 'aot_eager')
+    assert_compiled_steps_agree(options, backend='aot_eager')
 
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', OPTIONS)
 def test_inductor_gradients_are_the_eager_ones(name):
-    assert_compiled_steps_agree(OPTIONS[name], 'inductor')
+    assert_compiled_steps_agree(OPTIONS[name])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('name', OPTIONS)
-def test_inductor_gradients_on_a_gpu_are_the_eager_ones(name, exact_floats):
-    assert_compiled_steps_agree(OPTIONS[name], 'inductor', 'cuda')
+def test_gradients_of_cuda_graphs_are_the_eager_ones(name, exact_floats):
+    """The third step is the first that replays what a GPU recorded."""
+    how = dict(mode='reduce-overhead')
+    assert_compiled_steps_agree(OPTIONS[name], 'cuda', steps=4, **how)

@@ -73,6 +73,31 @@ class DeviceHook(Hook):
             wrapper = cfg.get('model_wrapper_cfg')
             runner.model = runner.wrap_model(wrapper, model.module)
 
+    def before_train(self, runner: Runner) -> None:
+        """Acts after a resume, which brings flags and momenta of then."""
+        found: Any = runner.optim_wrapper
+        for wrapper in getattr(found, 'optim_wrappers', {'': found}).values():
+            fit_optimizer(wrapper.optimizer)
+
+
+def fit_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Fits the step of an SGD to its device, its momenta to its weights.
+
+    The fused step reads weights and momenta in the order of memory: on a CPU
+    it is wrong without a word where their layouts differ (PyTorch 2.11).
+    """
+    if type(optimizer) is not torch.optim.SGD:
+        return
+    chosen = {name: optimizer.defaults[name] for name in ('foreach', 'fused')}
+    for group in optimizer.param_groups:
+        group.update(chosen)
+        if set(chosen.values()) == {None}:
+            group['fused'] = all(w.is_cuda for w in group['params']) or None
+    for weight, state in optimizer.state.items():
+        momentum = state.get('momentum_buffer')
+        if momentum is not None and momentum.stride() != weight.stride():
+            state['momentum_buffer'] = torch.empty_like(weight).copy_(momentum)
+
 
 def arrange(
     model: nn.Module, memory_format: str = 'auto', side: float = 0

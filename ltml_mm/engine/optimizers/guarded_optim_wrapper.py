@@ -17,7 +17,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.models.losses.base import upcast
@@ -72,7 +72,6 @@ class GuardedOptimWrapper(OptimWrapper):
         # Samples and outputs of forward passes, then the loss made of them.
         self._passes: list[tuple[Any, Any]] = []
         self._batches: list[tuple[Tensor, list[tuple[Any, Any]]]] = []
-        self._norm: Any = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -113,16 +112,18 @@ class GuardedOptimWrapper(OptimWrapper):
             groups = self.optimizer.param_groups
             parameters = [p for group in groups for p in group['params']]
             grads = [p.grad for p in parameters if p.grad is not None]
-            self._norm = norm = get_total_norm(grads)
+            norm = get_total_norm(grads)
             bad_loss, bad_norm = self._agree(norm)
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
             # A gradient scaler leaves out steps that overflow, and says so.
-            scaler = getattr(self, 'loss_scaler', None)
+            scaler: Any = getattr(self, 'loss_scaler', None)
             rescales = scaler is not None and scaler.is_enabled()
             if self._in_a_row > MAX_IN_A_ROW:
                 self._stop(norm, f'for {self._in_a_row} steps in a row ')
             elif not bad_loss and (not bad_norm or rescales):
-                super().step(**kwargs)
+                # A scale is a power of two: the quotient is exact.
+                scale = scaler.get_scale() if rescales else 1.0
+                self._step(float(norm) / scale, **kwargs)
             elif self.on_nonfinite == 'stop':
                 self._stop(norm)
             else:
@@ -130,20 +131,21 @@ class GuardedOptimWrapper(OptimWrapper):
         finally:
             self._clear()
 
-    def _clip_grad(self) -> None:
-        """Clips as the parent, by the norm that the check has computed."""
-        options: dict[str, Any] = {'norm_type': 2, **self.clip_grad_kwargs}
-        limit: Any = options.get('max_norm')
-        # A gradient scaler has divided the gradients since.
-        scaled = hasattr(self, 'loss_scaler')
-        if scaled or options != {'norm_type': 2, 'max_norm': limit}:
-            super()._clip_grad()
-            return
-        groups = self.optimizer.param_groups
-        parameters = [p for group in groups for p in group['params']]
-        clip_grads_with_norm_(parameters, limit, self._norm)
-        name = f'train/{self.grad_name}'
-        self.message_hub.update_scalar(name, float(self._norm))
+    def _step(self, norm: float, **kwargs: Any) -> None:
+        """Steps as the parent, which would multiply small gradients by 1."""
+        given: Any = self.clip_grad_kwargs  # type: ignore[has-type]
+        options = {'norm_type': 2, **(given or {})}
+        limit = options.get('max_norm', 0)
+        plain = options == {'norm_type': 2, 'max_norm': limit}
+        # What torch.nn.utils.clip_grad_norm_ adds to a norm.
+        if plain and norm + 1e-6 <= limit:
+            name = f'train/{self.grad_name}'
+            self.message_hub.update_scalar(name, norm)
+            self.clip_grad_kwargs = None
+        try:
+            super().step(**kwargs)
+        finally:
+            self.clip_grad_kwargs = given
 
     def _agree(self, norm: Tensor) -> tuple[bool, bool]:
         """Whether loss or norm are bad on any process; all must call it."""
