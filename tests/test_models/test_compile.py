@@ -50,6 +50,7 @@ OPTIONS = {
 def step(model, forward):
     """Loss and gradients of one training step, and the buffers after it."""
     torch.manual_seed(0)
+    model.zero_grad()
     device = next(model.parameters()).device
     data = batch(4)
     for name, images in data['inputs'].items():
