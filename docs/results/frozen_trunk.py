@@ -36,7 +36,11 @@ from tqdm import tqdm
 from trunk_features import PLAIN_VIEWS, CachedTrunkResNet, read_index
 
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.datasets.two_stream import innermost_dataset, seeded_draw
+from ltml_mm.datasets.two_stream import (
+    innermost_dataset,
+    kept_random_states,
+    seed_generators,
+)
 from ltml_mm.experiments import compare
 from ltml_mm.files import file_sha256, write_json
 
@@ -377,7 +381,8 @@ class _Trunk:
         def images() -> Iterator[dict]:
             for index in range(len(dataset)):
                 for view in range(views):
-                    with seeded_draw((index, view), 'cached trunk'):
+                    with kept_random_states():
+                        seed_generators((index, view), 'cached trunk')
                         image = dataset[index]
                     yield image
 

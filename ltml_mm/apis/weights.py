@@ -114,18 +114,12 @@ def _read(path: str) -> tuple[dict[str, Tensor], bool]:
         ) from error
     is_flat = True
     for name in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(
-            content.get(name), Mapping
-        ):
+        inner = content.get(name) if isinstance(content, Mapping) else None
+        if isinstance(inner, Mapping):
             is_flat &= name == 'state_dict'
-            content = content[name]
-    tensors = {
-        key: value
-        for key, value in (
-            content.items() if isinstance(content, Mapping) else ()
-        )
-        if isinstance(value, Tensor)
-    }
+            content = inner
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {k: v for k, v in items if isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f'--weights {path} holds no weights')
     return tensors, is_flat

@@ -208,11 +208,3 @@ def seed_generators(number: tuple[int, ...], stream: str) -> None:
     np.random.seed(words[1])
     # The default generator alone: torch.manual_seed would touch every GPU.
     torch.default_generator.manual_seed(int(words[2]))
-
-
-@contextmanager
-def seeded_draw(number: tuple[int, ...], stream: str) -> Iterator[None]:
-    """Seeds the global generators for one draw and restores them after."""
-    with kept_random_states():
-        seed_generators(number, stream)
-        yield

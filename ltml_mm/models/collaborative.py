@@ -117,14 +117,9 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         **kwargs: Any,
     ) -> None:
         named = signature(CollaborativeTwoBranchClassifier).parameters
-        known = [*named][:-1]  # all but kwargs itself
-        known += [
-            *FORK_SPELLINGS,
-            'data_preprocessor',
-            'init_cfg',
-            'train_cfg',
-        ]
-        check_keywords(type(self).__name__, kwargs, known)
+        keys = [*named][:-1]  # all but kwargs itself
+        keys += [*FORK_SPELLINGS, 'data_preprocessor', 'init_cfg', 'train_cfg']
+        check_keywords(type(self).__name__, kwargs, keys)
         fork = fork_options(fork, kwargs)
         super().__init__(
             init_cfg=kwargs.get('init_cfg'),

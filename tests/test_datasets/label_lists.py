@@ -1,11 +1,23 @@
 """Datasets of labels without images, for the samplers' tests."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 SHARED = Path(__file__).parents[3] / 'shared/data'
+STREAMS = dict(
+    uniform=dict(type='UniformSampler'),
+    rebalanced=dict(type='ClassAwareMultiLabelSampler'),
+)
+
+
+def global_states():
+    """What the global generators would draw next."""
+    own = random.getstate(), str(np.random.get_state())
+    return *own, torch.get_rng_state().tolist()
 
 
 class LabelLists:

@@ -6,7 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from label_lists import LabelLists, multi_labels, published
+from label_lists import (
+    STREAMS,
+    LabelLists,
+    global_states,
+    multi_labels,
+    published,
+)
 from torch.utils.data import BatchSampler
 
 from ltml_mm.datasets import (
@@ -15,10 +21,6 @@ from ltml_mm.datasets import (
     UniformSampler,
 )
 
-STREAMS = dict(
-    uniform=dict(type='UniformSampler'),
-    rebalanced=dict(type='ClassAwareMultiLabelSampler'),
-)
 DATASET = multi_labels()
 
 
@@ -82,16 +84,9 @@ def test_neighbouring_seeds_do_not_share_epochs(make):
 
 @KINDS
 def test_global_generators_are_neither_read_nor_moved(make):
-    def states():
-        return (
-            random.getstate(),
-            str(np.random.get_state()),
-            torch.get_rng_state().tolist(),
-        )
-
-    before = states()
+    before = global_states()
     order = list(make())
-    assert states() == before
+    assert global_states() == before
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)

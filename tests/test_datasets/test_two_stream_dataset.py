@@ -6,18 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from label_lists import STREAMS, global_states
 from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
 from ltml_mm.datasets import TwoStreamDataset, TwoStreamSampler
-from ltml_mm.datasets.two_stream import seeded_draw
+from ltml_mm.datasets.two_stream import kept_random_states, seed_generators
 
-STREAMS = dict(
-    uniform=dict(type='UniformSampler'),
-    rebalanced=dict(type='ClassAwareMultiLabelSampler'),
-)
 # Transforms that draw from numpy, from random and from torch.
 RANDOM = [
     dict(type='LoadImageFromFile'),
@@ -52,19 +49,14 @@ def folder(tmp_path_factory):
     return root
 
 
+def stored(folder, pipeline, **options):
+    own = dict(ann_file='train.json', data_root=str(folder), **options)
+    return dict(type='LongTailMultiLabelDataset', pipeline=pipeline, **own)
+
+
 def build(folder, pipeline=RANDOM, **kwargs):
-    return DATASETS.build(
-        dict(
-            type='TwoStreamDataset',
-            dataset=dict(
-                type='LongTailMultiLabelDataset',
-                ann_file='train.json',
-                data_root=str(folder),
-                pipeline=pipeline,
-            ),
-            **kwargs,
-        )
-    )
+    own = dict(dataset=stored(folder, pipeline), **kwargs)
+    return DATASETS.build(dict(type='TwoStreamDataset', **own))
 
 
 def batches(dataset, workers, epochs=2, streams=STREAMS, rank_seed=0):
@@ -123,19 +115,11 @@ def test_resume_continues_with_the_same_pictures(folder):
             assert torch.equal(one['inputs'][name], other['inputs'][name])
 
 
-def states():
-    return (
-        random.getstate(),
-        str(np.random.get_state()),
-        torch.get_rng_state().tolist(),
-    )
-
-
 def test_states_are_given_back_after_an_error():
-    before = states()
-    with pytest.raises(ZeroDivisionError), seeded_draw((0, 0, 0), 'uniform'):
-        torch.rand(3) / (1 // 0)
-    assert states() == before
+    before = global_states()
+    with pytest.raises(ZeroDivisionError), kept_random_states():
+        1 / len(seed_generators((0, 0, 0), 'uniform') or ())
+    assert global_states() == before
 
 
 def drawn():
@@ -150,9 +134,10 @@ def test_every_generator_is_seeded_by_every_part_of_the_number():
     ]
     values = []
     for number, stream in keys:
-        with seeded_draw(number, stream):
+        with kept_random_states():
+            seed_generators(number, stream)
             values.append(drawn())
-        with seeded_draw(number, stream):
+            seed_generators(number, stream)
             assert drawn() == values[-1]
     for generator in zip(*values, strict=True):
         assert len(set(generator)) == len(keys)
@@ -218,18 +203,12 @@ def test_it_stands_in_for_the_dataset(folder):
 
 
 def test_lazy_init_waits(folder):
-    inner = dict(
-        type='LongTailMultiLabelDataset',
-        ann_file='train.json',
-        data_root=str(folder),
-        pipeline=PLAIN,
-        lazy_init=True,
-    )
-    dataset = TwoStreamDataset(inner, lazy_init=True)
+    own = stored(folder, PLAIN, lazy_init=True)
+    dataset = TwoStreamDataset(own, lazy_init=True)
     assert dataset.label_table is None
     dataset.full_init()
     assert dataset.label_table.num_images == 12
-    assert TwoStreamDataset(inner).label_table.num_images == 12
+    assert TwoStreamDataset(own).label_table.num_images == 12
 
 
 def test_anything_else_is_refused():

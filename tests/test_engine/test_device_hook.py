@@ -46,39 +46,28 @@ def test_channels_last_gives_the_same_step(bn_streams):
     )
 
 
-def stepped(momentum, device_hook, **options):
-    """A weight after a step of SGD, given its momentum and stored flags."""
-    weight = torch.linspace(-1, 1, 8 * 6 * 9).view(8, 6, 3, 3)
-    weight = weight.contiguous(memory_format=LAST).requires_grad_()
+@pytest.mark.parametrize(
+    ('options', 'fused'),
+    [
+        *(({}, None), (dict(foreach=True), None)),
+        *((dict(fused=False), False), (dict(fused=True), True)),
+    ],
+)
+def test_a_resume_brings_neither_the_step_of_a_gpu_nor_its_layout(
+    options, fused
+):
+    numbers = torch.linspace(-1, 1, 8 * 6 * 9).view(8, 6, 3, 3)
+    weight = numbers.contiguous(memory_format=LAST).requires_grad_()
     optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9, **options)
     weight.grad = weight.detach().cos()
-    optimizer.state[weight]['momentum_buffer'] = momentum.clone()
+    optimizer.state[weight]['momentum_buffer'] = numbers.exp()
     optimizer.param_groups[0].update(fused=True)  # As a GPU saves it.
-    if device_hook:
-        wrapper = OptimWrapper(optimizer)
-        DeviceHook().before_train(SimpleNamespace(optim_wrapper=wrapper))
-    flags = optimizer.param_groups[0]['fused']
+    hook, wrapper = DeviceHook(), OptimWrapper(optimizer)
+    hook.before_train(SimpleNamespace(optim_wrapper=wrapper))
+    assert optimizer.param_groups[0]['fused'] is fused
     optimizer.step()
-    return weight.detach(), flags
-
-
-def test_momenta_of_another_layout_belong_to_the_same_weights():
-    momentum = torch.linspace(0, 3, 8 * 6 * 9).view(8, 6, 3, 3)
-    last = momentum.contiguous(memory_format=LAST)
-    expected, _ = stepped(last, False)
-    torch.testing.assert_close(stepped(momentum, True)[0], expected)
-    found, fused = stepped(momentum, True, fused=True)
-    torch.testing.assert_close(found, expected)
-    assert fused
-    # What PyTorch makes of it: memory, not places, is stepped through.
-    assert not torch.allclose(stepped(momentum, False)[0], expected)
-
-
-def test_a_cpu_does_not_take_the_step_of_a_gpu():
-    momentum = torch.zeros(8, 6, 3, 3)
-    assert stepped(momentum, True)[1] is None
-    assert stepped(momentum, True, foreach=True)[1] is None
-    assert stepped(momentum, True, fused=False)[1] is False
+    expected = numbers - 0.1 * (0.9 * numbers.exp() + numbers.cos())
+    torch.testing.assert_close(weight.detach(), expected)
 
 
 @pytest.mark.parametrize(

@@ -168,13 +168,9 @@ class ClassReportHook(Hook):
 
         After it they may be others: of ``EMAHook`` the average is validated.
         """
-        last = (
-            runner.epoch >= runner.max_epochs
-            or runner.iter >= runner.max_iters
-            or any(
-                isinstance(hook, EarlyStoppingHook) for hook in runner.hooks
-            )
-        )
+        stops = any(isinstance(h, EarlyStoppingHook) for h in runner.hooks)
+        over = runner.iter >= runner.max_iters
+        last = over or stops or runner.epoch >= runner.max_epochs
         if batch_idx == 0 and last:
             model = unwrap_model(runner.model)
             self._digest = weights_digest(model.state_dict())

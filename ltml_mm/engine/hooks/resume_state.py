@@ -141,14 +141,11 @@ def run_signature(runner: Runner) -> dict[str, Any]:
     """
     dataset = runner.train_dataloader.dataset
     sections = {name: runner.cfg.get(name) for name in SHAPING}
+    hooks = [*(runner.cfg.get('custom_hooks') or ())]
+    hooks += (runner.cfg.get('default_hooks') or {}).values()
     # Most other hooks only watch.
     sections['custom_hooks'] = [
-        hook
-        for hook in (
-            *(runner.cfg.get('custom_hooks') or ()),
-            *(runner.cfg.get('default_hooks') or {}).values(),
-        )
-        if any(part in str(hook) for part in SHAPING_HOOKS)
+        x for x in hooks if any(part in str(x) for part in SHAPING_HOOKS)
     ]
     if runner.cfg.get('train_dataloader') is None:
         # The Runner was built from objects, which tell a part of it.

@@ -139,8 +139,7 @@ class GuardedOptimWrapper(OptimWrapper):
         plain = options == {'norm_type': 2, 'max_norm': limit}
         # What torch.nn.utils.clip_grad_norm_ adds to a norm.
         if plain and norm + 1e-6 <= limit:
-            name = f'train/{self.grad_name}'
-            self.message_hub.update_scalar(name, norm)
+            self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
             self.clip_grad_kwargs = None
         try:
             super().step(**kwargs)
