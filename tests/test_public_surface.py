@@ -192,15 +192,15 @@ def test_documented_options_are_taken(option):
         'loss_consistency': 'CrossBranchConsistencyLoss',
         'optim_wrapper': 'GuardedOptimWrapper',
         'head': 'MultiLabelLinearClsHead',
+        'optimizer': 'SGD',
     }
     *path, argument = option.split('.')
     if path[-1] == 'fork':  # a dict of the model, not a type
         assert argument in FORK_DEFAULTS
         return
-    owner = owners[path[-1]]
     taken = set()
-    for table in (MODELS, registry.OPTIM_WRAPPERS):
-        if (module := table.get(owner)) is not None:
+    for table in (MODELS, registry.OPTIM_WRAPPERS, registry.OPTIMIZERS):
+        if (module := table.get(owners[path[-1]])) is not None:
             for base in module.__mro__:
                 taken |= set(inspect.signature(base.__init__).parameters)
             taken |= set(getattr(module, 'FORMER_OPTIONS', ()))

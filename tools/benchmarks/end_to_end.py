@@ -62,6 +62,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='auto',
         help='of the two-branch network',
     )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='the two-branch network, into CUDA graphs on a GPU',
+    )
     parser.add_argument('--out', type=Path, help='JSON file')
     return parser.parse_args(argv)
 
@@ -203,6 +208,8 @@ def write_configs(
     scale = f'({args.side},{args.side})'
     key = 'train_dataloader.dataset.dataset.pipeline.2.scale'
     commands['two_branch'] += ['--cfg-options', f'{key}={scale}']
+    if args.compile:
+        commands['two_branch'].append('compile.mode=reduce-overhead')
     return commands
 
 
