@@ -25,6 +25,7 @@ from ltml_mm.datasets.annotations import check_class_names
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
 from ltml_mm.decisions.choice import gain_text, measure, threshold_table
 from ltml_mm.decisions.thresholds import (
+    FILE_NAME,
     Thresholds,
     find_thresholds,
     weights_digest,
@@ -37,6 +38,8 @@ def test_config(args: argparse.Namespace) -> Config:
     """Builds the complete config of an evaluation."""
     meta = read_checkpoint(args.checkpoint).get('meta', {})
     cfg = load_config(args.config, args.cfg_options, meta.get('dataset_meta'))
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(f'{args.config} has no test_dataloader to evaluate')
     prepare_config(cfg, args)
     set_checkpoint(cfg, args.checkpoint)
     # Not over the complete config that the training left there.
@@ -129,23 +132,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         thresholds, source = find_thresholds(
             args.checkpoint, digest, meta.get('classes') or (), args.thresholds
         )
+        beside = Path(args.checkpoint).with_name(FILE_NAME)
+        if not thresholds and beside.is_file():  # Of another model.
+            runner.logger.warning(source)
         if thresholds or args.out is not None or args.show_dir is not None:
             runner.test_evaluator.metrics.append(collector)
         metrics: dict[str, Any] = runner.test()
-        content = {
+        result = {
             # Figures of several views are none of the model's own.
             'model': None if args.tta else digest,
             'metrics': metrics,
             'predictions': collector.predictions,
         }
         if thresholds and is_main_process():
-            content['decisions'] = decide(
-                thresholds, source, collector, runner
-            )
+            result['decisions'] = decide(thresholds, source, collector, runner)
     if not is_main_process():
         return
     if args.out is not None:
-        write_json(args.out, content)
+        write_json(args.out, result)
     if args.show_dir is not None:
         dataset = runner.test_dataloader.dataset
         draw_predictions(dataset, collector.predictions, args.show_dir)

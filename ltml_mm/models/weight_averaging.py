@@ -226,10 +226,8 @@ def _pairs(
                 f'{name} has other shapes in the branches, {first_shape} and '
                 f'{second_shape}'
             )
-    return {
-        name: (pair[BRANCHES[0]], pair[BRANCHES[1]])
-        for name, pair in found.items()
-    }
+    one, other = BRANCHES
+    return {name: (pair[one], pair[other]) for name, pair in found.items()}
 
 
 def _average(name: str, uniform: Tensor, rebalanced: Tensor) -> Tensor:

@@ -174,23 +174,22 @@ def test_thresholds_of_another_model_are_refused(
     image = str(trained / 'data' / 't' / '0.png')
     predict.main([*copied, image])
     assert 'another model, epoch_2.pth' in capsys.readouterr().err
+    own = [*copied, '--work-dir', str(tmp_path / 'w')]
+    testing.main(own)
+    assert 'another model, epoch_2.pth' in capsys.readouterr().out
+    given = ['--thresholds', str(path)]
     for run in (
-        lambda: predict.main([*copied, image, '--thresholds', str(path)]),
-        lambda: testing.main(
-            [
-                *copied,
-                '--thresholds',
-                str(path),
-                '--work-dir',
-                str(tmp_path / 'w'),
-            ]
-        ),
+        lambda: predict.main([*copied, image, *given]),
+        lambda: testing.main([*own, *given]),
         lambda: MultiLabelInferencer(*copied, 'cpu', thresholds=path),
     ):
         with pytest.raises(ValueError, match='of another model, epoch_2'):
             run()
     with pytest.raises(ValueError, match='name another file with --out'):
         main([*copied])
+    nothing = [f'test_{part}=None' for part in ('dataloader', 'cfg')]
+    with pytest.raises(ValueError, match=r'\.py has no test_dataloader'):
+        testing.main([*own, '--cfg-options', *nothing, 'test_evaluator=None'])
 
 
 def test_test_measures_them_on_the_test_set(copied, tmp_path):

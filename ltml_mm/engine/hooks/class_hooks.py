@@ -134,12 +134,10 @@ class PriorBiasHook(Hook):
         prior = torch.log((counts + 1) / (others + 1))
         for head in unwrap_model(runner.model).modules():
             if isinstance(head, (ClsHead, MultiLabelClsHead)):
-                linear = [
-                    x for x in head.modules() if isinstance(x, nn.Linear)
-                ]
-                if linear and linear[-1].bias is not None:
+                found = [m for m in head.modules() if isinstance(m, nn.Linear)]
+                if found and found[-1].bias is not None:
                     with torch.no_grad():
-                        linear[-1].bias.copy_(prior)
+                        found[-1].bias.copy_(prior)
 
 
 @HOOKS.register_module()

@@ -136,9 +136,8 @@ def images_of(loader: Any) -> list[dict[str, Any]]:
     for dataset in innermost_datasets(loader):
         facts = {k: v for k, v in dataset.items() if k not in SHOWING}
         if isinstance(facts.get('ann_file'), str):
-            path = os.path.join(
-                facts.get('data_root') or '', facts['ann_file']
-            )
+            root = facts.get('data_root') or ''
+            path = os.path.join(root, facts['ann_file'])
             # How the file is loaded may differ; which images it lists not.
             facts = {
                 'file': os.path.realpath(path),
