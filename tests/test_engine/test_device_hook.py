@@ -108,6 +108,9 @@ def test_where_onednn_overruns_the_layout_stays(conv, named):
         with pytest.raises(ValueError, match='1 is a 1x1 convolution'):
             arrange(model, 'channels_last')
         assert model[0].weight.is_contiguous()
+        runner = SimpleNamespace(cfg=dict(compile=True), model=model)
+        with pytest.raises(ValueError, match='compile=True may crash'):
+            DeviceHook().before_run(runner)
     assert not find_overrun(model.to('meta'))
     assert not prefers_channels_last(torch.nn.Linear(2, 2), 224)
 

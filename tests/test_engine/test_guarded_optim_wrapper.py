@@ -24,6 +24,7 @@ from ltml_mm.engine import (
 )
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import MAX_IN_A_ROW
 
+HAS_GPU = f'{amp_optimizer_wrapper.__name__}.is_cuda_available'
 SGD = dict(type='SGD', lr=0.05, momentum=0.9)
 LAST = 9  # steps of a tiny training
 assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -245,9 +246,7 @@ def test_unknown_choice():
 def amp(monkeypatch):
     """The AMP wrapper on this machine, with the scaler of the CPU."""
     if not torch.cuda.is_available():
-        monkeypatch.setattr(
-            amp_optimizer_wrapper, 'is_cuda_available', lambda: True
-        )
+        monkeypatch.setattr(HAS_GPU, lambda: True)
         scaler = partial(torch.amp.GradScaler, device='cpu')
         monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
     return partial(make_wrapper, GuardedAmpOptimWrapper)
@@ -331,9 +330,7 @@ def test_finite_mixed_precision_steps_are_the_stock_ones(amp):
 
 def on_a_cpu(monkeypatch):
     monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')
-    monkeypatch.setattr(
-        amp_optimizer_wrapper, 'is_cuda_available', lambda: False
-    )
+    monkeypatch.setattr(HAS_GPU, lambda: False)
 
 
 def test_bfloat16_on_a_cpu(monkeypatch):

@@ -92,9 +92,8 @@ class SafeCheckpointHook(CheckpointHook):
         if remote or any(kwargs.get(name) is not None for name in names):
             raise ValueError(
                 'SafeCheckpointHook writes to local folders only, got '
-                f'{kwargs}'
-                '; for other storage use default_hooks.checkpoint.type='
-                "'CheckpointHook'"
+                f'{kwargs}; for other storage use '
+                "default_hooks.checkpoint.type='CheckpointHook'"
             )
         kwargs['backend_args'] = {'backend': 'whole_files'}
         super().__init__(**kwargs)

@@ -33,6 +33,8 @@ class DeviceHook(Hook):
 
     ``randomness=dict(deterministic=True)`` needs the environment variable
     ``CUBLAS_WORKSPACE_CONFIG`` on a GPU, which is set where it is missing.
+    SGD on a GPU takes PyTorch's fused step, which spares the host, unless
+    its config sets ``fused`` or ``foreach``.
 
     Args:
         memory_format (str): ``'auto'``, the default: channels last where
@@ -40,8 +42,9 @@ class DeviceHook(Hook):
             ``'channels_last'``: always; ``'contiguous'``: never.
 
     Raises:
-        ValueError: ``memory_format`` is none of these, or ``'channels_last'``
-            for a network that :func:`find_overrun` names.
+        ValueError: ``memory_format`` is none of these, or it is
+            ``'channels_last'``, or ``compile`` of the config is set, for a
+            network that :func:`find_overrun` names.
     """
 
     # Ahead of EMAHook, which copies the network.
@@ -50,8 +53,7 @@ class DeviceHook(Hook):
     def __init__(self, memory_format: str = 'auto') -> None:
         if memory_format not in FORMATS:
             raise ValueError(
-                f'memory_format must be one of {FORMATS}, got '
-                f'{memory_format!r}'
+                f'memory_format must be in {FORMATS}, got {memory_format!r}'
             )
         self.memory_format = memory_format
 
@@ -64,6 +66,8 @@ class DeviceHook(Hook):
         side = picture_side(cfg.get('train_dataloader'))
         side = side or picture_side(cfg.get('test_dataloader'))
         model = runner.model
+        if (how := cfg.get('compile')) and 'eager' not in str(how):
+            _refuse_overrun(model, f'compile={how}')  # inductor's layout
         wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
         if wrapped and not hasattr(runner, 'wrap_model'):
             return  # FlexibleRunner cannot wrap it anew: the layout stays.
@@ -116,12 +120,7 @@ def arrange(
         return
     if memory_format == 'auto' and not prefers_channels_last(model, side):
         return
-    if overrun := find_overrun(model):
-        raise ValueError(
-            f"memory_format='channels_last' may crash on a CPU: {overrun} is "
-            f'a 1x1 convolution with a stride and fewer than {VECTOR} input '
-            'channels (oneDNN issue 6035); leave it at auto, or contiguous'
-        )
+    _refuse_overrun(model, "memory_format='channels_last'")
     # The weights decide; images follow at the first convolution.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -145,6 +144,15 @@ def prefers_channels_last(model: nn.Module, side: float = 0) -> bool:
     return len(groups) > 1 and side >= CPU_SIDE and not find_overrun(model)
 
 
+def _refuse_overrun(model: nn.Module, setting: str) -> None:
+    if overrun := find_overrun(model):
+        raise ValueError(
+            f'{setting} may crash on a CPU: {overrun} is a 1x1 convolution '
+            f'with a stride and fewer than {VECTOR} input channels (oneDNN '
+            'issue 6035); leave this setting out'
+        )
+
+
 def find_overrun(model: nn.Module) -> str:
     """Names a convolution that writes past its memory on a CPU, if any.
 
@@ -153,14 +161,11 @@ def find_overrun(model: nn.Module) -> str:
     writes past oneDNN's workspace (its issue 6035, PyTorch 2.11): a crash, or
     wrong gradients. On a GPU nothing is named.
     """
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, nn.Conv2d)
-            and module.weight.device.type == 'cpu'
-            and module.kernel_size == (1, 1)
-            and max(module.stride) > 1
-            and module.in_channels // module.groups < VECTOR
-        ):
+    for name, conv in model.named_modules():
+        if not isinstance(conv, nn.Conv2d) or conv.weight.device.type != 'cpu':
+            continue
+        few = conv.in_channels // conv.groups < VECTOR
+        if few and conv.kernel_size == (1, 1) and max(conv.stride) > 1:
             return name
     return ''
 

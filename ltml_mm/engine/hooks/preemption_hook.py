@@ -144,11 +144,8 @@ class PreemptionHook(Hook):
 
     def _by_epoch(self, runner: Runner) -> bool:
         """Whether epochs and their checkpoints end together."""
-        return (
-            self._checkpoint is not None
-            and self._checkpoint.by_epoch
-            and isinstance(runner.train_loop, EpochBasedTrainLoop)
-        )
+        loop = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        return bool(self._checkpoint and self._checkpoint.by_epoch and loop)
 
     def _stop_if_asked(
         self, runner: Runner, done: int, by_epoch: bool
