@@ -46,7 +46,8 @@ def few_steps(device, precision, steps=4, layout='contiguous'):
         model.double()
     half = precision in (torch.float16, torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    fit_optimizer(optimizer)  # To fuse its step on a GPU.
+    fit_optimizer(optimizer)
+    assert bool(optimizer.param_groups[0]['fused']) is (device == DEVICE)
     losses = []
     for number in range(steps):
         data = batch(4, seed=number)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from engine_runner import make_runner
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmpretrain.registry import MODELS
 from two_branch_case import BACKBONE, batch, build
 
@@ -47,27 +47,27 @@ def test_channels_last_gives_the_same_step(bn_streams):
 
 
 @pytest.mark.parametrize(
-    ('options', 'fused'),
-    [
-        *(({}, None), (dict(foreach=True), None)),
-        *((dict(fused=False), False), (dict(fused=True), True)),
-    ],
+    'options', [{}, dict(foreach=True), dict(fused=False), dict(fused=True)]
 )
-def test_a_resume_brings_neither_the_step_of_a_gpu_nor_its_layout(
-    options, fused
-):
+def test_a_resume_brings_neither_the_step_of_a_gpu_nor_its_layout(options):
     numbers = torch.linspace(-1, 1, 8 * 6 * 9).view(8, 6, 3, 3)
-    weight = numbers.contiguous(memory_format=LAST).requires_grad_()
-    optimizer = torch.optim.SGD([weight], 0.1, momentum=0.9, **options)
-    weight.grad = weight.detach().cos()
-    optimizer.state[weight]['momentum_buffer'] = numbers.exp()
-    optimizer.param_groups[0].update(fused=True)  # As a GPU saves it.
-    hook, wrapper = DeviceHook(), OptimWrapper(optimizer)
-    hook.before_train(SimpleNamespace(optim_wrapper=wrapper))
-    assert optimizer.param_groups[0]['fused'] is fused
+    last = [numbers.contiguous(memory_format=LAST) for _ in range(3)]
+    weights = [torch.nn.Parameter(values) for values in last]
+    groups = [dict(params=weights[:2]), dict(params=weights[2:])]
+    optimizer = torch.optim.SGD(groups, 0.1, momentum=0.9, **options)
+    for weight in weights:
+        weight.grad = weight.detach().cos()
+    for weight in weights[::2]:  # The second has had no gradient yet.
+        optimizer.state[weight]['momentum_buffer'] = numbers.exp()
+    for group in groups:
+        group['fused'] = True  # As a GPU saves it.
+    wrapper = OptimWrapperDict(own=OptimWrapper(optimizer))
+    DeviceHook().before_train(SimpleNamespace(cfg={}, optim_wrapper=wrapper))
+    assert [g['fused'] for g in groups] == [options.get('fused')] * 2
     optimizer.step()
-    expected = numbers - 0.1 * (0.9 * numbers.exp() + numbers.cos())
-    torch.testing.assert_close(weight.detach(), expected)
+    for weight, share in zip(weights, (0.9, 0.0, 0.9), strict=True):
+        expected = numbers - 0.1 * (share * numbers.exp() + numbers.cos())
+        torch.testing.assert_close(weight.detach(), expected)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_where_onednn_overruns_the_layout_stays(conv, named):
         assert model[0].weight.is_contiguous()
         runner = SimpleNamespace(cfg=dict(compile=True), model=model)
         with pytest.raises(ValueError, match='compile=True may crash'):
-            DeviceHook().before_run(runner)
+            DeviceHook().before_train(runner)
     assert not find_overrun(model.to('meta'))
     assert not prefers_channels_last(torch.nn.Linear(2, 2), 224)
 

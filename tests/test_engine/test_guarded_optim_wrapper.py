@@ -85,7 +85,7 @@ def make_small(work_dir, model, clip_grad, **wrapper):
 @pytest.mark.parametrize(
     'clip_grad',
     [
-        *(None, dict(max_norm=0.05), dict(max_norm=0.05, norm_type=1.0)),
+        *(None, dict(max_norm=0.05), dict(max_norm=2.0, norm_type=1.0)),
         *(dict(max_norm=9.0), dict(type='value', clip_value=0.02)),
     ],
 )
@@ -317,7 +317,7 @@ def test_finite_mixed_precision_steps_are_the_stock_ones(amp):
     for make in (amp, stock):
         wrapper, weight, step = make(
             loss_scale=dict(init_scale=8.0, growth_interval=2),
-            clip_grad=dict(max_norm=1.2),
+            clip_grad=dict(max_norm=1.41),
             accumulative_counts=2,
         )
         for factor in (0.01, 0.01, 5.0, -2.0, 1.0, 1.0):

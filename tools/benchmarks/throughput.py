@@ -61,6 +61,7 @@ from ltml_mm.datasets.two_stream import innermost_datasets
 from ltml_mm.engine.hooks.device_hook import (
     arrange,
     find_overrun,
+    fit_optimizer,
     layout_of,
     picture_side,
 )
@@ -221,6 +222,8 @@ def measure_device(
     hook = (cfg.get('default_hooks') or {}).get('device')
     layout = layout_of(cfg) if hook else 'contiguous'
     arrange(training.model, layout, picture_side(cfg.train_dataloader))
+    if hook:
+        fit_optimizer(training.wrapper.optimizer)
     result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
     last = [
         m.weight.is_contiguous(memory_format=torch.channels_last)

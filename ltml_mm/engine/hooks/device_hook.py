@@ -66,8 +66,6 @@ class DeviceHook(Hook):
         side = picture_side(cfg.get('train_dataloader'))
         side = side or picture_side(cfg.get('test_dataloader'))
         model = runner.model
-        if (how := cfg.get('compile')) and 'eager' not in str(how):
-            _refuse_overrun(model, f'compile={how}')  # inductor's layout
         wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
         if wrapped and not hasattr(runner, 'wrap_model'):
             return  # FlexibleRunner cannot wrap it anew: the layout stays.
@@ -79,6 +77,9 @@ class DeviceHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Acts after a resume, which brings flags and momenta of then."""
+        how = str(runner.cfg.get('compile') or 'disable')
+        if 'eager' not in how and 'disable' not in how:  # inductor's layout
+            _refuse_overrun(runner.model, f'compile={how}')
         found: Any = runner.optim_wrapper
         for wrapper in getattr(found, 'optim_wrappers', {'': found}).values():
             fit_optimizer(wrapper.optimizer)
@@ -88,19 +89,26 @@ def fit_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Fits the step of an SGD to its device, its momenta to its weights.
 
     The fused step reads weights and momenta in the order of memory: on a CPU
-    it is wrong without a word where their layouts differ (PyTorch 2.11).
+    it is wrong without a word where their layouts differ (PyTorch 2.11). It
+    takes a momentum of every weight or of none, so all begin at 0.
     """
     if type(optimizer) is not torch.optim.SGD:
         return
+    # The scaler would leave momenta of a first overflow as they come.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     chosen = {name: optimizer.defaults[name] for name in ('foreach', 'fused')}
     for group in optimizer.param_groups:
         group.update(chosen)
         if set(chosen.values()) == {None}:
             group['fused'] = all(w.is_cuda for w in group['params']) or None
-    for weight, state in optimizer.state.items():
-        momentum = state.get('momentum_buffer')
-        if momentum is not None and momentum.stride() != weight.stride():
-            state['momentum_buffer'] = torch.empty_like(weight).copy_(momentum)
+        fills = group['fused'] and group['momentum'] and not group['dampening']
+        for weight in group['params']:
+            momentum = optimizer.state.get(weight, {}).get('momentum_buffer')
+            if momentum is None and fills:
+                momentum = torch.zeros_like(weight)
+            if momentum is not None:
+                moved = torch.empty_like(weight).copy_(momentum)
+                optimizer.state[weight]['momentum_buffer'] = moved
 
 
 def arrange(

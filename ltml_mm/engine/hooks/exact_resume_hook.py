@@ -101,13 +101,6 @@ class ExactResumeHook(Hook):
                 'goes on without them'
             )
             return
-        states = self._loaded['ranks'][0]['random']
-        if not isinstance(states['python'], tuple):
-            raise ValueError(
-                'an earlier version saved the checkpoint; start a training '
-                'from its weights with --cfg-options load_from=CHECKPOINT in '
-                'place of --resume'
-            )
         self._signature = run_signature(runner)
         changes = compare_signatures(self._loaded['facts'], self._signature)
         if not changes:
@@ -125,9 +118,7 @@ class ExactResumeHook(Hook):
                 'training from these weights with --cfg-options '
                 'load_from=CHECKPOINT in place of --resume'
             )
-        self._same_data = not any(
-            key.startswith(DATA_PREFIXES) for key in changes
-        )
+        self._same_data = not any(k.startswith(DATA_PREFIXES) for k in changes)
         runner.logger.warning(f'{message}. It goes on with those, as asked')
         if any(key.endswith('seed') for key in changes):
             self._loaded['seed'] = _seed(runner)
@@ -158,8 +149,7 @@ class ExactResumeHook(Hook):
         if not self._resuming:
             return
         self._resuming = False
-        # Not in before_train, where other hooks may still draw random
-        # numbers.
+        # Not in before_train, where other hooks may still draw.
         if self._loaded is not None:
             restore_states(runner, self._loaded['ranks'])
         self._validate(runner)

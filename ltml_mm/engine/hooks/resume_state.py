@@ -45,7 +45,7 @@ DATA_PREFIXES = (
     'train_dataloader',
 )  # fmt: skip
 #: The settings of an optimizer with which its momenta still fit.
-NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas')
+NUMBERS = ('lr', 'weight_decay', 'momentum', 'betas', 'fused', 'foreach')
 #: A longer list of values is compared by its digest.
 MAX_TEXT = 200
 

@@ -39,7 +39,7 @@ class GuardedOptimWrapper(OptimWrapper):
 
     A step whose loss or total gradient norm is infinite or NaN is not taken,
     on any process. The decision falls when the optimizer would step, after
-    the last of the accumulated batches. It costs one gradient norm, and one
+    the last of the accumulated batches. It costs one gradient norm, and a
     wait for the GPU. Finite steps are those of ``OptimWrapper`` bit by bit.
 
     Args:
@@ -121,9 +121,11 @@ class GuardedOptimWrapper(OptimWrapper):
             if self._in_a_row > MAX_IN_A_ROW:
                 self._stop(norm, f'for {self._in_a_row} steps in a row ')
             elif not bad_loss and (not bad_norm or rescales):
-                # A scale is a power of two: the quotient is exact.
                 scale = scaler.get_scale() if rescales else 1.0
-                self._step(float(norm) / scale, **kwargs)
+                # The quotient by another than a power of two is rounded.
+                exact = math.frexp(scale)[0] == 0.5
+                total = float(norm) / scale if exact else math.inf
+                self._step(total, **kwargs)
             elif self.on_nonfinite == 'stop':
                 self._stop(norm)
             else:
