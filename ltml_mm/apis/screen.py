@@ -161,9 +161,8 @@ def quiet_run(
 
 
 def _is_for_screen(record: logging.LogRecord) -> bool:
-    if NOISE.search(record.getMessage()):
-        return False
-    return record.levelno >= logging.WARNING or hasattr(record, 'screen')
+    meant = record.levelno >= logging.WARNING or hasattr(record, 'screen')
+    return meant and not NOISE.search(record.getMessage())
 
 
 class _ScreenFormatter(logging.Formatter):

@@ -56,9 +56,8 @@ def merge_branches(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         name = _plain_key(key)
         if name not in merged:
-            merged[name] = (
-                _average(name, *pairs[name]) if name in pairs else value
-            )
+            pair = pairs.get(name)
+            merged[name] = _average(name, *pair) if pair else value
     return merged
 
 
@@ -92,10 +91,8 @@ def branch_drift(state_dict: Mapping[str, Tensor]) -> float:
     """
     apart = total = 0.0
     for name, (uniform, rebalanced) in _pairs(state_dict).items():
-        counts = uniform.is_floating_point() and not (
-            name.startswith('head.') or name.endswith(_STATISTICS)
-        )
-        if counts:
+        aside = name.startswith('head.') or name.endswith(_STATISTICS)
+        if uniform.is_floating_point() and not aside:
             first, second = uniform.double(), rebalanced.double()
             apart += (first - second).square().sum().item()
             total += ((first + second) / 2).square().sum().item()

@@ -1,4 +1,4 @@
-"""Datasets of labels without images, for the samplers' tests."""
+"""What the tests of samplers and streams share: labels without images."""
 
 import random
 from pathlib import Path

@@ -101,6 +101,13 @@ class ExactResumeHook(Hook):
                 'goes on without them'
             )
             return
+        states = self._loaded['ranks'][0]['random']
+        if not isinstance(states['python'], tuple):
+            raise ValueError(
+                'an earlier version saved the checkpoint; start a training '
+                'from its weights with --cfg-options load_from=CHECKPOINT in '
+                'place of --resume'
+            )
         self._signature = run_signature(runner)
         changes = compare_signatures(self._loaded['facts'], self._signature)
         if not changes:

@@ -74,16 +74,13 @@ class ScheduleCheckHook(Hook):
                 'max_iters must be at least 1'
             )
         schedulers = flat_schedulers(runner)
-        drop = min(
-            (
-                (scheduler.begin + milestone)
-                * (len(loader) if scheduler.by_epoch else 1)
-                for scheduler in schedulers
-                if isinstance(scheduler, MultiStepParamScheduler)
-                for milestone in scheduler.milestones
-            ),
-            default=runner.max_iters,
-        )
+        drops = [
+            (s.begin + milestone) * (len(loader) if s.by_epoch else 1)
+            for s in schedulers
+            if isinstance(s, MultiStepParamScheduler)
+            for milestone in s.milestones
+        ]
+        drop = min(drops, default=runner.max_iters)
         for scheduler in schedulers:
             end = scheduler.end
             counts_steps = not scheduler.by_epoch and end < NO_END

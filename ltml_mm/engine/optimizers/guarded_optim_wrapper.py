@@ -113,7 +113,7 @@ class GuardedOptimWrapper(OptimWrapper):
             parameters = [p for group in groups for p in group['params']]
             grads = [p.grad for p in parameters if p.grad is not None]
             norm = get_total_norm(grads)
-            bad_loss, bad_norm = self._agree(norm)
+            bad_loss, bad_norm, own = self._agree(norm)
             self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
             # A gradient scaler leaves out steps that overflow, and says so.
             scaler: Any = getattr(self, 'loss_scaler', None)
@@ -124,8 +124,7 @@ class GuardedOptimWrapper(OptimWrapper):
                 scale = scaler.get_scale() if rescales else 1.0
                 # The quotient by another than a power of two is rounded.
                 exact = math.frexp(scale)[0] == 0.5
-                total = float(norm) / scale if exact else math.inf
-                self._step(total, **kwargs)
+                self._step(own / scale if exact else math.inf, **kwargs)
             elif self.on_nonfinite == 'stop':
                 self._stop(norm)
             else:
@@ -148,14 +147,15 @@ class GuardedOptimWrapper(OptimWrapper):
         finally:
             self.clip_grad_kwargs = given
 
-    def _agree(self, norm: Tensor) -> tuple[bool, bool]:
-        """Whether loss or norm are bad on any process; all must call it."""
+    def _agree(self, norm: Tensor) -> tuple[bool, bool, float]:
+        """Bad loss or norm of any process, own norm; all must call it."""
         losses = [loss.to(norm) for loss, _ in self._batches] or [norm]
         fine = [torch.stack(x).isfinite().all() for x in (losses, [norm])]
         flags = torch.stack(fine).logical_not().to(norm.dtype)
         all_reduce(flags, 'max')
-        bad_loss, bad_norm = flags.tolist()  # Waits for the GPU.
-        return bool(bad_loss), bool(bad_norm)
+        # One wait for the GPU.
+        bad_loss, bad_norm, own = torch.stack([*flags, norm]).tolist()
+        return bool(bad_loss), bool(bad_norm), own
 
     def _skip(self, norm: Tensor) -> None:
         text = self._describe(norm)
