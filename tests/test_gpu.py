@@ -21,6 +21,7 @@ from two_branch_case import batch, build
 from ltml_mm.apis import MultiLabelInferencer, merge, test, train
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.engine import NonFiniteError
+from ltml_mm.engine.hooks import late_log
 from ltml_mm.engine.hooks.device_hook import arrange, fit_optimizer
 
 pytestmark = pytest.mark.gpu
@@ -222,6 +223,36 @@ class Watch(Hook):
         state = runner.model.state_dict()
         self.weights = [*self.weights[-9:], copy.deepcopy(state)]
         self.memory.append(torch.cuda.memory_allocated())
+
+
+class NoWait(Hook):
+    """Has PyTorch raise where the host waits for the GPU, in late steps."""
+
+    priority = 'LOWEST'
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        torch.cuda.set_sync_debug_mode('error' if runner.iter >= 3 else 0)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        torch.cuda.set_sync_debug_mode(0)
+
+
+@pytest.mark.parametrize('kind', ['GuardedAmpOptimWrapper', 'Guarded'])
+def test_the_host_waits_for_no_step(data, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(late_log, 'LATEST', np.inf)
+    config = runner_config(data, tmp_path)
+    if kind == 'Guarded':
+        config.optim_wrapper.type = 'GuardedOptimWrapper'
+    hooks = config.default_hooks
+    hooks.runtime_info = dict(type='LateRuntimeInfoHook')
+    hooks.logger.interval = hooks.checkpoint.interval = 100
+    runner = Runner.from_cfg(config)
+    runner.register_hook(NoWait())
+    try:
+        runner.train()
+    finally:
+        torch.cuda.set_sync_debug_mode(0)
+    assert runner.iter == 9
 
 
 def test_overflow_lowers_the_scale_and_leaves_the_step_out(data, tmp_path):

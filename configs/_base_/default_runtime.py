@@ -7,6 +7,7 @@ runner_type = 'RunnerFromData'
 # The order comes from each hook's priority: statistics and checks first, then
 # exact_resume (80), checkpoint (90), preemption (100).
 default_hooks = dict(
+    runtime_info=dict(type='LateRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),

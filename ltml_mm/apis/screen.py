@@ -24,6 +24,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.engine.hooks.late_log import LateHistory
 from ltml_mm.engine.hooks.resume_state import unwrap_model
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
@@ -220,7 +221,7 @@ class ProgressHook(Hook):
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._screen.line(
                 f'epoch {runner.epoch + 1}/{runner.max_epochs}: '
-                f'{_loss(runner)}{_duration(self._clock.lap())}'
+                f'{_loss(runner, now=True)}{_duration(self._clock.lap())}'
             )
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -348,9 +349,13 @@ def _training_status(runner: Runner, clock: _Clock) -> str:
     return f'{place} [{bar:.<20}] {_loss(runner)}{left} left'
 
 
-def _loss(runner: Runner) -> str:
+def _loss(runner: Runner, now: bool = False) -> str:
     loss = runner.message_hub.log_scalars.get('train/loss')
-    return f'loss {loss.mean(50):.4g}, ' if loss is not None else ''
+    if loss is None:
+        return ''
+    # Another thread asks, too, which must not read from a GPU.
+    late = isinstance(loss, LateHistory) and not now
+    return f'loss {(loss.known if late else loss.data[0])[-50:].mean():.4g}, '
 
 
 def _describe_training(runner: Runner) -> Iterator[str]:

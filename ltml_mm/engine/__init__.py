@@ -17,6 +17,7 @@ from ltml_mm.engine.hooks.guard_hooks import (
     NumericsHook,
     ScheduleCheckHook,
 )
+from ltml_mm.engine.hooks.late_log import LateRuntimeInfoHook
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,
@@ -30,7 +31,8 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
 __all__ = [
     'ClassReportHook', 'ClassStatisticsHook', 'CompensationLimitHook',
     'ConsistencyLimitHook', 'DeviceHook', 'ExactResumeHook',
-    'GuardedAmpOptimWrapper', 'GuardedOptimWrapper', 'NonFiniteError',
-    'NumericsHook', 'PreemptionHook', 'PriorBiasHook', 'ResumeCheckHook',
-    'SafeCheckpointHook', 'ScheduleCheckHook', 'TrainingStopped',
+    'GuardedAmpOptimWrapper', 'GuardedOptimWrapper', 'LateRuntimeInfoHook',
+    'NonFiniteError', 'NumericsHook', 'PreemptionHook', 'PriorBiasHook',
+    'ResumeCheckHook', 'SafeCheckpointHook', 'ScheduleCheckHook',
+    'TrainingStopped',
 ]  # fmt: skip

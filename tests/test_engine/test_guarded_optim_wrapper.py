@@ -30,12 +30,18 @@ LAST = 9  # steps of a tiny training
 assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
+@pytest.fixture(params=[False, True], ids=['usual', 'fused'], autouse=True)
+def fused(request, monkeypatch):
+    """Fused, it leaves a step out by itself, and the host reads that later."""
+    monkeypatch.setitem(SGD, 'fused', request.param)
+
+
 def guarded(data, work_dir, on_nonfinite, **options):
     config = make_config(data, work_dir)
     config.optim_wrapper = dict(
         type='GuardedOptimWrapper',
         on_nonfinite=on_nonfinite,
-        optimizer=SGD,
+        optimizer=dict(SGD),
         clip_grad=dict(max_norm=35),
         **options,
     )
@@ -156,7 +162,7 @@ def test_stop_tells_step_terms_and_images(data, tmp_path):
     assert len(hook.names[4]) == 8
     for name in hook.names[4]:
         assert str(name) in message
-    assert runner.iter == 3
+    assert runner.iter == 3 + SGD['fused']
     before, _ = hook.before[4]
     model = runner.model
     assert_equal(
@@ -166,11 +172,24 @@ def test_stop_tells_step_terms_and_images(data, tmp_path):
     assert not list(tmp_path.glob('*.pth'))
 
 
+@pytest.mark.parametrize('who', ['numerics', 'checkpoint'])
+def test_the_last_step_is_checked(data, tmp_path, who):
+    """Ahead of an epoch's end, and of a checkpoint, each by itself."""
+    config = guarded(data, tmp_path, 'stop')
+    if who == 'numerics':
+        config.default_hooks.checkpoint = None
+        config.default_hooks.numerics = dict(type='NumericsHook')
+    _, hook, message = train(config, True, steps=[LAST], what='labels')
+    assert message.startswith(f'step {LAST}: ')
+    assert all(str(name) in message for name in hook.names[LAST])
+    assert not list(tmp_path.glob('*.pth'))
+
+
 def test_the_decision_comes_at_the_accumulated_step(data, tmp_path):
     config = guarded(data, tmp_path, 'stop', accumulative_counts=3)
     runner, hook, message = train(config, True, steps=[4])
     assert message.startswith('step 6: ')
-    assert runner.iter == 5
+    assert runner.iter == 5 + 3 * SGD['fused']
     lines = [line for line in message.splitlines() if line[:2] == '  ']
     # Of the batch with the NaN alone.
     named = [line.split(' ', 3)[3] for line in lines]
@@ -219,10 +238,13 @@ def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
 def make_wrapper(kind=GuardedOptimWrapper, **options):
     """A wrapper, its one parameter, and a step with a gradient of it."""
     weight = torch.nn.Parameter(torch.ones(2))
-    wrapper = kind(optimizer=torch.optim.SGD([weight], 0.1), **options)
+    sgd = torch.optim.SGD([weight], 0.1, fused=SGD['fused'])
+    wrapper = kind(optimizer=sgd, **options)
 
-    def step(factor):
+    def step(factor, end=False):
         wrapper.update_params((weight * factor).sum())
+        if end:
+            wrapper.check_last_step()
 
     return wrapper, weight, step
 
@@ -286,7 +308,8 @@ def test_foreign_losses_of_heads_see_float32(amp, sign):
 def test_a_loss_that_is_not_finite_is_no_overflow(amp):
     wrapper, weight, step = amp(loss_scale=dict(init_scale=4.0))
     with pytest.raises(NonFiniteError, match='loss is not finite'):
-        step(torch.inf)
+        step(torch.inf, end=True)
+    assert torch.equal(weight, torch.ones(2))
     wrapper, weight, step = amp(
         loss_scale=dict(init_scale=4.0), on_nonfinite='skip'
     )
@@ -304,11 +327,12 @@ def test_gradients_that_no_scale_mends(amp):
     for _ in range(MAX_IN_A_ROW):
         step(1.0)
     with pytest.raises(NonFiniteError, match='41 steps in a row'):
-        step(1.0)
+        step(1.0, end=True)
+    assert torch.equal(weight, torch.ones(2))
     _, weight, step = amp(loss_scale=dict(enabled=False))
     weight.register_hook(lambda g: g * torch.inf)
     with pytest.raises(NonFiniteError, match='gradients is inf'):
-        step(1.0)
+        step(1.0, end=True)
 
 
 def test_finite_mixed_precision_steps_are_the_stock_ones(amp):

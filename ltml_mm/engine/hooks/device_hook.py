@@ -94,14 +94,14 @@ def fit_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """
     if type(optimizer) is not torch.optim.SGD:
         return
-    # The scaler would leave momenta of a first overflow as they come.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    skips = True
     chosen = {name: optimizer.defaults[name] for name in ('foreach', 'fused')}
     for group in optimizer.param_groups:
         group.update(chosen)
         if set(chosen.values()) == {None}:
             group['fused'] = all(w.is_cuda for w in group['params']) or None
         fills = group['fused'] and group['momentum'] and not group['dampening']
+        skips &= bool(group['fused'] and (fills or not group['momentum']))
         for weight in group['params']:
             momentum = optimizer.state.get(weight, {}).get('momentum_buffer')
             if momentum is None and fills:
@@ -109,6 +109,8 @@ def fit_optimizer(optimizer: torch.optim.Optimizer) -> None:
             if momentum is not None:
                 moved = torch.empty_like(weight).copy_(momentum)
                 optimizer.state[weight]['momentum_buffer'] = moved
+    # A step that it leaves out by itself leaves new momenta as they come.
+    optimizer._step_supports_amp_scaling = skips  # type: ignore[attr-defined]
 
 
 def arrange(

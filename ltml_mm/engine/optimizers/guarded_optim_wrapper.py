@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, all_reduce, get_dist_info
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
+from ltml_mm.engine.hooks.late_log import log_late
 from ltml_mm.engine.hooks.resume_state import unwrap_model
+from ltml_mm.engine.optimizers.step_check import Pass, StepCheck
 from ltml_mm.models.losses.base import upcast
 
 #: So many steps in a row may be left out; more, and nothing is learned. A
@@ -39,8 +38,12 @@ class GuardedOptimWrapper(OptimWrapper):
 
     A step whose loss or total gradient norm is infinite or NaN is not taken,
     on any process. The decision falls when the optimizer would step, after
-    the last of the accumulated batches. It costs one gradient norm, and a
-    wait for the GPU. Finite steps are those of ``OptimWrapper`` bit by bit.
+    the last of the accumulated batches. It costs one gradient norm. Finite
+    steps are those of ``OptimWrapper`` bit by bit.
+
+    PyTorch's fused optimizers leave such a step out by themselves. With them
+    and ``'stop'`` the host reads what was found when the next step is due, an
+    epoch ends or a checkpoint is saved, and waits for no GPU until then.
 
     Args:
         on_nonfinite (str): ``'stop'`` ends the run with a message: the step,
@@ -63,15 +66,18 @@ class GuardedOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         self.on_nonfinite = on_nonfinite
         self._in_a_row = 0
+        # A check whose step the optimizer has taken or left out by itself.
+        self._unread: StepCheck | None = None
         self._clear()
 
     def _clear(self) -> None:
         """Drops the records of the last step."""
         self._module: nn.Module | None = None
+        self._check: Any = None
         self._buffers: list[Tensor] = []
         # Samples and outputs of forward passes, then the loss made of them.
-        self._passes: list[tuple[Any, Any]] = []
-        self._batches: list[tuple[Tensor, list[tuple[Any, Any]]]] = []
+        self._passes: list[Pass] = []
+        self._batches: list[tuple[Tensor, list[Pass]]] = []
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -99,69 +105,106 @@ class GuardedOptimWrapper(OptimWrapper):
         """Records the loss; otherwise as the parent's."""
         self._batches.append((loss.detach(), self._passes))
         self._passes = []
+        if self._rescales():
+            # By 1, or by NaN: the scaler leaves out infinite gradients alone.
+            loss = loss * (1 + 0 * loss.detach())
         super().update_params(loss, *args, **kwargs)
+
+    def _rescales(self) -> bool:
+        """Whether a gradient scaler leaves out steps that overflow."""
+        scaler: Any = getattr(self, 'loss_scaler', None)
+        return scaler is not None and scaler.is_enabled()
 
     @torch.compiler.disable  # Which cannot trace how processes agree.
     def step(self, **kwargs: Any) -> None:
         """Checks, clips and steps.
 
         Raises:
-            NonFiniteError: The loss or the gradients are not finite.
+            NonFiniteError: The loss or the gradients are not finite, or were
+                not in the step before.
         """
-        try:
-            groups = self.optimizer.param_groups
-            parameters = [p for group in groups for p in group['params']]
-            grads = [p.grad for p in parameters if p.grad is not None]
-            norm = get_total_norm(grads)
-            bad_loss, bad_norm, own = self._agree(norm)
-            self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
-            # A gradient scaler leaves out steps that overflow, and says so.
-            scaler: Any = getattr(self, 'loss_scaler', None)
-            rescales = scaler is not None and scaler.is_enabled()
-            if self._in_a_row > MAX_IN_A_ROW:
-                self._stop(norm, f'for {self._in_a_row} steps in a row ')
-            elif not bad_loss and (not bad_norm or rescales):
-                scale = scaler.get_scale() if rescales else 1.0
-                # The quotient by another than a power of two is rounded.
-                exact = math.frexp(scale)[0] == 0.5
-                self._step(own / scale if exact else math.inf, **kwargs)
-            elif self.on_nonfinite == 'stop':
-                self._stop(norm)
-            else:
-                self._skip(norm)
-        finally:
-            self._clear()
-
-    def _step(self, norm: float, **kwargs: Any) -> None:
-        """Steps as the parent, which would multiply small gradients by 1."""
         given: Any = self.clip_grad_kwargs  # type: ignore[has-type]
-        options = {'norm_type': 2, **(given or {})}
-        limit = options.get('max_norm', 0)
-        plain = options == {'norm_type': 2, 'max_norm': limit}
-        # What torch.nn.utils.clip_grad_norm_ adds to a norm.
-        if plain and norm + 1e-6 <= limit:
-            self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
-            self.clip_grad_kwargs = None
         try:
+            self.check_last_step()
+            groups = self.optimizer.param_groups
+            weights = [p for group in groups for p in group['params']]
+            weights = [p for p in weights if p.grad is not None]
+            if self._rescales():
+                self.loss_scaler.unscale_(self.optimizer)
+            args = self._inner_count, self._module, weights, self._batches
+            self._check = check = StepCheck(*args)
+            skips = getattr(
+                self.optimizer, '_step_supports_amp_scaling', False
+            )
+            late = self.on_nonfinite == 'stop' and skips
+            if late:
+                self._unread = check
+                # Of a scaler that is enabled its own takes the place.
+                self.optimizer.found_inf = check.flags.amax().float()
+            elif not self._judge(check):
+                return
+            if given:
+                self._clip_grad()
+            self.clip_grad_kwargs = None
             super().step(**kwargs)
         finally:
             self.clip_grad_kwargs = given
+            self.optimizer.__dict__.pop('found_inf', None)
+            self._clear()
 
-    def _agree(self, norm: Tensor) -> tuple[bool, bool, float]:
-        """Bad loss or norm of any process, own norm; all must call it."""
-        losses = [loss.to(norm) for loss, _ in self._batches] or [norm]
-        fine = [torch.stack(x).isfinite().all() for x in (losses, [norm])]
-        flags = torch.stack(fine).logical_not().to(norm.dtype)
-        all_reduce(flags, 'max')
-        # One wait for the GPU.
-        bad_loss, bad_norm, own = torch.stack([*flags, norm]).tolist()
-        return bool(bad_loss), bool(bad_norm), own
+    def check_last_step(self, together: bool = True) -> None:
+        """Reads what the last step's check found, where nobody has.
 
-    def _skip(self, norm: Tensor) -> None:
-        text = self._describe(norm)
+        Args:
+            together: Whether all processes call it.
+
+        Raises:
+            NonFiniteError: The loss or the gradients were not finite.
+        """
+        check, self._unread = self._unread, None
+        if check is not None:
+            self._judge(check, together)
+
+    def state_dict(self) -> dict:
+        """Returns the parent's, unless the last step was not finite."""
+        self.check_last_step(together=False)  # One process saves.
+        return super().state_dict()
+
+    def _clip_grad(self) -> None:
+        """Clips as the parent by a norm that is known, without a wait."""
+        given: Any = self.clip_grad_kwargs
+        limit = given.get('max_norm')
+        if {'norm_type': 2, **given} != {'norm_type': 2, 'max_norm': limit}:
+            super()._clip_grad()
+        elif self._check.weights:
+            clip_grads_with_norm_(self._check.weights, limit, self._check.norm)
+            key = f'train/{self.grad_name}'
+            log_late(self.message_hub, key, self._check.norm)
+
+    def _judge(self, check: StepCheck, together: bool = True) -> bool:
+        """Whether a step is taken. Ends a run that is to stop."""
+        bad_loss, bad_norm, *_ = check.read()
+        self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
+        since = ''
+        if self._in_a_row > MAX_IN_A_ROW:
+            since = f'for {self._in_a_row} steps in a row '
+        elif not bad_loss and (not bad_norm or self._rescales()):
+            return True
+        text = f'step {check.step}: {since}{check.describe(together)}'
+        if since or self.on_nonfinite == 'stop':
+            raise NonFiniteError(
+                f'{text}\nTo leave such steps out: '
+                '--cfg-options optim_wrapper.on_nonfinite=skip'
+            )
+        self._skip(text)
+        return False
+
+    def _skip(self, text: str) -> None:
         buffers = self._module.buffers() if self._module else ()
         for buffer, before in zip(buffers, self._buffers, strict=True):
             buffer.copy_(before)
+        if self._rescales():
+            self.loss_scaler.update(self.loss_scaler.get_scale())
         count = self.message_hub.runtime_info.get(SKIPPED, 0) + 1
         self.message_hub.update_info(SKIPPED, count)
         self.message_hub.update_scalar(f'train/{SKIPPED}', count)
@@ -170,35 +213,6 @@ class GuardedOptimWrapper(OptimWrapper):
             logger='current',
             level=logging.WARNING,
         )
-
-    def _stop(self, norm: Tensor, since: str = '') -> NoReturn:
-        raise NonFiniteError(
-            f'{self._describe(norm, since)}\nTo leave such steps out: '
-            '--cfg-options optim_wrapper.on_nonfinite=skip'
-        )
-
-    def _describe(self, norm: Tensor, since: str = '') -> str:
-        """Describes what is not finite; all processes must call it."""
-        rank, world_size = get_dist_info()
-        text = f'on process {rank} ' if world_size > 1 else ''
-        bad = [b for b in self._batches if not b[0].isfinite().all()]
-        passes = [p for _, recorded in bad or self._batches for p in recorded]
-        if bad:
-            terms = _bad_terms([output for _, output in passes])
-            text += f'the loss is not finite ({terms or "total"})'
-        else:
-            text += 'the loss is finite, but the norm of the gradients is '
-            text += f'{norm}{_bad_parameters(self._module)}'
-        paths = [path for inputs, _ in passes for path in _paths(inputs)]
-        images = paths or ['  unknown, the samples carry no img_path']
-        text = '\n'.join([f'{text}. Images of the batch:', *images])
-        own = bool(bad), text
-        found = all_gather_object(own) if world_size > 1 else [own]
-        # Gradients are the same everywhere: where every loss is finite, any
-        # process may have caused them.
-        faulty = [text for bad, text in found if bad]
-        texts = faulty or [text for _, text in found]
-        return f'step {self._inner_count}: {since}' + '\n'.join(texts)
 
 
 class _AnyDeviceAmpOptimWrapper(AmpOptimWrapper):
@@ -264,41 +278,3 @@ def _widen(_: nn.Module, args: tuple) -> tuple:
 def _images(value: Any) -> bool:  # Which need not outlive a backward pass.
     parts = value.values() if isinstance(value, dict) else [value]
     return any(isinstance(part, Tensor) for part in parts)
-
-
-def _bad_parameters(module: nn.Module | None) -> str:
-    names = [
-        name
-        for name, parameter in (module.named_parameters() if module else ())
-        if parameter.grad is not None and not parameter.grad.isfinite().all()
-    ]
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return f' (parameters {", ".join(names[:3])}{more})' if names else ''
-
-
-def _bad_terms(outputs: Sequence[Any]) -> str:
-    terms: dict[str, float] = {}
-    for output in outputs:
-        for name, value in output.items() if isinstance(output, dict) else ():
-            parts = value if isinstance(value, list) else [value]
-            # MMEngine sums those of this name.
-            if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
-                number = float(sum(p.detach().float().mean() for p in parts))
-                if not math.isfinite(number):
-                    terms.setdefault(name, number)
-    return ', '.join(f'{name} = {value}' for name, value in terms.items())
-
-
-def _paths(value: Any, stream: str = '') -> Iterator[str]:
-    """Yields streams and paths of the samples within a model's inputs."""
-    if isinstance(value, BaseDataElement):
-        if 'img_path' in value:
-            yield f'  {stream} {value.img_path}'
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            # {'data_samples': {'uniform': [...]}}: the innermost name.
-            name = stream if key in ('data_samples', 'inputs') else str(key)
-            yield from _paths(item, name)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _paths(item, stream)

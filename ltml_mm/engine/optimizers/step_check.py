@@ -1,0 +1,146 @@
+"""What is not finite in a step, found without a wait for the GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_dist_info
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+#: The inputs and the output of a forward pass.
+Pass = tuple[Any, Any]
+
+
+class StepCheck:
+    """Checks losses and gradients ahead of a step of the optimizer.
+
+    Its values are on their way to the host, which may read them while the
+    GPU is at the next step. All processes must make it.
+
+    Args:
+        step: The number of the step.
+        module: The network, for the names of the weights.
+        weights: Those with a gradient.
+        batches: The loss and the forward passes of each batch.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        module: nn.Module | None,
+        weights: Sequence[Tensor],
+        batches: Sequence[tuple[Tensor, Sequence[Pass]]],
+    ) -> None:
+        self.step = step
+        self.weights = weights
+        self._module = module
+        grads: Any = [w.grad for w in weights] or [torch.zeros(1)]
+        # As torch.nn.utils.get_total_norm, which does not tell those of each.
+        each: Any = torch._foreach_norm(grads)
+        if len({norm.device for norm in each}) > 1:
+            each = [norm.to(each[0].device) for norm in each]
+        norms = torch.stack(each)
+        #: Of all gradients together.
+        self.norm = torch.linalg.vector_norm(norms)
+        losses = [loss.to(norms) for loss, _ in batches] or [self.norm]
+        fine = [torch.stack(x).isfinite().all() for x in (losses, [self.norm])]
+        #: 1 where the loss, and where the norm of any process is not finite.
+        self.flags = torch.stack(fine).logical_not().to(norms.dtype)
+        all_reduce(self.flags, 'max')
+        parts = [*self.flags, self.norm]
+        self._batches: list[tuple[list[str], list[Any]]] = []
+        for loss, passes in batches:
+            terms = [term for _, output in passes for term in _terms(output)]
+            parts += [x.to(norms) for x in (loss, *(x for _, x in terms))]
+            # Outputs go: a CUDA graph writes its next ones in their place.
+            names, inputs = [n for n, _ in terms], [x for x, _ in passes]
+            self._batches.append((names, inputs))
+        values = torch.cat([torch.stack(parts), norms])
+        self._values = values.to('cpu', non_blocking=True)
+        self._copied: Any = None
+        if values.is_cuda:
+            self._copied = torch.cuda.current_stream(
+                values.device
+            ).record_event()
+
+    def read(self) -> list[float]:
+        """Returns both flags, the norm, and what :meth:`describe` tells."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
+
+    def describe(self, together: bool = True) -> str:
+        """Describes what is not finite, and of which images.
+
+        Args:
+            together: Whether all processes call it.
+        """
+        rank, world_size = get_dist_info()
+        values = iter(self.read()[2:])
+        norm = next(values)
+        batches = []
+        for names, inputs in self._batches:
+            loss, *terms = islice(values, 1 + len(names))
+            pairs = zip(names, terms, strict=True)
+            bad = {n: v for n, v in reversed([*pairs]) if not math.isfinite(v)}
+            batches.append((math.isfinite(loss), bad, inputs))
+        faulty = [batch for batch in batches if not batch[0]]
+        text = f'on process {rank} ' if world_size > 1 else ''
+        if faulty:
+            found = dict(x for _, bad, _ in faulty for x in bad.items())
+            named = ', '.join(f'{name} = {v}' for name, v in found.items())
+            text += f'the loss is not finite ({named or "total"})'
+        else:
+            text += 'the loss is finite, but the norm of the gradients is '
+            text += f'{norm}{self._bad_weights([*values])}'
+        passes = [x for _, _, inputs in faulty or batches for x in inputs]
+        paths = [path for inputs in passes for path in _paths(inputs)]
+        images = paths or ['  unknown, the samples carry no img_path']
+        own = (
+            bool(faulty),
+            '\n'.join([f'{text}. Images of the batch:', *images]),
+        )
+        each = [own]
+        if together and world_size > 1:
+            each = all_gather_object(own)
+        # Gradients are the same everywhere: where every loss is finite, any
+        # process may have caused them.
+        return '\n'.join(
+            [text for bad, text in each if bad] or [text for _, text in each]
+        )
+
+    def _bad_weights(self, norms: Sequence[float]) -> str:
+        pairs = zip(self.weights, norms, strict=False)  # One without weights.
+        bad = {id(weight) for weight, norm in pairs if not math.isfinite(norm)}
+        named = self._module.named_parameters() if self._module else ()
+        names = [name for name, weight in named if id(weight) in bad]
+        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+        return f' (parameters {", ".join(names[:3])}{more})' if names else ''
+
+
+def _terms(output: Any) -> Iterator[tuple[str, Tensor]]:
+    for name, value in output.items() if isinstance(output, dict) else ():
+        parts = value if isinstance(value, list) else [value]
+        # MMEngine sums those of this name.
+        if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
+            yield name, sum(p.detach().float().mean() for p in parts)
+
+
+def _paths(value: Any, stream: str = '') -> Iterator[str]:
+    """Yields streams and paths of the samples within a model's inputs."""
+    if isinstance(value, BaseDataElement):
+        if 'img_path' in value:
+            yield f'  {stream} {value.img_path}'
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            # {'data_samples': {'uniform': [...]}}: the innermost name.
+            name = stream if key in ('data_samples', 'inputs') else str(key)
+            yield from _paths(item, name)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item, stream)
