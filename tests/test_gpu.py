@@ -21,7 +21,7 @@ from two_branch_case import batch, build
 from ltml_mm.apis import MultiLabelInferencer, merge, test, train
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.engine import NonFiniteError
-from ltml_mm.engine.hooks import late_log
+from ltml_mm.engine import late_values
 from ltml_mm.engine.hooks.device_hook import arrange, fit_optimizer
 
 pytestmark = pytest.mark.gpu
@@ -242,7 +242,7 @@ class NoWait(Hook):
     'kind', ['GuardedOptimWrapper', 'GuardedAmpOptimWrapper']
 )
 def test_the_host_waits_for_no_step(data, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(late_log, 'LATEST', np.inf)
+    monkeypatch.setattr(late_values, 'LATEST', np.inf)
     config = runner_config(data, tmp_path, clip_grad=dict(max_norm=1.0))
     config.optim_wrapper.type = kind
     config.default_hooks.runtime_info = dict(type='LateRuntimeInfoHook')

@@ -25,7 +25,7 @@ from ltml_mm.apis.model import (
     pick_device,
     scope_of,
 )
-from ltml_mm.apis.pictures import draw_prediction
+from ltml_mm.inspection.pictures import draw_prediction
 from ltml_mm.datasets.images import (
     EXTENSIONS,
     UnreadableImageError,

@@ -17,7 +17,7 @@ from ltml_mm.engine.hooks.guard_hooks import (
     NumericsHook,
     ScheduleCheckHook,
 )
-from ltml_mm.engine.hooks.late_log import LateRuntimeInfoHook
+from ltml_mm.engine.late_values import LateRuntimeInfoHook
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,

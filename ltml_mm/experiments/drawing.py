@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ltml_mm.apis.pictures import find_fonts
+from ltml_mm.inspection.pictures import find_fonts
 
 # Okabe and Ito's palette: told apart with any colour vision.
 GROUP_COLOURS = {'head': '#0072B2', 'medium': '#E69F00', 'tail': '#009E73'}

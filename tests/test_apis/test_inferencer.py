@@ -16,7 +16,7 @@ from ltml_mm.apis import MultiLabelInferencer
 from ltml_mm.apis.checkpoint import CheckpointError, load_weights
 from ltml_mm.apis.inferencer import find_images
 from ltml_mm.apis.model import build_model
-from ltml_mm.apis.pictures import (
+from ltml_mm.inspection.pictures import (
     MAX_LABELS,
     MAX_SIDE,
     MIN_SIDE,

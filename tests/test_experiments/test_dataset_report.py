@@ -11,7 +11,7 @@ from matplotlib import style
 from PIL import Image
 from tiny_training import make_config
 
-from ltml_mm.apis import pictures
+from ltml_mm.inspection import pictures
 from ltml_mm.datasets import (
     ClassAwareMultiLabelSampler,
     LongTailMultiLabelDataset,

@@ -26,9 +26,10 @@ from ltml_mm.models.fork.branches import (
     map_leaves,
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
-from ltml_mm.models.fork.plain_run import PlainRun, is_close
 from ltml_mm.models.fork.suggestion import (
+    PlainRun,
     describe_children,
+    is_close,
     is_last_stage,
     suggest_fork,
 )

@@ -11,8 +11,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.engine.hooks import late_log
-from ltml_mm.engine.optimizers.step_check import StepCheck
+from ltml_mm.engine import late_values
 
 LATE = 'LateRuntimeInfoHook'
 
@@ -68,7 +67,7 @@ def history(runner, key):
 
 @pytest.mark.parametrize('latest', [-1.0, math.inf])
 def test_the_log_is_that_of_mmengine(tmp_path, monkeypatch, latest):
-    monkeypatch.setattr(late_log, 'LATEST', latest)
+    monkeypatch.setattr(late_values, 'LATEST', latest)
     runs = [train(tmp_path / k, k)[0] for k in (LATE, 'RuntimeInfoHook')]
     logs = []
     for runner in runs:
@@ -95,15 +94,15 @@ def test_the_log_is_that_of_mmengine(tmp_path, monkeypatch, latest):
 
 @pytest.mark.parametrize('fused', [False, True])
 def test_a_step_reads_nothing(tmp_path, monkeypatch, fused):
-    monkeypatch.setattr(late_log, 'LATEST', math.inf)
-    read, seen = StepCheck.read, []
+    monkeypatch.setattr(late_values, 'LATEST', math.inf)
+    read, seen = late_values.StepCheck.read, []
 
     def note(check):
         hub = MessageHub.get_current_instance()
         seen.append((check.step, hub.get_info('iter')))
         return read(check)
 
-    monkeypatch.setattr(StepCheck, 'read', note)
+    monkeypatch.setattr(late_values.StepCheck, 'read', note)
     runner, reads = train(tmp_path / 'own', LATE, fused)
     runner.optim_wrapper.check_last_step()
     # Of the first values MMEngine's message hub makes histories.
@@ -118,13 +117,13 @@ def test_a_step_reads_nothing(tmp_path, monkeypatch, fused):
 def test_a_value_waits_for_a_second(monkeypatch):
     hub = MessageHub.get_instance('late')
     clock = [0.0]
-    monkeypatch.setattr(late_log.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(late_values.time, 'monotonic', lambda: clock[0])
     known = []
     for number in range(5):
         clock[0] += 0.4
-        late_log.log_late(hub, 'x', torch.tensor([float(number)]))
+        late_values.log_late(hub, 'x', torch.tensor([float(number)]))
         known.append(hub.get_scalar('x').known.tolist())
     assert known == [[0], [0], [0], [0, 1, 2, 3], [0, 1, 2, 3]]
-    late_log.log_late(hub, 'x', 7)  # a number
+    late_values.log_late(hub, 'x', 7)  # a number
     assert hub.get_scalar('x').mean(2) == (4 + 7) / 2
     assert hub.get_scalar('x').known.tolist() == [0, 1, 2, 3, 4, 7]
