@@ -14,13 +14,9 @@ import torch
 from mmengine.logging import print_log
 
 from ltml_cli.run_parsers import SAFETENSORS
+from ltml_mm import files
 from ltml_mm.datasets.images import first_line
 from ltml_mm.engine.hooks.checkpoint_hooks import compare_state_dicts
-from ltml_mm.files import (
-    allow_mmengine_checkpoints,
-    find_damage,
-    read_safetensors,
-)
 
 
 class CheckpointError(RuntimeError):
@@ -39,17 +35,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise CheckpointError(f'checkpoint not found: {path}')
-    if damage := find_damage(path):
+    if damage := files.find_damage(path):
         raise CheckpointError(f'{path} {damage}')
     try:
         if str(path).endswith(SAFETENSORS):
-            return read_safetensors(path)
+            return files.read_safetensors(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     try:
         # Not torch's context manager: leaving it would forbid the classes
         # to the loaders that come after.
-        allow_mmengine_checkpoints()
+        files.allow_mmengine_checkpoints()
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from error

@@ -25,7 +25,6 @@ from ltml_mm.apis.model import (
     pick_device,
     scope_of,
 )
-from ltml_mm.inspection.pictures import draw_prediction
 from ltml_mm.datasets.images import (
     EXTENSIONS,
     UnreadableImageError,
@@ -36,6 +35,7 @@ from ltml_mm.datasets.images import (
 )
 from ltml_mm.decisions.thresholds import find_thresholds
 from ltml_mm.engine.hooks.device_hook import arrange, layout_of, picture_side
+from ltml_mm.inspection.pictures import draw_prediction
 
 #: A path, a Pillow image, or BGR pixels, uint8 of shape (H, W, 3).
 ImageInput = str | Path | Image.Image | np.ndarray

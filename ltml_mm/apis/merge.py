@@ -34,13 +34,7 @@ from ltml_mm.files import (
     flush_folder,
     write_text,
 )
-from ltml_mm.models.weight_averaging import (
-    DRIFT_LIMIT,
-    branch_drift,
-    merge_branches,
-    merged_modules,
-    reestimate_norms,
-)
+from ltml_mm.models import weight_averaging
 
 
 def merge_checkpoint(
@@ -75,8 +69,8 @@ def merge_checkpoint(
     meta = checkpoint_meta(checkpoint, path)
     state_dict = checkpoint['state_dict']
     try:
-        merged = merge_branches(state_dict)
-        drift = branch_drift(state_dict)
+        merged = weight_averaging.merge_branches(state_dict)
+        drift = weight_averaging.branch_drift(state_dict)
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
     cfg = load_config(config, cfg_options, meta)
@@ -92,8 +86,8 @@ def merge_checkpoint(
     if bn_images:
         model.to(pick_device())
         batches = training_batches(cfg, bn_images)
-        modules = merged_modules(state_dict)
-        bn_images = reestimate_norms(model, batches, modules)
+        modules = weight_averaging.merged_modules(state_dict)
+        bn_images = weight_averaging.reestimate_norms(model, batches, modules)
     facts: dict[str, Any] = {'dataset_meta': meta} if meta else {}
     facts.update(
         merged_from=Path(path).name, branch_drift=drift, bn_images=bn_images
@@ -138,12 +132,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'drift of the branches: {drift:.3f}')
     if number := checkpoint['meta']['bn_images']:
         print(f'BatchNorm measured on {number} training images')
-    if drift > DRIFT_LIMIT:
+    if drift > weight_averaging.DRIFT_LIMIT:
         print(
             'WARNING: the branches have drifted apart (drift '
-            f'{drift:.3f}, above {DRIFT_LIMIT}): their average may be '
-            'far from both; compare it with the two-branch network before '
-            'using it (docs/deployment.md)',
+            f'{drift:.3f}, above {weight_averaging.DRIFT_LIMIT}): their '
+            'average may be far from both; compare it with the two-branch '
+            'network before using it (docs/deployment.md)',
             file=sys.stderr,
         )
     if own := plugin_types(config.to_dict()):

@@ -15,10 +15,10 @@ from ltml_cli import parse
 from ltml_cli.run_parsers import DEFAULT_THRESHOLD, SOME_SKIPPED
 from ltml_mm.apis.inferencer import MultiLabelInferencer, find_images
 from ltml_mm.apis.model import check_selection
-from ltml_mm.inspection.pictures import encode_picture, picture_format
 from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.evaluation.report import table
 from ltml_mm.files import write_bytes, write_json
+from ltml_mm.inspection.pictures import encode_picture, picture_format
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,7 +19,6 @@ from ltml_cli import parse
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.apis.cli import prepare_config
 from ltml_mm.apis.config import load_config
-from ltml_mm.inspection.pictures import draw_prediction, encode_picture
 from ltml_mm.apis.screen import quiet_run
 from ltml_mm.datasets.annotations import check_class_names
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
@@ -32,6 +31,7 @@ from ltml_mm.decisions.thresholds import (
 )
 from ltml_mm.evaluation import PredictionCollector
 from ltml_mm.files import file_sha256, write_bytes, write_json
+from ltml_mm.inspection.pictures import draw_prediction, encode_picture
 
 
 def test_config(args: argparse.Namespace) -> Config:

@@ -24,27 +24,13 @@ from ltml_mm.apis.config import TEST, fit_to_data, load_config
 from ltml_mm.apis.model import Network, load_network, scope_of
 from ltml_mm.datasets.annotations import read_labels
 from ltml_mm.datasets.two_stream import innermost_dataset, innermost_datasets
+from ltml_mm.decisions import choice, thresholds
 from ltml_mm.decisions.calibration import (
     calibration_report,
     fit_calibration,
     held_out_calibrated,
 )
-from ltml_mm.decisions.choice import (
-    choose,
-    gain_text,
-    held_out_decisions,
-    measure,
-    parse_metric,
-    stratified_folds,
-    threshold_table,
-)
 from ltml_mm.decisions.scores import Scores, build_loader, collect_scores
-from ltml_mm.decisions.thresholds import (
-    FILE_NAME,
-    Thresholds,
-    read_thresholds,
-    write_thresholds,
-)
 from ltml_mm.evaluation.report import table
 from ltml_mm.experiments.drawing import GREY, GROUP_COLOURS, new_figure, png
 from ltml_mm.files import file_sha256, write_bytes
@@ -53,7 +39,7 @@ from ltml_mm.files import file_sha256, write_bytes
 def main(argv: Sequence[str] | None = None) -> None:
     """Chooses thresholds, writes and shows them."""
     args = parse('thresholds', argv)
-    out = Path(args.out or Path(args.checkpoint).parent / FILE_NAME)
+    out = Path(args.out or Path(args.checkpoint).parent / thresholds.FILE_NAME)
     network = load_network(
         args.config, args.checkpoint, args.device, args.cfg_options
     )
@@ -70,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.calibration,
     )
     shown = [
-        threshold_table(chosen),
-        gain_text(chosen, found.scores, found.targets),
+        choice.threshold_table(chosen),
+        choice.gain_text(chosen, found.scores, found.targets),
     ]
     if chosen.calibration is not None:
         known = found.targets, chosen.groups
@@ -88,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.figure:
             picture = png(reliability_figure, report, network.path.name)
             write_bytes(args.figure, picture)
-    write_thresholds(out, chosen)
+    thresholds.write_thresholds(out, chosen)
     print('\n\n'.join([*shown, f'{chosen_on["note"]}.\n{out} written']))
 
 
@@ -100,7 +86,7 @@ def choose_thresholds(
     chosen_on: Mapping[str, Any],
     metric: str = 'f1',
     calibration: str = 'platt',
-) -> Thresholds:
+) -> thresholds.Thresholds:
     """Chooses thresholds on all images, and measures them on held-out ones.
 
     Args:
@@ -119,9 +105,9 @@ def choose_thresholds(
         raise ValueError(
             'no image has a label, so there is no threshold to choose'
         )
-    aim = parse_metric(metric)
+    aim = choice.parse_metric(metric)
     groups = [info['group'] for info in class_info]
-    values, own = choose(scores, targets, groups, aim)
+    values, own = choice.choose(scores, targets, groups, aim)
     rows = [
         {
             **info,
@@ -131,18 +117,18 @@ def choose_thresholds(
         for k, info in enumerate(class_info)
     ]
     images = {**chosen_on, 'images': len(targets)}
-    chosen = Thresholds(model, metric, images, rows)
+    chosen = thresholds.Thresholds(model, metric, images, rows)
     if calibration != 'none':
         fitted = fit_calibration(scores, targets, groups, calibration)
         chosen = replace(chosen, calibration=fitted)
-    decided = held_out_decisions(scores, targets, groups, aim)
-    return measure(chosen, decided, targets)
+    decided = choice.held_out_decisions(scores, targets, groups, aim)
+    return choice.measure(chosen, decided, targets)
 
 
 def _check_owner(path: Path, network: Network) -> None:
     """Refuses to replace the thresholds of another model."""
     if path.is_file():
-        owner = read_thresholds(path).model
+        owner = thresholds.read_thresholds(path).model
         if owner['sha256'] != network.digest:
             raise ValueError(
                 f'{path} holds the thresholds of {owner["name"]}: name '
@@ -343,7 +329,7 @@ def _fold_indices(
 ) -> tuple[list[int], list[int]]:
     """Returns the images that a fold's network trains on, and the others."""
     labels = read_labels(dataset).matrix(len(dataset.metainfo['classes']))
-    part = stratified_folds(labels, count)[number]
+    part = choice.stratified_folds(labels, count)[number]
     rest = np.setdiff1d(np.arange(len(labels)), part)
     missing = labels[part].any(0) & ~labels[rest].any(0)
     stays = part[labels[part][:, missing].any(1)]

@@ -13,25 +13,9 @@ from mmengine.config import Config
 
 from ltml_cli import parse
 from ltml_cli.result_parsers import PUBLISHED
+from ltml_mm.experiments import runs, tuning
 from ltml_mm.experiments.comparison_report import write_report
 from ltml_mm.experiments.rows import Line, build_config, parse_line, parse_rows
-from ltml_mm.experiments.runs import (
-    CONFIG,
-    RUN,
-    Run,
-    make_runs,
-    plan_runs,
-    run_folder,
-    write_config,
-)
-from ltml_mm.experiments.tuning import (
-    FOLDER,
-    Search,
-    plan_searches,
-    render_choices,
-    tune_rows,
-    write_tuning,
-)
 
 
 def main(
@@ -55,31 +39,31 @@ def main(
     for line in lines:
         variants.setdefault(line.row, []).append(line.variant)
     configs = {row.name: build_config(row, args) for row in rows}
-    searches = plan_searches(args, rows) if args.tune else []
+    searches = tuning.plan_searches(args, rows) if args.tune else []
     if args.dry_run:
-        planned = plan_runs(args, configs, args.seeds, variants)
+        planned = runs.plan_runs(args, configs, args.seeds, variants)
         print_plan(args, planned, configs, searches)
         return
-    make = partial(make_runs, jobs=args.jobs)
+    make = partial(runs.make_runs, jobs=args.jobs)
     status, chosen = 130, not searches
     with suppress(KeyboardInterrupt):
         if searches:
             if change is not None:  # Of all images, as the rows' own are.
                 change(deepcopy(configs))
             print(f'choosing {searches[0].key} of {len(rows)} rows')
-            tune_rows(args, searches, make, change)
+            tuning.tune_rows(args, searches, make, change)
             tuned = [s.tuned() for s in searches if s.best is not None]
             configs = {row.name: build_config(row, args) for row in tuned}
         chosen = True
         if change is not None and configs:
             change(configs)
-        planned = plan_runs(args, configs, args.seeds, variants)
+        planned = runs.plan_runs(args, configs, args.seeds, variants)
         failed = make(planned, configs)
         status = 1 if failed or len(configs) < len(rows) else 0
     if chosen:
         report(args, lines, reference, searches)
     else:  # What lies in --out may have been made with other values.
-        write_tuning(args, searches)
+        tuning.write_tuning(args, searches)
         print(f'stopped while it chose: {args.out / "tuning.csv"}')
     if status:
         sys.exit(status)
@@ -89,14 +73,14 @@ def report(
     args: argparse.Namespace,
     lines: list[Line],
     reference: Line,
-    searches: list[Search],
+    searches: list[tuning.Search],
 ) -> None:
     """Writes what is there, and prints the table and where it lies."""
     chosen = {search.row.name: search.best for search in searches}
     notes = ''
     if searches:
-        write_tuning(args, searches)
-        notes = render_choices(args, searches)
+        tuning.write_tuning(args, searches)
+        notes = tuning.render_choices(args, searches)
     written = write_report(
         args.out, lines, args.seeds, reference, args.title, chosen, notes
     )
@@ -108,23 +92,23 @@ def report(
 
 def print_plan(
     args: argparse.Namespace,
-    planned: list[Run],
+    planned: list[runs.Run],
     configs: dict[str, Config],
-    searches: list[Search],
+    searches: list[tuning.Search],
 ) -> None:
     """Lists runs and their configs; writes those that no file holds."""
     for search in searches:
         for value in search.given:
             name = search.row_of(value).name
             for seed in args.tune_seeds:
-                folder = run_folder(args.out / FOLDER, name, seed)
+                folder = runs.run_folder(args.out / tuning.FOLDER, name, seed)
                 print(folder, f'{search.key}={value}')
     for run in planned:
         path = configs[run.row].filename
         if searches:
             path = f'{searches[0].key} as chosen'
         elif args.data not in PUBLISHED:
-            path = run.folder / CONFIG
-            if not (run.folder / RUN).exists():
-                write_config(run, configs[run.row])
+            path = run.folder / runs.CONFIG
+            if not (run.folder / runs.RUN).exists():
+                runs.write_config(run, configs[run.row])
         print(run.folder, path)

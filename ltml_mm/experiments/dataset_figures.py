@@ -10,12 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ltml_mm.experiments.drawing import (
-    GROUP_COLOURS,
-    log_ticks,
-    name_labels,
-    new_figure,
-)
+from ltml_mm.experiments import drawing
 
 #: Marker of a stream and its size: where markers meet, each stays in sight.
 STREAM_STYLES = (('o', 7.5), ('D', 5.0), ('s', 4.0), ('v', 3.0))
@@ -34,7 +29,7 @@ def draw_classes(report: Mapping[str, Any]) -> Figure:
     order = np.argsort(-counts, kind='stable')
     classes = [report['classes'][k] for k in order]
     height = min(len(classes) * ROW, MAX_HEIGHT)
-    figure = new_figure(
+    figure = drawing.new_figure(
         9,
         height + 1.9,
         'Images of every class, and draws that show it in an epoch',
@@ -45,21 +40,21 @@ def draw_classes(report: Mapping[str, Any]) -> Figure:
     # Every first, second, ... class, so that their names fit.
     ticks = range(0, len(classes), -(-len(classes) // round(height / ROW)))
     names = [classes[row]['name'] for row in ticks]
-    axes.set_yticks(ticks, fontsize=8, **name_labels(names))
+    axes.set_yticks(ticks, fontsize=8, **drawing.name_labels(names))
     axes.set_ylim(len(classes) - 0.4, -0.6)
     axes.tick_params(axis='y', length=0)
     axes.grid(False, axis='y')
     axes.set_xscale('log')
-    log_ticks(axes.xaxis)
+    drawing.log_ticks(axes.xaxis)
     axes.set_xlabel('images or draws (log scale)')
     axes.barh(
         np.arange(len(classes)),
         np.maximum(counts[order], 0.8),  # a log axis has no 0
-        color=[GROUP_COLOURS[entry['group']] for entry in classes],
+        color=[drawing.GROUP_COLOURS[entry['group']] for entry in classes],
         height=0.75,
     )
     handles: list[Any] = [
-        Patch(color=GROUP_COLOURS[group], label=f'{group} ({number})')
+        Patch(color=drawing.GROUP_COLOURS[group], label=f'{group} ({number})')
         for group, number in report['groups'].items()
     ]
     # A class without an image is never drawn.

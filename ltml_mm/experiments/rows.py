@@ -13,12 +13,7 @@ from mmengine.config import Config
 
 from ltml_cli.options import config_folder, parse_cfg_options
 from ltml_cli.result_parsers import PLAIN, PUBLISHED, RECIPES, ROWS, VARIANTS
-from ltml_mm.apis.config import (
-    complete_config,
-    config_parts,
-    fit_to_data,
-    read_config,
-)
+from ltml_mm.apis import config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
 
@@ -155,12 +150,12 @@ def row_config(base: str, data: str) -> Config:
             'data_root'
         )
     if base in RECIPES or base == 'ltml' or data in PUBLISHED:
-        return read_config(config_file(base, data))
-    cfg = read_config(config_file('ltml', data))
-    row = read_config(config_file(base, 'voc'))
+        return config.read_config(config_file(base, data))
+    cfg = config.read_config(config_file('ltml', data))
+    row = config.read_config(config_file(base, 'voc'))
     own, cfg.model = cfg.model, row.model
     cfg.model.backbone = own.backbone
-    for part in config_parts(cfg.model):
+    for part in config.config_parts(cfg.model):
         if 'num_classes' in part:
             part.num_classes = own.num_classes
     if data == 'demo' and 'head' in cfg.model:
@@ -216,9 +211,9 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
                 f'{streams}, the streams of row {row.name}'
             )
         cfg.merge_from_dict({key: images // streams})
-    complete_config(cfg)
+    config.complete_config(cfg)
     if args.data == 'custom':
-        fit_to_data(cfg)  # As train.py does, ahead of the rate.
+        config.fit_to_data(cfg)  # As train.py does, ahead of the rate.
     # Named in the config, so that the hash of the run depends on it.
     fill_learning_rate(cfg)
     if not chooses(cfg):

@@ -34,15 +34,8 @@ from ltml_mm.apis.norm_statistics import remeasure_checkpoint, training_batches
 from ltml_mm.apis.stock_config import stock_config
 from ltml_mm.apis.test import add_flip_tta, set_checkpoint
 from ltml_mm.datasets.two_stream import innermost_dataset
+from ltml_mm.experiments import runs
 from ltml_mm.experiments.rows import chooses
-from ltml_mm.experiments.runs import (
-    CONFIG,
-    PROGRESS,
-    RESULT,
-    RUN,
-    Run,
-    config_hash,
-)
 from ltml_mm.files import write_json
 from ltml_mm.models import weight_averaging
 from ltml_mm.models.fork.branches import BRANCHES
@@ -62,14 +55,14 @@ def make_run(folder: Path) -> None:
         ValueError: A file that the run depends on has changed since the
             comparison started.
     """
-    facts = json.loads((folder / RUN).read_text())
-    run = Run(folder, **facts)
+    facts = json.loads((folder / runs.RUN).read_text())
+    run = runs.Run(folder, **facts)
     # The system frees the lock when the process ends, however it ends.
     with FileLock(folder / 'lock'):
         variants = run.missing()
         if not variants:
             return
-        cfg = load_config(folder / CONFIG)
+        cfg = load_config(folder / runs.CONFIG)
         _check_unchanged(cfg, run)
         tell = _Progress(folder, cfg, variants)
         trained = _trained(cfg, folder)
@@ -79,8 +72,8 @@ def make_run(folder: Path) -> None:
             write_json(folder / TRAINED, trained)
         found = _test(cfg, run.seed, trained['steps'], variants, tell)
         old: dict[str, Any] = {}
-        if (folder / RESULT).exists():
-            old = json.loads((folder / RESULT).read_text())
+        if (folder / runs.RESULT).exists():
+            old = json.loads((folder / runs.RESULT).read_text())
             # Of its own training; it need not have been measured again.
             trained['seconds'] = old.get('seconds')
             found['metrics'] = {**old['metrics'], **found['metrics']}
@@ -98,7 +91,7 @@ def make_run(folder: Path) -> None:
             device=torch.cuda.get_device_name() if cuda else 'CPU',
         )
         _check_unchanged(cfg, run)
-        write_json(folder / RESULT, result)
+        write_json(folder / runs.RESULT, result)
         if not run.keep_checkpoints:
             work = Path(cfg.work_dir)
             for path in [*work.glob('*.pth*'), work / 'last_checkpoint']:
@@ -117,7 +110,7 @@ class _Progress(Hook):
     def __init__(
         self, folder: Path, cfg: Config, variants: Sequence[str]
     ) -> None:
-        self.path = folder / PROGRESS
+        self.path = folder / runs.PROGRESS
         self.time = 0.0
         loader = cfg.train_dataloader
         self.batch = loader.batch_size * len(loader.sampler.streams)
@@ -171,13 +164,14 @@ def _trained(cfg: Config, folder: Path) -> dict[str, Any] | None:
     return trained
 
 
-def _check_unchanged(cfg: Config, run: Run) -> None:
+def _check_unchanged(cfg: Config, run: runs.Run) -> None:
     """Refuses a result that would stand for other files than were used."""
-    if config_hash(cfg) != run.config_hash:
+    if runs.config_hash(cfg) != run.config_hash:
         raise ValueError(
-            f'{run.folder / CONFIG}, the annotations, the initial weights or '
-            'the software changed after the run was planned: undo the change '
-            f'or remove {run.folder}, then start the comparison again'
+            f'{run.folder / runs.CONFIG}, the annotations, the initial '
+            'weights or the software changed after the run was planned: undo '
+            f'the change or remove {run.folder}, then start the comparison '
+            'again'
         )
 
 

@@ -25,15 +25,8 @@ from ltml_mm.apis.inferencer import MultiLabelInferencer
 from ltml_mm.datasets.images import FORMATS, UnreadableImageError, printable
 from ltml_mm.decisions.thresholds import logit, sigmoid
 from ltml_mm.evaluation.grouped_average_precision import BRANCHES_KEY
+from ltml_mm.inspection import evidence
 from ltml_mm.inspection.attention import Attention, has_grad_cam
-from ltml_mm.inspection.evidence import (
-    build_training_set,
-    class_groups,
-    head_inputs,
-    joined_features,
-    observe,
-    spread,
-)
 from ltml_mm.inspection.model_report import environment
 from ltml_mm.inspection.neighbours import Features
 from ltml_mm.inspection.thumbnails import data_uri, heat_uri, shrink
@@ -63,7 +56,7 @@ class Trial:
     ) -> None:
         self.inferencer = inferencer
         self.names = [info['name'] for info in inferencer.class_info]
-        groups = class_groups(inferencer.class_info)
+        groups = evidence.class_groups(inferencer.class_info)
         everything = {'all': groups.pop('all')}
         self.groups = groups or everything
         self.thresholds = np.full(len(self.names), DEFAULT_THRESHOLD)
@@ -84,10 +77,12 @@ class Trial:
         """Keeps the features of training pictures."""
         config, model = self.inferencer.config, self.inferencer.model
         try:
-            training = build_training_set(config)
-            self.chosen = spread(len(training), most)
+            training = evidence.build_training_set(config)
+            self.chosen = evidence.spread(len(training), most)
             self.features = Features(len(self.chosen))
-            for batch in observe(model, config, training, self.chosen):
+            for batch in evidence.observe(
+                model, config, training, self.chosen
+            ):
                 self.features.add(*batch)
         # Its files may lie on another machine, or be gone.
         except (OSError, ValueError) as error:
@@ -109,7 +104,7 @@ class Trial:
         check_size(path)
         batch = pseudo_collate([self.inferencer.pipeline(path)])
         model = self.inferencer.model
-        with head_inputs(model) as seen, torch.no_grad():
+        with evidence.head_inputs(model) as seen, torch.no_grad():
             sample = model.test_step(batch)[0]
         branches = sample.get(BRANCHES_KEY) or {}
         return {
@@ -117,7 +112,7 @@ class Trial:
             'inputs': model.data_preprocessor(batch, False)['inputs'],
             'scores': sample.pred_score.float().cpu().numpy(),
             'branches': {n: s.float().cpu() for n, s in branches.items()},
-            'near': self._nearest(joined_features(seen)),
+            'near': self._nearest(evidence.joined_features(seen)),
             'heats': {},
             **_thumbnail(batch['inputs'][0], SIDE),
         }

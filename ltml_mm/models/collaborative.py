@@ -14,6 +14,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from ltml_mm.models import streams
 from ltml_mm.models.fork.backbone import fork_backbone, fork_neck
 from ltml_mm.models.fork.branches import (
     BRANCHES,
@@ -32,14 +33,6 @@ from ltml_mm.models.parts import (
     fork_options,
     free_batch,
     head_config,
-)
-from ltml_mm.models.streams import (
-    branch_agreement,
-    build_preprocessor,
-    check_streams,
-    fuse_logits,
-    fuse_scores,
-    stream_targets,
 )
 
 
@@ -123,7 +116,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         fork = fork_options(fork, kwargs)
         super().__init__(
             init_cfg=kwargs.get('init_cfg'),
-            data_preprocessor=build_preprocessor(
+            data_preprocessor=streams.build_preprocessor(
                 kwargs.get('data_preprocessor'),
                 kwargs.get('train_cfg'),
                 num_classes,
@@ -184,7 +177,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         """
         if mode == 'tensor':
             logits = self.branch_logits(inputs)
-            return fuse_logits([*logits.values()], self.fuse)
+            return streams.fuse_logits([*logits.values()], self.fuse)
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         if mode == 'loss':
@@ -247,12 +240,14 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         Raises:
             ValueError: The batch is flat or has other streams.
         """
-        check_streams(inputs)
+        streams.check_streams(inputs)
         images = torch.cat([inputs[name] for name in BRANCHES])
         sizes = [len(inputs[name]) for name in BRANCHES]
         logits = self.branch_logits(images)
         # A GPU computes the logits meanwhile.
-        targets = stream_targets(data_samples, self.num_classes, images.device)
+        targets = streams.stream_targets(
+            data_samples, self.num_classes, images.device
+        )
         parts = {
             branch: dict(zip(BRANCHES, z.split(sizes), strict=True))
             for branch, z in logits.items()
@@ -265,7 +260,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             losses[f'{name}.loss_cls'] = loss
             consistency.append(self.loss_consistency(own, crossed))
         losses['loss_consistency'] = torch.stack(consistency).sum()
-        return {**losses, **branch_agreement(*logits.values())}
+        return {**losses, **streams.branch_agreement(*logits.values())}
 
     def predict(
         self, inputs: Tensor, data_samples: list[DataSample] | None = None
@@ -293,7 +288,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self, samples: Sequence[DataSample], branch_logits: dict[str, Tensor]
     ) -> None:
         """Writes the fields that :meth:`predict` lists, of logits (N, K)."""
-        scores = fuse_scores([*branch_logits.values()], self.fuse)
+        scores = streams.fuse_scores([*branch_logits.values()], self.fuse)
         head = self.heads[BRANCHES[0]]
         threshold, topk = getattr(head, 'thr', 0.5), getattr(head, 'topk', 0)
         if threshold is None and topk:
@@ -340,7 +335,7 @@ class CollaborativeTTA(BaseTTAModel):
                 torch.stack([sample.branch_logits[name] for sample in view])
                 for view in views
             ]
-            logits[name] = fuse_logits(each, self.module.fuse)
+            logits[name] = streams.fuse_logits(each, self.module.fuse)
         merged = [sample.new() for sample in views[0]]
         self.module.write_predictions(merged, logits)
         return merged

@@ -16,6 +16,7 @@ from ltml_mm.apis import MultiLabelInferencer
 from ltml_mm.apis.checkpoint import CheckpointError, load_weights
 from ltml_mm.apis.inferencer import find_images
 from ltml_mm.apis.model import build_model
+from ltml_mm.datasets.images import UnreadableImageError, printable
 from ltml_mm.inspection.pictures import (
     MAX_LABELS,
     MAX_SIDE,
@@ -23,7 +24,6 @@ from ltml_mm.inspection.pictures import (
     draw_prediction,
     encode_picture,
 )
-from ltml_mm.datasets.images import UnreadableImageError, printable
 
 
 @pytest.fixture(scope='module')

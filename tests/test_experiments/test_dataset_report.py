@@ -11,7 +11,6 @@ from matplotlib import style
 from PIL import Image
 from tiny_training import make_config
 
-from ltml_mm.inspection import pictures
 from ltml_mm.datasets import (
     ClassAwareMultiLabelSampler,
     LongTailMultiLabelDataset,
@@ -24,6 +23,7 @@ from ltml_mm.experiments.dataset_report import (
     markdown,
 )
 from ltml_mm.experiments.drawing import STYLE, font_families
+from ltml_mm.inspection import pictures
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 # Long-tailed; class 1 and the first image have none.

@@ -18,6 +18,7 @@ import numpy as np
 
 from ltml_cli import parse
 from ltml_mm.class_statistics import ClassStatistics
+from ltml_mm.datasets import splits
 from ltml_mm.datasets.converters.formats import READERS, TABLES, find_format
 from ltml_mm.datasets.converters.image_files import settle_paths
 from ltml_mm.datasets.converters.json_formats import read_coco
@@ -36,14 +37,6 @@ from ltml_mm.datasets.converters.summary import (
 from ltml_mm.datasets.converters.tables import read_names
 from ltml_mm.datasets.converters.xml_formats import read_voc
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
-from ltml_mm.datasets.splits import (
-    COCO_LT,
-    VOC_LT,
-    ParetoRecipe,
-    check_fraction,
-    ids_checksum,
-    stratified_holdout,
-)
 from ltml_mm.files import write_json, write_text
 
 #: The parts of a set, each a file, and the record that completes it.
@@ -93,7 +86,9 @@ def _convert(args: argparse.Namespace, output: OutputOptions) -> str:
             for name in ('min_count', 'shape')
             if (value := getattr(args, name)) is not None
         }
-        recipe = ParetoRecipe(args.max_count, **steepness, seed=args.seed)
+        recipe = splits.ParetoRecipe(
+            args.max_count, **steepness, seed=args.seed
+        )
     return convert_custom(
         args.format,
         args.source,
@@ -127,7 +122,7 @@ def convert_custom(
     images: str | None = None,
     classes: str | None = None,
     test: str | float | None = None,
-    recipe: ParetoRecipe | None = None,
+    recipe: splits.ParetoRecipe | None = None,
     seed: int = 0,
     options: TableOptions = FIND_ALL,
     val: str | float | None = None,
@@ -194,7 +189,7 @@ def convert_custom(
         sets['train'] = whole.subset(drawn)
         split['recipe'] = asdict(recipe)
         notes += describe_draw(recipe, whole, sets['train'])
-    split['train_paths_sha256'] = ids_checksum(
+    split['train_paths_sha256'] = splits.ids_checksum(
         example.path for example in sets['train'].examples
     )
     return _write('custom', sets, split, output, notes)
@@ -227,8 +222,8 @@ def _hold_out(
     parts, left = {}, 1.0
     for part in ('test', 'val'):
         if part in shares:
-            check_fraction(shares[part])
-            held = stratified_holdout(
+            splits.check_fraction(shares[part])
+            held = splits.stratified_holdout(
                 images.matrix(), shares[part] / left, seed
             )
             parts[part] = images.subset(held)
@@ -263,7 +258,7 @@ def convert_published(
     """
     _check_output(output, split_file)
     classes = VOC_CLASSES if name == 'voc' else COCO_CLASSES
-    published = VOC_LT if name == 'voc' else COCO_LT
+    published = splits.VOC_LT if name == 'voc' else splits.COCO_LT
     images, test = (
         settle_classes(part, classes) for part in _published_parts(name, root)
     )
@@ -280,7 +275,7 @@ def convert_published(
     equal = published.matches(chosen)
     split = {
         'recipe': recipe,
-        'train_ids_sha256': ids_checksum(chosen),
+        'train_ids_sha256': splits.ids_checksum(chosen),
         'published_sha256': published.sha256,
         'equals_published': equal,
     }

@@ -8,14 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ltml_mm.datasets.converters import json_formats
 from ltml_mm.datasets.converters.image_files import list_folder
-from ltml_mm.datasets.converters.json_formats import (
-    read_coco,
-    read_datumaro,
-    read_fiftyone,
-    read_label_studio,
-    read_mmpretrain,
-)
 from ltml_mm.datasets.converters.label_columns import (
     read_csv,
     read_huggingface,
@@ -56,15 +50,15 @@ def read_folders(path: str) -> ImageSet:
 
 READERS: dict[str, Callable[..., ImageSet]] = {
     'csv': read_csv,
-    'coco': read_coco,
+    'coco': json_formats.read_coco,
     'voc': read_voc,
     'folders': read_folders,
-    'mmpretrain': read_mmpretrain,
+    'mmpretrain': json_formats.read_mmpretrain,
     'huggingface': read_huggingface,
-    'label_studio': read_label_studio,
-    'fiftyone': read_fiftyone,
+    'label_studio': json_formats.read_label_studio,
+    'fiftyone': json_formats.read_fiftyone,
     'cvat': read_cvat,
-    'datumaro': read_datumaro,
+    'datumaro': json_formats.read_datumaro,
 }
 #: The formats whose readers take options of tables.
 TABLES = ('csv', 'huggingface', 'label_studio')

@@ -15,13 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tqdm.contrib.concurrent import thread_map
 
-from ltml_mm.datasets.converters.records import (
-    UNWRITABLE,
-    Example,
-    ImageSet,
-    OutputOptions,
-    Problems,
-)
+from ltml_mm.datasets.converters import records
 from ltml_mm.datasets.images import (
     EXTENSIONS,
     UnreadableImageError,
@@ -42,7 +36,7 @@ def list_folder(path: str | Path) -> list[Path]:
     return [p for p in paths if not p.name.lower().startswith(SYSTEM_FILES)]
 
 
-def rooted(images: ImageSet, own: str = '') -> ImageSet:
+def rooted(images: records.ImageSet, own: str = '') -> records.ImageSet:
     """Finds the folder of the images that an exported file names.
 
     It is ``own``, where the format keeps images, seen from the file, if that
@@ -67,8 +61,8 @@ def rooted(images: ImageSet, own: str = '') -> ImageSet:
 
 
 def settle_paths(
-    sets: Iterable[ImageSet], root: str, options: OutputOptions
-) -> list[ImageSet]:
+    sets: Iterable[records.ImageSet], root: str, options: records.OutputOptions
+) -> list[records.ImageSet]:
     """Finds and checks the image files.
 
     Returns:
@@ -84,7 +78,7 @@ def settle_paths(
             the root by their path or through a link, or do not decode.
     """
     real_root = os.path.join(os.path.realpath(root), '')
-    problems = Problems()
+    problems = records.Problems()
     renamed: list[str] = []
     missing: list[str] = []
     places: dict[str, str] = {}
@@ -101,7 +95,7 @@ def settle_paths(
             path = found or path
             file = os.path.join(root, path)
             outside = path.split(os.sep)[0] in ('', os.pardir)
-            if UNWRITABLE.search(path):
+            if records.UNWRITABLE.search(path):
                 problems.add('bad image paths', place, repr(listed))
             elif places.setdefault(path, place) != place:
                 fault = f'{path} stands at {places[path]}, too'
@@ -117,7 +111,7 @@ def settle_paths(
                 outside or not os.path.realpath(file).startswith(real_root)
             ):
                 problems.add(OUTSIDE, place, f'{path} lies outside {root}')
-            examples.append(Example(path, names, place))
+            examples.append(records.Example(path, names, place))
         left = images.left_out + tuple(left_out)
         settled.append(
             images._replace(examples=examples, root=root, left_out=left)
@@ -136,14 +130,14 @@ def settle_paths(
     return settled
 
 
-def _decodable(images: ImageSet, skip_bad: bool) -> ImageSet:
+def _decodable(images: records.ImageSet, skip_bad: bool) -> records.ImageSet:
     """Decodes all images; leaves out those that fail, or raises."""
     files = [os.path.join(images.root, e.path) for e in images.examples]
     # Threads that silence warnings leave the filters in any state.
     with warnings.catch_warnings():
         bar = {'desc': 'decode images', 'disable': None}  # on terminals
         faults = thread_map(_decode_fault, files, **bar)
-    problems = Problems()
+    problems = records.Problems()
     for example, fault in zip(images.examples, faults, strict=True):
         if fault:
             problems.add(BROKEN, example.place, fault)
@@ -172,7 +166,7 @@ class _ImageFiles:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def find(self, folder: str, example: Example) -> str | None:
+    def find(self, folder: str, example: records.Example) -> str | None:
         """Returns the path of an image from the root; None if it is missing.
 
         Its path comes first, then its other names; then the same path with

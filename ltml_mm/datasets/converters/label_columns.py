@@ -12,13 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ltml_mm.datasets.converters import tables
 from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
-from ltml_mm.datasets.converters.tables import (
-    Table,
-    csv_table,
-    jsonl_table,
-    trimmed,
-)
 from ltml_mm.datasets.images import EXTENSIONS
 
 #: What separates labels where nothing is said; others must be asked for.
@@ -96,7 +91,7 @@ def read_csv(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
     where the options do not give them; the notes say which. Rows of one
     image are united in the first form.
     """
-    table, delimiter = csv_table(path)
+    table, delimiter = tables.csv_table(path)
     images = read_table(table, options)
     found = f'delimiter {_shown(delimiter)}'
     return images._replace(notes=(f'{found}, {images.notes[0]}',))
@@ -121,7 +116,7 @@ def read_huggingface(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
             )
         file = os.path.join(path, found[0])
     is_jsonl = file.endswith('.jsonl')
-    table = jsonl_table(file) if is_jsonl else csv_table(file)[0]
+    table = tables.jsonl_table(file) if is_jsonl else tables.csv_table(file)[0]
     if options.path_column is None:
         ends = [n for n in table.header if n.endswith('file_name')]
         ends.sort(key=len)
@@ -135,7 +130,7 @@ def _shown(mark: str) -> str:
     )
 
 
-def read_table(table: Table, options: TableOptions) -> ImageSet:
+def read_table(table: tables.Table, options: TableOptions) -> ImageSet:
     """Reads the images and labels of a table, see :func:`read_csv`.
 
     Raises:
@@ -177,7 +172,7 @@ def _plain(name: str) -> str:
     return re.sub(r'[\W_]', '', name).lower()
 
 
-def _usable(table: Table, options: TableOptions) -> list[int]:
+def _usable(table: tables.Table, options: TableOptions) -> list[int]:
     """Returns the columns with a name, but for those of an index."""
     ignored = {table.find(name) for name in options.ignore_columns}
     return [
@@ -188,14 +183,14 @@ def _usable(table: Table, options: TableOptions) -> list[int]:
 
 
 def _named(
-    table: Table, columns: Iterable[int], names: Iterable[str]
+    table: tables.Table, columns: Iterable[int], names: Iterable[str]
 ) -> list[int]:
     """Returns the columns of these plain names, in the order of the names."""
     plain = [(_plain(table.header[i]), i) for i in columns]
     return [i for name in names for found, i in plain if found == name]
 
 
-def _path_column(table: Table, options: TableOptions) -> int:
+def _path_column(table: tables.Table, options: TableOptions) -> int:
     if options.path_column is not None:
         return table.find(options.path_column)
     if any(name.lower().endswith(EXTENSIONS) for name in table.header):
@@ -224,7 +219,7 @@ def _path_column(table: Table, options: TableOptions) -> int:
 
 
 def _label_columns(
-    table: Table, options: TableOptions, path: int
+    table: tables.Table, options: TableOptions, path: int
 ) -> tuple[list[int], bool]:
     """Returns the columns of the labels, and whether each is a class."""
 
@@ -269,7 +264,7 @@ def _label_columns(
 
 
 def _read_classes(
-    table: Table, path: int, columns: list[int], problems: Problems
+    table: tables.Table, path: int, columns: list[int], problems: Problems
 ) -> list[Example]:
     examples = []
     for place, cells in table.rows:
@@ -285,7 +280,7 @@ def _read_classes(
 
 
 def _read_lists(
-    table: Table,
+    table: tables.Table,
     path: int,
     columns: list[int],
     options: TableOptions,
@@ -332,7 +327,7 @@ def _read_lists(
 
 
 def _confirmed(
-    table: Table, options: TableOptions, problems: Problems
+    table: tables.Table, options: TableOptions, problems: Problems
 ) -> list[tuple[str, list[str]]]:
     """Leaves out the rows that say that a label is absent.
 
@@ -457,15 +452,15 @@ def split_labels(
     text: str, separator: str, place: str, problems: Problems
 ) -> tuple[str, ...]:
     """Splits labels; separators at either end are left out."""
-    names = trimmed([name.strip() for name in text.split(separator)])
-    names = trimmed(names[::-1])[::-1]
+    names = tables.trimmed([name.strip() for name in text.split(separator)])
+    names = tables.trimmed(names[::-1])[::-1]
     if '' in names or len(set(names)) != len(names):
         problems.add(REPEATS, place, repr(text))
     return tuple(names)
 
 
 def _unite_rows(
-    table: Table, examples: list[Example], problems: Problems
+    table: tables.Table, examples: list[Example], problems: Problems
 ) -> list[Example]:
     """Unites the rows of each image: many tables have one for each label."""
     united: dict[str, Example] = {}

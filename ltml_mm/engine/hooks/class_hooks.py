@@ -17,12 +17,8 @@ from torch import nn
 
 from ltml_mm.class_statistics import ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.decisions import thresholds
 from ltml_mm.decisions.choice import add_decisions, gain_text
-from ltml_mm.decisions.thresholds import (
-    FILE_NAME,
-    weights_digest,
-    write_thresholds,
-)
 from ltml_mm.engine.hooks.exact_resume_hook import ExactResumeHook
 from ltml_mm.engine.hooks.guard_hooks import images_of, share_images
 from ltml_mm.engine.hooks.resume_state import unwrap_model
@@ -171,7 +167,7 @@ class ClassReportHook(Hook):
         last = over or stops or runner.epoch >= runner.max_epochs
         if batch_idx == 0 and last:
             model = unwrap_model(runner.model)
-            self._digest = weights_digest(model.state_dict())
+            self._digest = thresholds.weights_digest(model.state_dict())
 
     @master_only
     def after_test_iter(
@@ -180,7 +176,7 @@ class ClassReportHook(Hook):
         """Notes which weights are tested, on single views."""
         model = unwrap_model(runner.model)
         if batch_idx == 0 and not isinstance(model, BaseTTAModel):
-            self._digest = weights_digest(model.state_dict())
+            self._digest = thresholds.weights_digest(model.state_dict())
 
     def after_train(self, runner: Runner) -> None:
         """Shows the last validation, if there was one."""
@@ -248,7 +244,7 @@ class ClassReportHook(Hook):
             describe_images(runner.val_dataloader),
         )
         add_decisions(report, chosen)
-        path = Path(runner.work_dir, FILE_NAME)
-        write_thresholds(path, chosen)
+        path = Path(runner.work_dir, thresholds.FILE_NAME)
+        thresholds.write_thresholds(path, chosen)
         gain = gain_text(chosen, scores, targets)
         return f'\n{gain}\nThresholds for predict.py: {path}'

@@ -13,17 +13,7 @@ from torch.utils.data import BatchSampler
 
 from ltml_mm._stack import find_stack
 from ltml_mm.datasets.samplers import StreamSampler
-from ltml_mm.engine.hooks.resume_state import (
-    DATA_PREFIXES,
-    accumulated_steps,
-    capture_random_states,
-    compare_signatures,
-    follow_config,
-    gather_states,
-    restore_random_states,
-    restore_states,
-    run_signature,
-)
+from ltml_mm.engine.hooks import resume_state
 
 #: The key of a checkpoint under which this hook keeps its part.
 KEY = 'exact_resume'
@@ -108,8 +98,10 @@ class ExactResumeHook(Hook):
                 'from its weights with --cfg-options load_from=CHECKPOINT in '
                 'place of --resume'
             )
-        self._signature = run_signature(runner)
-        changes = compare_signatures(self._loaded['facts'], self._signature)
+        self._signature = resume_state.run_signature(runner)
+        changes = resume_state.compare_signatures(
+            self._loaded['facts'], self._signature
+        )
         if not changes:
             return
         shown = [*changes.values()][:SHOWN]
@@ -125,11 +117,13 @@ class ExactResumeHook(Hook):
                 'training from these weights with --cfg-options '
                 'load_from=CHECKPOINT in place of --resume'
             )
-        self._same_data = not any(k.startswith(DATA_PREFIXES) for k in changes)
+        self._same_data = not any(
+            k.startswith(resume_state.DATA_PREFIXES) for k in changes
+        )
         runner.logger.warning(f'{message}. It goes on with those, as asked')
         if any(key.endswith('seed') for key in changes):
             self._loaded['seed'] = _seed(runner)
-        follow_config(runner, checkpoint, changes)
+        resume_state.follow_config(runner, checkpoint, changes)
 
     def before_train(self, runner: Runner) -> None:
         """Prepares the data, and checks when checkpoints are saved.
@@ -139,7 +133,7 @@ class ExactResumeHook(Hook):
                 optimizer.
         """
         check_accumulation(runner)
-        self._signature = self._signature or run_signature(runner)
+        self._signature = self._signature or resume_state.run_signature(runner)
         loader = runner.train_dataloader
         sampler = stream_sampler(loader)
         if sampler is not None:
@@ -158,7 +152,7 @@ class ExactResumeHook(Hook):
         self._resuming = False
         # Not in before_train, where other hooks may still draw.
         if self._loaded is not None:
-            restore_states(runner, self._loaded['ranks'])
+            resume_state.restore_states(runner, self._loaded['ranks'])
         self._validate(runner)
         self._continue_epoch(runner)
 
@@ -178,19 +172,21 @@ class ExactResumeHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Keeps the random states of the training."""
-        self._before_validation = capture_random_states()
+        self._before_validation = resume_state.capture_random_states()
 
     def after_val(self, runner: Runner) -> None:
         """Restores the random states of the training."""
         if self._before_validation is not None:
-            restore_random_states(self._before_validation)
+            resume_state.restore_random_states(self._before_validation)
         self._before_validation = None
 
     def gather(self, runner: Runner) -> None:
         """Collects the states of all processes; all of them must call it."""
         # Inside a validation the training's are those from before it.
-        states = self._before_validation or capture_random_states()
-        self._gathered = gather_states(runner, states)
+        states = (
+            self._before_validation or resume_state.capture_random_states()
+        )
+        self._gathered = resume_state.gather_states(runner, states)
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -299,7 +295,7 @@ def check_accumulation(runner: Runner) -> None:
         ValueError: A checkpoint interval is no multiple of the accumulated
             steps.
     """
-    counts = accumulated_steps(runner)
+    counts = resume_state.accumulated_steps(runner)
     for step in _save_steps(runner):
         if step % counts:
             raise ValueError(
