@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ltml_mm.experiments.comparison_figures import draw_groups
+from ltml_mm.experiments.comparison_report import draw_groups
 from ltml_mm.experiments.drawing import new_figure, png
 from ltml_mm.experiments.results import GROUPS, Results
 from ltml_mm.experiments.rows import Line, parse_line

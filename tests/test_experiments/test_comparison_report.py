@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from comparison_results import CLASSES, KEYS, make_result, write_result
 
-from ltml_mm.experiments.comparison_figures import draw_groups
 from ltml_mm.experiments.comparison_report import (
+    draw_groups,
     render_runs,
     render_tables,
     write_report,
