@@ -102,7 +102,7 @@ def test_a_stopped_comparison_reports_what_is_there(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, 'make_runs', stop)
+    monkeypatch.setattr(compare.runs, 'make_runs', stop)
     (compared / 'table.md').unlink()
     with pytest.raises(SystemExit, match='130'):
         compare.main(arguments(data, compared, ROWS))

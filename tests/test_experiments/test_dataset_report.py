@@ -15,9 +15,9 @@ from ltml_mm.datasets import (
     ClassAwareMultiLabelSampler,
     LongTailMultiLabelDataset,
 )
-from ltml_mm.experiments.dataset_figures import draw_classes
 from ltml_mm.experiments.dataset_report import (
     build_report,
+    draw_classes,
     draw_probabilities,
     main,
     markdown,

@@ -7,8 +7,13 @@ from tiny_training import make_config, read_scalars, write_data
 
 from ltml_cli import parse
 from ltml_mm.apis import train as training
-from ltml_mm.experiments.log_curves import RUN_STYLES, draw, main
-from ltml_mm.experiments.run_log import RunLog, read_log
+from ltml_mm.experiments.log_curves import (
+    RUN_STYLES,
+    RunLog,
+    draw,
+    main,
+    read_log,
+)
 
 TERMS = {'uniform.loss_cls', 'rebalanced.loss_cls', 'loss_consistency'}
 AGREEMENT = {'agreement/rms_difference', 'agreement/correlation'}

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ltml_mm.experiments.run_log import read_log
+from ltml_mm.experiments.log_curves import read_log
 
 LENGTH = 25  # steps of an epoch
 

@@ -282,7 +282,7 @@ def rates_made(out):
 def test_every_row_gets_its_best_value(data, tmp_path, monkeypatch, capsys):
     scores = {0.1: 40.0, 0.2: 50.0, 0.4: 50.5, 0.8: 30.0}
     made = partial(make_up, scores=scores)
-    monkeypatch.setattr(compare, 'make_runs', made)
+    monkeypatch.setattr(compare.runs, 'make_runs', made)
     flags = [f'--tune={LR}=0.1,0.2', '--tune-seeds', '0', '2', '--tune-fra=.4']
     compare.main(command(data, tmp_path, *flags))
     # The two that were asked for, and two past the edge.
@@ -303,14 +303,14 @@ def test_every_row_gets_its_best_value(data, tmp_path, monkeypatch, capsys):
 
 def test_failed_values_and_edges_are_told(data, tmp_path, monkeypatch, capsys):
     made = partial(make_up, scores={0.1: 40.0, 0.2: 50.0})
-    monkeypatch.setattr(compare, 'make_runs', made)
+    monkeypatch.setattr(compare.runs, 'make_runs', made)
     compare.main(command(data, tmp_path, f'--tune={LR}=0.1,0.2'))
     told = capsys.readouterr().out
     assert 'No result (failed or unfinished): own 0.4.' in told
     assert 'past the edge: own at 0.2.' in told
     # Without any result a row is missing, and the others are reported.
     made = partial(make_up, scores={})
-    monkeypatch.setattr(compare, 'make_runs', made)
+    monkeypatch.setattr(compare.runs, 'make_runs', made)
     with pytest.raises(SystemExit, match='1'):
         compare.main(command(data, tmp_path / 'x', f'--tune={LR}=0.1,0.2'))
 
@@ -318,7 +318,7 @@ def test_failed_values_and_edges_are_told(data, tmp_path, monkeypatch, capsys):
 def test_a_tuned_comparison_trains_and_is_not_made_again(
     data, tmp_path, monkeypatch, quick, quiet
 ):
-    monkeypatch.setattr(compare, 'make_runs', make_in_process)
+    monkeypatch.setattr(compare.runs, 'make_runs', make_in_process)
     line = command(data, tmp_path, f'--tune={LR}=x1,x8', '--tune-fraction=.4')
     line[line.index(ROW)] = f'own+bn=erm,{SMALL_HEAD}'
     compare.main(line)

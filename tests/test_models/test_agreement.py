@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from two_branch_case import BACKBONE, BRANCHES, batch, build
 
-from ltml_mm.models import collaborative
+from ltml_mm.models import streams
 from ltml_mm.models.streams import branch_agreement
 
 DIFFERENCE = 'agreement/rms_difference'
@@ -107,7 +107,7 @@ def test_loss_gradients_and_random_numbers_stay(monkeypatch):
         gradients = [p.grad for p in model.parameters()]
         results.append((total.detach(), *gradients, torch.get_rng_state()))
         assert (CORRELATION in log) == (model is with_log)
-        monkeypatch.setattr(collaborative, 'branch_agreement', lambda *z: {})
+        monkeypatch.setattr(streams, 'branch_agreement', lambda *z: {})
     for ours, expected in zip(*results, strict=True):
         assert torch.equal(ours, expected)
 
