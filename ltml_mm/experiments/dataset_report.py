@@ -18,11 +18,8 @@ from ltml_cli import parse
 from ltml_mm.apis.config import load_config
 from ltml_mm.apis.model import scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, GROUPS, ClassStatistics
+from ltml_mm.datasets import samplers
 from ltml_mm.datasets.annotations import read_labels, training_metainfo
-from ltml_mm.datasets.samplers import (
-    ClassAwareMultiLabelSampler,
-    UniformSampler,
-)
 from ltml_mm.datasets.splits import cooccurrence
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 from ltml_mm.evaluation.report import table
@@ -157,9 +154,9 @@ def draw_probabilities(sampler: Any, labels: np.ndarray) -> np.ndarray:
         ValueError: The sampler draws something else than images' indices.
     """
     size = len(labels)
-    if isinstance(sampler, UniformSampler):
+    if isinstance(sampler, samplers.UniformSampler):
         return np.full(size, 1 / size)
-    if isinstance(sampler, ClassAwareMultiLabelSampler):
+    if isinstance(sampler, samplers.ClassAwareMultiLabelSampler):
         counts = labels.sum(0)
         return labels @ (1 / np.maximum(counts, 1)) / np.count_nonzero(counts)
     # Some samplers never end: their length is that of a pass.

@@ -19,12 +19,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS
 
 from ltml_cli.options import parse_cfg_options
-from ltml_mm.apis.config import (
-    FILE_DATASETS,
-    VALIDATION,
-    complete_config,
-    fit_to_data,
-)
+from ltml_mm.apis import config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.model import scope_of
 from ltml_mm.class_statistics import ClassStatistics
@@ -220,7 +215,7 @@ def plan_values(
         cfg = build_config(row, args)
         hold_out(cfg, args)
         if args.data == 'custom':
-            fit_to_data(cfg)  # There are fewer images now.
+            config.fit_to_data(cfg)  # There are fewer images now.
         configs[row.name] = cfg
     if change is not None:
         change(configs)
@@ -288,11 +283,13 @@ def hold_out(cfg: Config, args: argparse.Namespace) -> None:
     if len(leaves) > 1 or len(tested) > 1:
         raise ValueError('--tune needs one training and one test set')
     train, test = leaves[0], tested[0]
-    files = train.get('type') in FILE_DATASETS
+    files = train.get('type') in config.FILE_DATASETS
     root = Path(train.get('data_root') or '')
     on = args.tune_on
     if on is None and args.tune_fraction is None and files:
-        on = VALIDATION if (root / VALIDATION).is_file() else None
+        on = (
+            config.VALIDATION if (root / config.VALIDATION).is_file() else None
+        )
     own = deepcopy(train)
     own.update(pipeline=test.pipeline, test_mode=True)
     if on is not None:
@@ -346,7 +343,7 @@ def hold_out(cfg: Config, args: argparse.Namespace) -> None:
         holder = holder.dataset
     holder.dataset = own
     # Its counts are those of the images that are left to train on.
-    complete_config(cfg)
+    config.complete_config(cfg)
 
 
 def _write_parts(
@@ -455,5 +452,5 @@ def _told_images(args: argparse.Namespace) -> str:
     share = f'{args.tune_fraction or FRACTION:.0%}'
     told = f'{share} of the training images, after training on the rest'
     if args.tune_fraction is None:
-        return f'{VALIDATION} where the set has one, else on {told}'
+        return f'{config.VALIDATION} where the set has one, else on {told}'
     return told

@@ -3,13 +3,8 @@
 import json
 import logging
 
+import bad_run
 import pytest
-from bad_run import (
-    assert_nothing_half_written,
-    assert_refused,
-    training,
-    write_case,
-)
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -44,7 +39,7 @@ REFUSED = {
 
 
 def write(folder, change):
-    config = write_case(folder)
+    config = bad_run.write_case(folder)
     paths = [folder / 'data' / f'{name}.json' for name in ('train', 'test')]
     contents = [json.loads(path.read_text()) for path in paths]
     change(*contents)
@@ -56,9 +51,9 @@ def write(folder, change):
 @pytest.mark.parametrize('case', REFUSED)
 def test_refused(tmp_path, case):
     change, message = REFUSED[case]
-    outcome = training(write(tmp_path, change))
-    assert_refused(outcome, message)
-    assert_nothing_half_written(tmp_path)
+    outcome = bad_run.training(write(tmp_path, change))
+    bad_run.assert_refused(outcome, message)
+    bad_run.assert_nothing_half_written(tmp_path)
 
 
 @pytest.fixture
@@ -109,7 +104,7 @@ WORKS = {
 def test_works(tmp_path, warnings, case):
     change, counted, warning = WORKS[case]
     config = write(tmp_path, change)
-    status, shown = training(config, 'log_level=WARNING')
+    status, shown = bad_run.training(config, 'log_level=WARNING')
     assert status == 0, shown
     report = json.loads(
         (tmp_path / 'work' / 'val_class_report.json').read_text()

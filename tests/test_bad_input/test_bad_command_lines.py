@@ -1,13 +1,7 @@
 """Mistyped command lines: nothing is started, and the word is named."""
 
+import bad_run
 import pytest
-from bad_run import (
-    assert_nothing_half_written,
-    assert_refused,
-    run_main,
-    training,
-    write_case,
-)
 
 from ltml_cli import parse
 from ltml_mm.apis import predict, test, train
@@ -21,7 +15,7 @@ MAINS = {'train': train.main, 'test': test.main, 'predict': predict.main}
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a config, a picture and something like a checkpoint."""
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     (tmp_path / 'some.pth').write_bytes(b'nothing')
     monkeypatch.chdir(tmp_path)
     return config
@@ -63,9 +57,9 @@ REFUSED = {
 def test_refused(place, monkeypatch, words, message):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
     tool, *arguments = words.split()
-    assert_refused(run_main(MAINS[tool], *arguments), message)
+    bad_run.assert_refused(bad_run.run_main(MAINS[tool], *arguments), message)
     (place.parent / 'some.pth').unlink()
-    assert_nothing_half_written(place.parent)
+    bad_run.assert_nothing_half_written(place.parent)
 
 
 #: Words that do not parse; status 2, as of every command line.
@@ -111,7 +105,7 @@ def test_unparsed(place, words, message, capsys):
 )
 def test_unreadable_config(place, text, message):
     place.write_text(text)
-    assert_refused(training(place), message)
+    bad_run.assert_refused(bad_run.training(place), message)
 
 
 def test_a_missing_section(place, monkeypatch):
@@ -122,4 +116,4 @@ def test_a_missing_section(place, monkeypatch):
 
     monkeypatch.setattr(train, 'load_config', load)
     message = "the config does not fit the Runner: it has no 'model'"
-    assert_refused(training(place), message)
+    bad_run.assert_refused(bad_run.training(place), message)

@@ -3,17 +3,11 @@
 import itertools
 import json
 
+import bad_run
 import cv2
 import numpy as np
 import pytest
 import torch
-from bad_run import (
-    assert_nothing_half_written,
-    assert_refused,
-    prediction,
-    training,
-    write_case,
-)
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
@@ -27,8 +21,8 @@ pytestmark = pytest.mark.usefixtures('quick')
 def trained(tmp_path_factory):
     """A config and the checkpoint of its training."""
     folder = tmp_path_factory.mktemp('trained')
-    config = write_case(folder)
-    status, shown = training(config)
+    config = bad_run.write_case(folder)
+    status, shown = bad_run.training(config)
     assert status == 0, shown
     return config, folder / 'work' / 'epoch_1.pth'
 
@@ -80,35 +74,37 @@ BAD = {
 def test_bad_image(trained, tmp_path, case):
     """Training ends with its name; prediction passes it over with status 3."""
     make, reason = BAD[case]
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     path = tmp_path / 'data' / '2.png'
     path.unlink()
     make(path)
-    outcome = training(config)
-    assert_refused(outcome, rf'/data/2\.png: .*({reason})')
-    assert_nothing_half_written(tmp_path)
+    outcome = bad_run.training(config)
+    bad_run.assert_refused(outcome, rf'/data/2\.png: .*({reason})')
+    bad_run.assert_nothing_half_written(tmp_path)
     expected, words = {
         'missing': (1, 'error: no such image or folder: '),
         'a link to nothing': (1, 'error: no such image or folder: '),
         'a folder': (1, 'error: no image in '),
     }.get(case, (3, f'skipped {path}: '))
-    status, shown = prediction(*trained, path)
+    status, shown = bad_run.prediction(*trained, path)
     assert (status, words in shown) == (expected, True), shown
 
 
 def test_a_data_worker_keeps_the_name(tmp_path):
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     (tmp_path / 'data' / '2.png').write_text('a cat')
-    outcome = training(config, 'train_dataloader.num_workers=1')
-    assert_refused(outcome, r'error: \S+/data/2\.png: not an image')
+    outcome = bad_run.training(config, 'train_dataloader.num_workers=1')
+    bad_run.assert_refused(outcome, r'error: \S+/data/2\.png: not an image')
 
 
 def test_bad_test_image(tmp_path):
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     content = json.loads((tmp_path / 'data' / 'test.json').read_text())
     content['data_list'][3]['img_path'] = 'other.png'
     (tmp_path / 'data' / 'test.json').write_text(json.dumps(content))
-    assert_refused(training(config), r'/data/other\.png: no such file')
+    bad_run.assert_refused(
+        bad_run.training(config), r'/data/other\.png: no such file'
+    )
 
 
 def saved_as(change):
@@ -193,13 +189,13 @@ def test_kinds_train_like_their_twins(tmp_path):
     weights = []
     for as_twins in (False, True):
         folder = tmp_path / str(as_twins)
-        config = write_case(folder)
+        config = bad_run.write_case(folder)
         for seed, save in zip(range(10), itertools.cycle(lossless)):
             path = folder / 'data' / f'{seed}.png'
             twin = save(pixels(seed), path)
             if as_twins:
                 twin.convert('RGB').save(path)
-        status, shown = training(config)
+        status, shown = bad_run.training(config)
         assert status == 0, shown
         checkpoint = read_checkpoint(folder / 'work' / 'epoch_1.pth')
         weights.append(checkpoint['state_dict'])

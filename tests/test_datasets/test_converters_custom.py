@@ -4,18 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import own_data
 import pytest
-from own_data import (
-    CASES,
-    CLASSES,
-    convert,
-    draw,
-    load,
-    make_csv,
-    make_mmpretrain,
-    many,
-    run_tool,
-)
 from PIL import Image
 
 from ltml_mm.apis.inferencer import find_images
@@ -24,15 +14,15 @@ from ltml_mm.datasets.images import EXTENSIONS
 from ltml_mm.datasets.splits import ParetoRecipe
 
 
-@pytest.mark.parametrize(('form', 'make'), CASES)
+@pytest.mark.parametrize(('form', 'make'), own_data.CASES)
 def test_every_format_says_the_same(root, out, form, make):
     source, expected = make(root)
-    summary = convert(source, out, form)
-    value = load(out / 'train.json')
+    summary = own_data.convert(source, out, form)
+    value = own_data.load(out / 'train.json')
     assert value['metainfo'] == {
         'dataset_type': 'multi-label',
         'task_name': 'out',
-        'classes': list(CLASSES),
+        'classes': list(own_data.CLASSES),
         'class_counts': [3, 3, 2],
         'num_train_images': 4,
     }
@@ -49,9 +39,9 @@ def test_every_format_says_the_same(root, out, form, make):
 
 
 def test_twice_gives_identical_bytes(root, tmp_path):
-    source, _ = make_csv(root)
+    source, _ = own_data.make_csv(root)
     for folder in ('1', '2'):
-        convert(source, tmp_path / folder / 'out', test=0.5, seed=3)
+        own_data.convert(source, tmp_path / folder / 'out', test=0.5, seed=3)
     first, second = (snapshot(tmp_path / f / 'out') for f in ('1', '2'))
     assert set(first) == {'train.json', 'test.json', 'split.json'}
     assert first == second
@@ -64,12 +54,12 @@ def counts_of(value):
 
 
 def test_holdout_and_long_tail(root, tmp_path):
-    source = many(root)
-    convert(source, tmp_path / 'all')
+    source = own_data.many(root)
+    own_data.convert(source, tmp_path / 'all')
     recipe = ParetoRecipe(100, min_count=5, shape=3.0)
-    convert(source, tmp_path / 'out', test=0.25, recipe=recipe)
+    own_data.convert(source, tmp_path / 'out', test=0.25, recipe=recipe)
     whole, train, test = (
-        load(tmp_path / name)
+        own_data.load(tmp_path / name)
         for name in ('all/train.json', 'out/train.json', 'out/test.json')
     )
     assert len(test['data_list']) == pytest.approx(100, abs=2)
@@ -82,7 +72,7 @@ def test_holdout_and_long_tail(root, tmp_path):
     assert counts[2] == ParetoRecipe(100, 5, 3.0).targets(3)[2]
     paths = [e['img_path'] for e in train['data_list'] + test['data_list']]
     assert len(set(paths)) == len(paths)
-    split = load(tmp_path / 'out' / 'split.json')
+    split = own_data.load(tmp_path / 'out' / 'split.json')
     assert split['holdout']['fraction'] == 0.25
     assert split['recipe']['shape'] == 3.0
 
@@ -90,17 +80,18 @@ def test_holdout_and_long_tail(root, tmp_path):
 @pytest.mark.parametrize('fraction', [0.01, 0.99])
 def test_no_set_may_be_empty(root, out, fraction):
     with pytest.raises(ValueError, match=r"would be .*'(train|test)': 0"):
-        convert(make_csv(root)[0], out, test=fraction)
+        own_data.convert(own_data.make_csv(root)[0], out, test=fraction)
 
 
 def test_a_validation_part_leaves_the_test_part_as_it_is(root, tmp_path):
-    source, out = many(root), tmp_path / 'out'
-    convert(source, tmp_path / 'two', test=0.25)
-    summary = convert(source, out, test=0.25, val=0.15)
+    source, out = own_data.many(root), tmp_path / 'out'
+    own_data.convert(source, tmp_path / 'two', test=0.25)
+    summary = own_data.convert(source, out, test=0.25, val=0.15)
     assert '240 images to train, 60 to validate on, 100 to test' in summary
-    expected = load(tmp_path / 'two/test.json')['data_list']
+    expected = own_data.load(tmp_path / 'two/test.json')['data_list']
     train, val, test = (
-        load(out / f'{part}.json') for part in ('train', 'val', 'test')
+        own_data.load(out / f'{part}.json')
+        for part in ('train', 'val', 'test')
     )
     assert test['data_list'] == expected
     assert val['metainfo'] == train['metainfo']
@@ -108,18 +99,18 @@ def test_a_validation_part_leaves_the_test_part_as_it_is(root, tmp_path):
     assert counts_of(val) == pytest.approx(0.15 * whole, abs=2)
     paths = [e['img_path'] for s in (train, val, test) for e in s['data_list']]
     assert len({*paths}) == len(paths) == 400
-    assert load(out / 'split.json')['num_val_images'] == 60
+    assert own_data.load(out / 'split.json')['num_val_images'] == 60
     # One of an earlier conversion does not stay.
-    convert(source, out, test=0.25, output=['force'])
+    own_data.convert(source, out, test=0.25, output=['force'])
     assert not (out / 'val.json').exists()
 
 
 def test_own_validation_set_and_no_test_set(root, out):
-    source, _ = make_csv(root)
-    draw(root / 'v.jpg')
+    source, _ = own_data.make_csv(root)
+    own_data.draw(root / 'v.jpg')
     (root / 'val.csv').write_text('path,labels\nv.jpg,emu\n')
-    convert(source, out, val=str(root / 'val.csv'))
-    assert load(out / 'val.json')['data_list'] == [
+    own_data.convert(source, out, val=str(root / 'val.csv'))
+    assert own_data.load(out / 'val.json')['data_list'] == [
         {'img_path': 'v.jpg', 'gt_label': [2]}
     ]
     assert not (out / 'test.json').exists()
@@ -127,15 +118,15 @@ def test_own_validation_set_and_no_test_set(root, out):
 
 def test_fractions_that_leave_nothing_to_train_on(root, out):
     with pytest.raises(ValueError, match='leave no image to train on'):
-        convert(make_csv(root)[0], out, test=0.5, val=0.5)
+        own_data.convert(own_data.make_csv(root)[0], out, test=0.5, val=0.5)
 
 
 def test_own_test_set(root, tmp_path):
-    source, _ = make_csv(root)
-    draw(root / 'e.jpg')
+    source, _ = own_data.make_csv(root)
+    own_data.draw(root / 'e.jpg')
     (tmp_path / 't.csv').write_text('path,labels\ne.jpg,emu')
-    convert(source, tmp_path / 'out', test=str(tmp_path / 't.csv'))
-    test = load(tmp_path / 'out' / 'test.json')
+    own_data.convert(source, tmp_path / 'out', test=str(tmp_path / 't.csv'))
+    test = own_data.load(tmp_path / 'out' / 'test.json')
     # Labels and counts are those of the training set.
     assert test['data_list'] == [{'img_path': 'e.jpg', 'gt_label': [2]}]
     assert test['metainfo']['class_counts'] == [3, 3, 2]
@@ -145,16 +136,18 @@ def test_own_test_set(root, tmp_path):
     ):
         (tmp_path / 't.csv').write_text(f'path,labels\n{row}')
         with pytest.raises(ValueError, match=words):
-            convert(source, tmp_path / 'no', test=str(tmp_path / 't.csv'))
+            own_data.convert(
+                source, tmp_path / 'no', test=str(tmp_path / 't.csv')
+            )
 
 
 def test_classes_file_fixes_order_and_names(root, tmp_path):
-    source, _ = make_csv(root)
+    source, _ = own_data.make_csv(root)
     listing = root / 'classes.txt'
     listing.write_text('emu\ngnu\ncat\ndog\n')
     with pytest.warns(UserWarning, match=r'without an image in train\S+ gnu'):
-        convert(source, tmp_path / 'out', classes=str(listing))
-    train = load(tmp_path / 'out' / 'train.json')
+        own_data.convert(source, tmp_path / 'out', classes=str(listing))
+    train = own_data.load(tmp_path / 'out' / 'train.json')
     assert train['metainfo']['class_counts'] == [2, 0, 3, 3]
     assert train['data_list'][2]['gt_label'] == [0, 3]
     for text, words in (
@@ -163,7 +156,7 @@ def test_classes_file_fixes_order_and_names(root, tmp_path):
     ):
         listing.write_text(text)
         with pytest.raises(ValueError, match=words):
-            convert(source, tmp_path / 'no', classes=str(listing))
+            own_data.convert(source, tmp_path / 'no', classes=str(listing))
 
 
 def test_image_files_are_the_same_in_folders_training_and_prediction(tmp_path):
@@ -172,7 +165,7 @@ def test_image_files_are_the_same_in_folders_training_and_prediction(tmp_path):
     for end in EXTENSIONS:
         image = Image.new('L' if end == '.pgm' else 'RGB', (8, 6))
         image.save(folder / f'{end[1:]}{end.upper()}')
-    convert(folder.parent, tmp_path / 'out', 'folders')
+    own_data.convert(folder.parent, tmp_path / 'out', 'folders')
     dataset = LongTailMultiLabelDataset(
         'train.json',
         data_root=str(tmp_path / 'out'),
@@ -185,11 +178,11 @@ def test_image_files_are_the_same_in_folders_training_and_prediction(tmp_path):
 
 
 def test_source_is_never_overwritten(root):
-    source, _ = make_mmpretrain(root)
+    source, _ = own_data.make_mmpretrain(root)
     source.rename(root / 'train.json')
     before = (root / 'train.json').read_bytes()
     with pytest.raises(ValueError, match='read as a source'):
-        convert(root / 'train.json', root, 'mmpretrain', ['force'])
+        own_data.convert(root / 'train.json', root, 'mmpretrain', ['force'])
     assert (root / 'train.json').read_bytes() == before
 
 
@@ -201,9 +194,9 @@ def snapshot(folder):
 def test_a_fault_while_writing_leaves_whole_files_and_no_record(
     root, tmp_path, monkeypatch, fails_at
 ):
-    source, _ = make_csv(root)
+    source, _ = own_data.make_csv(root)
     out = tmp_path / 'out'
-    convert(source, out, test=0.5)
+    own_data.convert(source, out, test=0.5)
     (out / 'mine.txt').write_text('mine')
     calls = []
     replace = os.replace
@@ -216,27 +209,30 @@ def test_a_fault_while_writing_leaves_whole_files_and_no_record(
 
     monkeypatch.setattr(os, 'replace', faulty)
     with pytest.raises(OSError, match='No space left'):
-        convert(source, out, output=['force'])
+        own_data.convert(source, out, output=['force'])
     assert set(snapshot(out)) == {'train.json', 'mine.txt'}
-    assert len(load(out / 'train.json')['data_list']) == (2, 4)[fails_at - 1]
+    assert (
+        len(own_data.load(out / 'train.json')['data_list'])
+        == (2, 4)[fails_at - 1]
+    )
     assert (out / 'mine.txt').read_text() == 'mine'
     monkeypatch.undo()
-    convert(source, out, output=['force'])
+    own_data.convert(source, out, output=['force'])
     # A stale test set would not belong to the new training set.
     assert set(snapshot(out)) == {'train.json', 'split.json', 'mine.txt'}
 
 
 def test_the_tool(root, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'out'
-    source = many(root)
+    source = own_data.many(root)
 
     def run(*options):
         words = ('custom.py', 'csv', source, '--out', out, *options)
-        return run_tool(monkeypatch, *words), capsys.readouterr().err
+        return own_data.run_tool(monkeypatch, *words), capsys.readouterr().err
 
     options = ('--test-fraction', '0.2', '--max-count', '50', '--shape', '2')
     assert run(*options)[0] == 0
-    split = load(out / 'split.json')
+    split = own_data.load(out / 'split.json')
     assert split['recipe']['shape'] == 2.0
     assert split['holdout'] == {'fraction': 0.2, 'seed': 0}
     assert run()[0] == 1

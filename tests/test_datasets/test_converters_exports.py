@@ -2,27 +2,18 @@
 
 import json
 
+import own_data
 import pytest
-from own_data import (
-    CASES,
-    LABELS,
-    convert,
-    draw,
-    load,
-    make_coco,
-    make_csv,
-    make_images,
-    names,
-    write_xml,
-)
 
-EXPECTED = {path: names(labels) for path, labels in LABELS.items()}
+EXPECTED = {
+    path: own_data.names(labels) for path, labels in own_data.LABELS.items()
+}
 #: Cat is nobody's first label, so that the order of classes is the file's.
 ORDER = ['emu', 'cat', 'dog']
 
 
 def converted(out):
-    value = load(out / 'train.json')
+    value = own_data.load(out / 'train.json')
     classes = value['metainfo']['classes']
     return {
         entry['img_path']: [
@@ -72,7 +63,7 @@ def test_tasks_without_an_annotation_are_left_out(root, out):
     tasks[2]['annotations'] = [{'result': []}]  # Submitted: has no label.
     path = root / 'tasks.json'
     path.write_text(json.dumps(tasks))
-    convert(path, out, 'label_studio')
+    own_data.convert(path, out, 'label_studio')
     (empty, *others) = [*EXPECTED][2:]
     assert converted(out) == {
         empty: [],
@@ -96,7 +87,7 @@ def label_studio_min(root):
 
 
 def fiftyone(root):
-    make_images(root / 'data')
+    own_data.make_images(root / 'data')
     labels = {
         stem(path): [ORDER.index(name) for name in own]
         for path, own in EXPECTED.items()
@@ -106,7 +97,7 @@ def fiftyone(root):
 
 def fiftyone_details(root):
     """Without classes, with confidences, and one label by itself."""
-    make_images(root / 'data')
+    own_data.make_images(root / 'data')
     labels = {
         stem(path): [
             {'label': name, 'confidence': 0.5, 'attributes': {'a': 1.5}}
@@ -125,7 +116,7 @@ def fiftyone_manifest(root):
 
 
 def datumaro(root):
-    make_images(root / 'images' / 'default')
+    own_data.make_images(root / 'images' / 'default')
     items = [
         {
             'id': stem(path),
@@ -179,10 +170,12 @@ def test_json_exports(root, out, name, build, form, named):
         for image in EXPECTED:
             (root / image).unlink()
     folder = root if build is not label_studio_min else path
-    summary = convert(path if named else folder, out, form if named else None)
+    summary = own_data.convert(
+        path if named else folder, out, form if named else None
+    )
     assert f'{path} read as {form}\n' in summary
     assert converted(out) == EXPECTED
-    classes = load(out / 'train.json')['metainfo']['classes']
+    classes = own_data.load(out / 'train.json')['metainfo']['classes']
     is_ordered = build in (fiftyone, fiftyone_manifest, datumaro)
     assert classes == (ORDER if is_ordered else sorted(ORDER))
 
@@ -190,32 +183,32 @@ def test_json_exports(root, out, name, build, form, named):
 @pytest.mark.parametrize('folder', ['', 'images'])
 def test_cvat(root, tmp_path, out, folder):
     home = tmp_path / 'task'
-    make_images(home / folder)
+    own_data.make_images(home / folder)
     (home / 'annotations.xml').write_text(cvat())
     for source in (home, home / 'annotations.xml'):
-        convert(source, out, None, ['force'])
+        own_data.convert(source, out, None, ['force'])
         assert converted(out) == EXPECTED
-    classes = load(out / 'train.json')['metainfo']['classes']
+    classes = own_data.load(out / 'train.json')['metainfo']['classes']
     assert classes == ORDER
     point = '<label><name>1</name><parent>hand</parent></label></labels>'
     (home / 'annotations.xml').write_text(cvat().replace('</labels>', point))
-    convert(home, out, None, ['force'])
-    assert load(out / 'train.json')['metainfo']['classes'] == ORDER
+    own_data.convert(home, out, None, ['force'])
+    assert own_data.load(out / 'train.json')['metainfo']['classes'] == ORDER
     video = cvat().replace('image', 'track')
     (home / 'annotations.xml').write_text(video)
     with pytest.raises(ValueError, match=r'xml: .*"CVAT for images 1\.1"'):
-        convert(home, out, 'cvat', ['force'])
+        own_data.convert(home, out, 'cvat', ['force'])
 
 
 def test_cvat_project(tmp_path, out):
     """Of two subsets with images of the same names."""
     head, images = cvat().removesuffix('</annotations>').split('<image', 1)
     for subset in ('Train', 'Validation'):
-        make_images(tmp_path / 'images' / subset)
+        own_data.make_images(tmp_path / 'images' / subset)
         part = f'<image{images}'
         head += part.replace('<image', f'<image subset="{subset}"')
     (tmp_path / 'annotations.xml').write_text(f'{head}</annotations>')
-    convert(tmp_path, out, None)
+    own_data.convert(tmp_path, out, None)
     assert converted(out) == {
         f'{subset}/{path}': own
         for subset in ('Train', 'Validation')
@@ -263,9 +256,9 @@ def as_csv(value):
 def test_image_folders_of_hugging_face(root, out, name, build, value):
     (root / name).write_text(build(value))
     for source in (root, root / name):
-        summary = convert(source, out, 'huggingface', ['force'])
+        summary = own_data.convert(source, out, 'huggingface', ['force'])
         assert converted(out) == EXPECTED
-    summary = convert(root, out, None, ['force'])
+    summary = own_data.convert(root, out, None, ['force'])
     assert f'{root} read as huggingface\n' in summary
     assert converted(out) == EXPECTED
 
@@ -276,7 +269,7 @@ def test_a_folder_of_parts_names_them(root, out):
         (root / part / 'metadata.jsonl').write_text(as_jsonl('labels'))
     told = r'there are .*test/metadata\.jsonl, .*train/metadata\.jsonl'
     with pytest.raises(ValueError, match=told):
-        convert(root, out, 'huggingface')
+        own_data.convert(root, out, 'huggingface')
 
 
 @pytest.mark.parametrize(
@@ -298,40 +291,40 @@ def test_bad_exports_are_named(root, out, form, value, words):
     path = root / ('x.jsonl' if form == 'huggingface' else 'x.json')
     path.write_text(json.dumps(value))
     with pytest.raises(ValueError, match=rf'x\.json.*(?:{words})'):
-        convert(path, out, form)
+        own_data.convert(path, out, form)
 
 
-@pytest.mark.parametrize(('form', 'make'), CASES)
+@pytest.mark.parametrize(('form', 'make'), own_data.CASES)
 def test_a_format_is_found(root, out, form, make):
     source, expected = make(root)
-    summary = convert(source, out, None)
+    summary = own_data.convert(source, out, None)
     assert f'{source} read as {form}\n' in summary
-    assert len(load(out / 'train.json')['data_list']) == len(expected)
+    assert len(own_data.load(out / 'train.json')['data_list']) == len(expected)
 
 
 def test_an_ambiguous_or_unknown_source_asks_for_the_format(root, out):
     with pytest.raises(ValueError, match=r'src: holds no known format'):
-        convert(root, out, None)
-    make_csv(root)
-    convert(root, out, None)
-    make_coco(root)
+        own_data.convert(root, out, None)
+    own_data.make_csv(root)
+    own_data.convert(root, out, None)
+    own_data.make_coco(root)
     told = r'src: may be one of csv .*l\.csv, coco .*l\.json; say which'
     with pytest.raises(ValueError, match=told):
-        convert(root, out, None, ['force'])
-    convert(root / 'l.csv', root, None, test=0.5)
+        own_data.convert(root, out, None, ['force'])
+    own_data.convert(root / 'l.csv', root, None, test=0.5)
     with pytest.raises(ValueError, match=told):
-        convert(root, out, None, ['force'])
+        own_data.convert(root, out, None, ['force'])
     (root / 'x.json').write_text('{"a": 1}')
     with pytest.raises(ValueError, match=r'x\.json: holds no known'):
-        convert(root / 'x.json', out, None)
+        own_data.convert(root / 'x.json', out, None)
     with pytest.raises(FileNotFoundError, match=r'no such .*gone'):
-        convert(root / 'gone', out, None)
+        own_data.convert(root / 'gone', out, None)
 
 
 def test_coco_of_fiftyone_and_roboflow(root, out):
     """Images in ``data``, and a category that only heads the others."""
-    source, _ = make_coco(root)
-    value = load(source)
+    source, _ = own_data.make_coco(root)
+    value = own_data.load(source)
     for entry in value['categories']:
         entry['supercategory'] = 'animals'
     head = {'id': 0, 'name': 'animals', 'supercategory': 'none'}
@@ -343,7 +336,7 @@ def test_coco_of_fiftyone_and_roboflow(root, out):
     (root / 'data').mkdir()
     for path in EXPECTED:
         (root / path).rename(root / 'data' / path)
-    summary = convert(root, out, None)
+    summary = own_data.convert(root, out, None)
     assert f'images in {root / "data"}\n' in summary
     assert 'categories that only head others left out: animals\n' in summary
     assert converted(out) == EXPECTED
@@ -359,13 +352,13 @@ def test_coco_of_fiftyone_and_roboflow(root, out):
 def test_paths_of_other_machines(tmp_path, out, listed):
     root = tmp_path / 'src'
     for path in EXPECTED:
-        draw(root / 'photos' / path.replace('.jpg', '.JPG'))
+        own_data.draw(root / 'photos' / path.replace('.jpg', '.JPG'))
     if 'photos' in listed:  # of two files the one in a folder of that name
-        draw(root / 'other' / 'b.jpg')
+        own_data.draw(root / 'other' / 'b.jpg')
     rows = [f'{listed.format(p)},{v[0]}' for p, v in EXPECTED.items()]
     (root / 'x.csv').write_text('\n'.join(['path,labels', *rows]))
     with pytest.warns(UserWarning, match=r'4 images .*photos/a\.JPG in place'):
-        convert(root / 'x.csv', out)
+        own_data.convert(root / 'x.csv', out)
     found = list(converted(out))
     assert found == [f'photos/{p.replace("jpg", "JPG")}' for p in EXPECTED]
 
@@ -373,11 +366,11 @@ def test_paths_of_other_machines(tmp_path, out, listed):
 def test_a_name_that_two_files_have_is_not_chosen(tmp_path, out):
     root = tmp_path / 'src'
     for folder in ('one', 'two'):
-        draw(root / folder / 'a.jpg')
+        own_data.draw(root / folder / 'a.jpg')
     (root / 'x.csv').write_text('path,labels\n/home/me/a.jpg,cat')
     told = r'2 of that name: one/a\.jpg, two/a\.jpg'
     with pytest.raises(ValueError, match=told):
-        convert(root / 'x.csv', out)
+        own_data.convert(root / 'x.csv', out)
 
 
 @pytest.mark.parametrize('folder', ['../photos', '..', 'photos'])
@@ -389,33 +382,33 @@ def test_the_folder_of_missing_images_is_suggested(
         pytest.skip('found by its name')
     root = tmp_path / 'src'
     for path in EXPECTED:
-        draw(root / folder / path)
+        own_data.draw(root / folder / path)
     (root).mkdir(exist_ok=True)
     rows = [f'{listed.format(p)},{v[0]}' for p, v in EXPECTED.items()]
     (root / 'x.csv').write_text('\n'.join(['path,labels', *rows]))
     told = r'missing images .*: 4\n(?s:.*)\n4 of 4 are in (.*): pass --images '
     with pytest.raises(ValueError, match=told) as caught:
-        convert(root / 'x.csv', out)
+        own_data.convert(root / 'x.csv', out)
     images = str(caught.value).rpartition('--images ')[2]
     assert (root / folder).resolve().samefile(images)
     with pytest.raises(ValueError, match=r'all 4 images are missing in .*\n4'):
-        convert(root / 'x.csv', out, output=['skip_missing'])
-    convert(root / 'x.csv', out, images=images)
+        own_data.convert(root / 'x.csv', out, output=['skip_missing'])
+    own_data.convert(root / 'x.csv', out, images=images)
     assert list(converted(out)) == list(EXPECTED)
 
 
 def test_the_folder_of_ids_without_an_extension_is_suggested(tmp_path, out):
     root = tmp_path / 'src'
-    draw(root / 'photos' / 'a.jpg')
+    own_data.draw(root / 'photos' / 'a.jpg')
     (root / 'x.csv').write_text('id,labels\na,cat\nb,cat')
     with pytest.raises(ValueError, match=r'1 of 2 .*--images .*photos$'):
-        convert(root / 'x.csv', out)
+        own_data.convert(root / 'x.csv', out)
 
 
 def test_exports_with_paths_of_another_machine(root, tmp_path, out):
     """The annotations in a folder beside that of the images."""
-    source, _ = make_coco(root)
-    value = load(source)
+    source, _ = own_data.make_coco(root)
+    value = own_data.load(source)
     for entry in value['images']:
         entry['file_name'] = f'/home/me/{entry["file_name"]}'
     (tmp_path / 'annotations').mkdir()
@@ -423,33 +416,35 @@ def test_exports_with_paths_of_another_machine(root, tmp_path, out):
     path.write_text(json.dumps(value))
     root.rename(tmp_path / 'images')
     with pytest.warns(UserWarning, match='4 images are not where'):
-        convert(tmp_path, out, None)
+        own_data.convert(tmp_path, out, None)
     assert converted(out) == EXPECTED
 
 
 def test_missing_and_broken_images_are_left_out_and_listed(root, out):
-    source, _ = make_csv(root)
+    source, _ = own_data.make_csv(root)
     (root / 'a.jpg').unlink()
     (root / 'b.jpg').write_text('no image')
     with pytest.raises(ValueError, match='do not decode'):
-        convert(source, out, output=['skip_missing', 'check_images'])
-    summary = convert(source, out, output=['skip_missing', 'skip_bad'])
+        own_data.convert(source, out, output=['skip_missing', 'check_images'])
+    summary = own_data.convert(
+        source, out, output=['skip_missing', 'skip_bad']
+    )
     assert list(converted(out)) == ['c.jpg', 'd.jpg']
-    left = load(out / 'split.json')['left_out']
+    left = own_data.load(out / 'split.json')['left_out']
     assert [entry.split(':')[0] for entry in left] == [
         'missing',
         'does not decode',
     ]
     assert 'left out (all in split.json): 2: missing: a.jpg, ' in summary
-    convert(source, out, output=['force', 'skip_missing'], test=0.4)
-    assert len(load(out / 'split.json')['left_out']) == 1
+    own_data.convert(source, out, output=['force', 'skip_missing'], test=0.4)
+    assert len(own_data.load(out / 'split.json')['left_out']) == 1
 
 
 def test_voc_in_other_words(tmp_path, out):
     """Lower-case folders, an upper-case extension of the annotation."""
     home = tmp_path / 'voc'
-    draw(home / 'images' / 'a.JPG')
-    write_xml(home / 'annotations', 'a', r'D:\x\a.jpg', ['cat'])
+    own_data.draw(home / 'images' / 'a.JPG')
+    own_data.write_xml(home / 'annotations', 'a', r'D:\x\a.jpg', ['cat'])
     (home / 'annotations' / 'a.xml').rename(home / 'annotations' / 'a.XML')
-    convert(home, out, None)
+    own_data.convert(home, out, None)
     assert list(converted(out)) == ['a.JPG']

@@ -3,16 +3,8 @@
 import json
 import re
 
+import own_data
 import pytest
-from own_data import (
-    convert,
-    draw,
-    load,
-    make_coco,
-    make_csv,
-    make_folders,
-    make_mmpretrain,
-)
 
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.converters.image_files import BROKEN, MISSING
@@ -43,17 +35,17 @@ from ltml_mm.datasets.converters.image_files import BROKEN, MISSING
 def test_bad_csv_is_named_and_nothing_written(root, out, text, words):
     (root / 'x.csv').write_text(text, errors='surrogateescape')
     with pytest.raises(ValueError, match=words):
-        convert(root / 'x.csv', out)
+        own_data.convert(root / 'x.csv', out)
     assert not out.exists()
 
 
 def test_json_is_refused_as_the_dataset_refuses_it(root, out):
-    source, _ = make_mmpretrain(root)
+    source, _ = own_data.make_mmpretrain(root)
     source.write_text(source.read_text().replace('[2, 1]', '[3, 1]'))
     with pytest.raises(ValueError, match=r'l\.json: .*\b3\b') as expected:
         LongTailMultiLabelDataset(str(source))
     with pytest.raises(ValueError, match=re.escape(str(expected.value))):
-        convert(source, out, 'mmpretrain')
+        own_data.convert(source, out, 'mmpretrain')
 
 
 FIELDS = 'needs an "id", a number or a text, and a text "file_name"'
@@ -85,13 +77,13 @@ FIELDS = 'needs an "id", a number or a text, and a text "file_name"'
     ],
 )
 def test_bad_coco_is_named(root, out, key, entry, words):
-    source, _ = make_coco(root)
-    value = load(source)
+    source, _ = own_data.make_coco(root)
+    value = own_data.load(source)
     value[key].append(entry)
     source.write_text(json.dumps(value))
     place = rf'l\.json: {key}\[{len(value[key]) - 1}\]: '
     with pytest.raises(ValueError, match=f'(?s){words}') as caught:
-        convert(source, out, 'coco')
+        own_data.convert(source, out, 'coco')
     assert re.search(place, str(caught.value))
 
 
@@ -110,7 +102,7 @@ def test_entities_are_refused(root, out, declaration, encoding):
     )
     (root / 'x.xml').write_text(text, encoding)
     with pytest.raises(ValueError, match=r'x\.xml: .*declares a document ty'):
-        convert(root, out, 'voc')
+        own_data.convert(root, out, 'voc')
 
 
 @pytest.mark.parametrize(
@@ -133,7 +125,7 @@ def test_bad_xml_is_named(root, out, text, words):
         text = f'<annotation><filename>a.jpg</filename>{text}</annotation>'
     (root / 'x.xml').write_text(text)
     with pytest.raises(ValueError, match=rf'x\.xml: not an anno.*{words}'):
-        convert(root, out, 'voc')
+        own_data.convert(root, out, 'voc')
 
 
 @pytest.mark.parametrize(
@@ -146,17 +138,17 @@ def test_bad_xml_is_named(root, out, text, words):
     ],
 )
 def test_bad_folders_are_named(root, out, path, words):
-    source, _ = make_folders(root)
+    source, _ = own_data.make_folders(root)
     (source / path).parent.mkdir(parents=True, exist_ok=True)
     (source / path).touch()
     with pytest.raises(ValueError, match=words):
-        convert(source, out, 'folders')
+        own_data.convert(source, out, 'folders')
 
 
 def test_paths_and_links_may_leave_only_if_allowed(root, tmp_path):
     # Its name begins as that of the root, and a link leads back to that.
     beside = tmp_path / 'src2'
-    draw(beside / 'x.jpg')
+    own_data.draw(beside / 'x.jpg')
     (beside / 'back').symlink_to(root)
     (root / 'linked').symlink_to(beside)
     (root / 'link.jpg').symlink_to(beside / 'x.jpg')
@@ -165,22 +157,24 @@ def test_paths_and_links_may_leave_only_if_allowed(root, tmp_path):
         (root / 'x.csv').write_text(f'path,labels\n{path},cat')
         source, out = root / 'x.csv', tmp_path / 'out'
         with pytest.raises(ValueError, match=r'x\.csv:2: .*outside'):
-            convert(source, out, output=['force'])
-        summary = convert(source, out, output=['force', 'allow_outside'])
+            own_data.convert(source, out, output=['force'])
+        summary = own_data.convert(
+            source, out, output=['force', 'allow_outside']
+        )
         assert summary.endswith(' allow_outside=True')
-        entry = load(out / 'train.json')['data_list'][0]
+        entry = own_data.load(out / 'train.json')['data_list'][0]
         assert entry['img_path'] == path
     # A link that stays inside is fine.
     (root / 'inner.jpg').symlink_to(root / 'a.jpg')
     (root / 'x.csv').write_text('path,labels\ninner.jpg,cat')
-    convert(root / 'x.csv', tmp_path / 'in')
+    own_data.convert(root / 'x.csv', tmp_path / 'in')
 
 
 def test_first_ten_of_a_kind_and_the_total(root, out):
     rows = [f'{i}.jpg,cat' for i in range(25)] + ['/etc/passwd,cat']
     (root / 'x.csv').write_text('\n'.join(['path,labels', *rows]))
     with pytest.raises(ValueError, match=r'missing images .*: 25') as caught:
-        convert(root / 'x.csv', out)
+        own_data.convert(root / 'x.csv', out)
     lines = str(caught.value).splitlines()
     assert lines[0] == f'{MISSING}: 25, the first 10'
     assert lines[11].startswith('images outside (--allow-outside')
@@ -188,16 +182,16 @@ def test_first_ten_of_a_kind_and_the_total(root, out):
 
 
 def test_check_images_lists_what_does_not_decode(root, out):
-    source, _ = make_csv(root)
+    source, _ = own_data.make_csv(root)
     whole = (root / 'b.jpg').read_bytes()
     (root / 'b.jpg').write_bytes(whole[: len(whole) // 2])
     (root / 'd.jpg').write_text('no image')
     with pytest.raises(ValueError, match=r'do not decode .*: 2') as caught:
-        convert(source, out, output=['check_images'])
+        own_data.convert(source, out, output=['check_images'])
     lines = str(caught.value).splitlines()
     assert lines[0] == f'{BROKEN}: 2'
     assert 'l.csv:3' in lines[1]
     assert 'l.csv:5' in lines[2]
     (root / 'b.jpg').write_bytes(whole)
     (root / 'd.jpg').write_bytes(whole)
-    convert(source, out, output=['check_images'])
+    own_data.convert(source, out, output=['check_images'])

@@ -11,14 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ltml_mm.datasets.splits import (
-    COCO_LT,
-    VOC_LT,
-    ParetoRecipe,
-    ids_checksum,
-    rank_classes,
-    stratified_holdout,
-)
+from ltml_mm.datasets import splits
 
 DATA = Path(__file__).parents[3] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(
@@ -81,20 +74,20 @@ def test_voc_lt_comes_out_as_published():
     labels = np.zeros((len(rows), 20), int)
     for row, line in zip(labels, rows, strict=True):
         row[[int(k) for k in line.split()[1:]]] = 1
-    chosen = VOC_LT.recipe.split(labels)
+    chosen = splits.VOC_LT.recipe.split(labels)
     published = (DATA / 'voc_lt_official_ids.txt').read_text().split()
     assert sorted(ids[i] for i in chosen) == sorted(published)
-    assert len(chosen) == VOC_LT.num_images == 1142
-    assert VOC_LT.matches(ids[i] for i in chosen)
-    other = ParetoRecipe(800, seed=1).split(labels)
-    assert not VOC_LT.matches(ids[i] for i in other)
+    assert len(chosen) == splits.VOC_LT.num_images == 1142
+    assert splits.VOC_LT.matches(ids[i] for i in chosen)
+    other = splits.ParetoRecipe(800, seed=1).split(labels)
+    assert not splits.VOC_LT.matches(ids[i] for i in other)
 
 
 @needs_data
 @pytest.mark.parametrize('name', ['voc_lt', 'coco_lt'])
 def test_published_lists_have_the_checksums_of_the_project(name):
     ids = (DATA / f'{name}_official_ids.txt').read_text().split()
-    split = {'voc_lt': VOC_LT, 'coco_lt': COCO_LT}[name]
+    split = {'voc_lt': splits.VOC_LT, 'coco_lt': splits.COCO_LT}[name]
     assert split.matches(reversed(ids))
     assert len(ids) == split.num_images
     assert not split.matches(ids[1:])
@@ -102,8 +95,8 @@ def test_published_lists_have_the_checksums_of_the_project(name):
 
 def test_same_on_every_python():
     # Pinned from CPython 3.10, 3.11, 3.12 and 3.13.
-    chosen = ParetoRecipe(200).split(made_labels())
-    assert ids_checksum(chosen.tolist()) == (
+    chosen = splits.ParetoRecipe(200).split(made_labels())
+    assert splits.ids_checksum(chosen.tolist()) == (
         '1fa78230ee83673f3bf1b35dbbb91432a8d041178d6e1708968a35ce8293560f'
     )
 
@@ -122,7 +115,7 @@ def test_follows_the_recipe(seed, max_count, num_classes, shape):
     recipe = (max_count, 1, shape, 0.99, seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        chosen = ParetoRecipe(*recipe).split(labels)
+        chosen = splits.ParetoRecipe(*recipe).split(labels)
     assert chosen.tolist() == reference_split(labels, *recipe)
 
 
@@ -131,7 +124,7 @@ def test_targets_are_scipys_pareto(shape):
     pareto = stats.pareto(b=shape)
     points = np.linspace(1, pareto.ppf(0.9), 40)
     expected = pareto.pdf(points) * (700 - 5) / shape + 5
-    targets = ParetoRecipe(700, 5, shape, 0.9).targets(40)
+    targets = splits.ParetoRecipe(700, 5, shape, 0.9).targets(40)
     # int() truncates; a rounding error may stand just below an integer.
     assert np.all(np.asarray(targets) <= expected + 1e-6)
     assert np.all(np.asarray(targets) > expected - 1 - 1e-6)
@@ -142,8 +135,8 @@ def test_rank_is_by_sum_of_conditional_shares():
     # Class 2 comes along with every class; 0 and 1 never meet.
     labels = np.array([[1, 0, 1], [0, 1, 1], [0, 1, 1], [0, 0, 0]])
     # P(0|2) = 1/3, P(1|2) = 2/3.
-    assert rank_classes(labels) == [2, 1, 0]
-    assert rank_classes(np.zeros((3, 2), int)) == [0, 1]
+    assert splits.rank_classes(labels) == [2, 1, 0]
+    assert splits.rank_classes(np.zeros((3, 2), int)) == [0, 1]
 
 
 def test_short_class_gives_all_and_warns():
@@ -151,22 +144,22 @@ def test_short_class_gives_all_and_warns():
     labels[:30, 0] = 1
     labels[30:, 1] = 1
     with pytest.warns(UserWarning, match=r'0 \(30/50\)'):
-        chosen = ParetoRecipe(50, tail=0.0).split(labels)
+        chosen = splits.ParetoRecipe(50, tail=0.0).split(labels)
     assert labels[chosen].sum(0).tolist() == [30, 50]
 
 
 def test_enough_images_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        chosen = ParetoRecipe(9, 2).split(np.eye(2).repeat(9, 0))
+        chosen = splits.ParetoRecipe(9, 2).split(np.eye(2).repeat(9, 0))
     assert np.all(np.diff(chosen) > 0)
 
 
 def test_leaves_the_global_generator_alone():
     state = random.getstate()
-    first = ParetoRecipe(30).split(made_labels(300, 4))
+    first = splits.ParetoRecipe(30).split(made_labels(300, 4))
     random.seed(5)
-    again = ParetoRecipe(30).split(made_labels(300, 4))
+    again = splits.ParetoRecipe(30).split(made_labels(300, 4))
     random.setstate(state)
     assert first.tolist() == again.tolist()
 
@@ -174,8 +167,8 @@ def test_leaves_the_global_generator_alone():
 @pytest.mark.parametrize('dtype', [bool, np.int64, np.float32])
 def test_dtype_of_the_labels_does_not_matter(dtype):
     labels = made_labels(400, 5)
-    chosen = ParetoRecipe(40).split(labels.astype(dtype))
-    assert chosen.tolist() == ParetoRecipe(40).split(labels).tolist()
+    chosen = splits.ParetoRecipe(40).split(labels.astype(dtype))
+    assert chosen.tolist() == splits.ParetoRecipe(40).split(labels).tolist()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +184,7 @@ def test_dtype_of_the_labels_does_not_matter(dtype):
 )
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
-        ParetoRecipe(**options)
+        splits.ParetoRecipe(**options)
 
 
 # -- the hold-out keeps the share of every class ------------------------------
@@ -210,7 +203,7 @@ def test_large_sets_are_dealt_as_ever():
     chances = 1 / np.arange(1, 2001)
     classes = rng.choice(2000, 300_000, p=chances / chances.sum())
     labels[np.arange(300_000) // 3, classes] = True
-    test = stratified_holdout(labels, 0.2)
+    test = splits.stratified_holdout(labels, 0.2)
     assert len(test) == pytest.approx(20_000, abs=50)
     counts = labels.sum(0)
     off = np.abs(labels[test].sum(0) - 0.2 * counts)
@@ -248,13 +241,13 @@ def reference_holdout(labels, fraction, seed):
 @given(st.integers(0, 10**6), st.integers(2, 90), st.integers(1, 8))
 def test_holdout_equals_its_definition(seed, images, classes):
     labels = draw_labels(seed, images, classes, low=0.05)
-    test = stratified_holdout(labels, 0.3, seed)
+    test = splits.stratified_holdout(labels, 0.3, seed)
     assert test.tolist() == reference_holdout(labels, 0.3, seed)
 
 
 def test_every_class_keeps_its_share_where_chance_would_not():
     labels = draw_labels(0, 2000, 15)
-    test = stratified_holdout(labels, 0.2)
+    test = splits.stratified_holdout(labels, 0.2)
     expected = 0.2 * labels.sum(0)
     off = np.abs(labels[test].sum(0) - expected)
     assert off.max() <= 3
@@ -267,20 +260,20 @@ def test_every_class_keeps_its_share_where_chance_would_not():
 def test_images_without_labels_are_shared_out():
     labels = np.zeros((50, 2), int)
     labels[:10, 0] = 1
-    test = stratified_holdout(labels, 0.3)
+    test = splits.stratified_holdout(labels, 0.3)
     assert len(test) == 15
     assert (test < 10).sum() == 3
 
 
 def test_seed_decides_and_the_global_generator_does_not():
     labels = draw_labels(3, 300, 6)
-    first = stratified_holdout(labels, 0.5, seed=1)
+    first = splits.stratified_holdout(labels, 0.5, seed=1)
     random.seed(0)
-    assert first.tolist() == stratified_holdout(labels, 0.5, 1).tolist()
-    assert first.tolist() != stratified_holdout(labels, 0.5, 2).tolist()
+    assert first.tolist() == splits.stratified_holdout(labels, 0.5, 1).tolist()
+    assert first.tolist() != splits.stratified_holdout(labels, 0.5, 2).tolist()
 
 
 @pytest.mark.parametrize('fraction', [0, 1, -0.5, 2, float('nan')])
 def test_bad_fraction(fraction):
     with pytest.raises(ValueError, match='between 0 and 1'):
-        stratified_holdout(np.eye(4), fraction)
+        splits.stratified_holdout(np.eye(4), fraction)

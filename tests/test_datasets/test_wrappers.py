@@ -10,13 +10,9 @@ from mmengine.dataset import ConcatDataset
 from mmpretrain.datasets import KFoldDataset, MultiLabelDataset
 from mmpretrain.registry import DATASETS
 
+from ltml_mm import datasets
 from ltml_mm.apis.cli import run_tool
 from ltml_mm.apis.config import complete_config
-from ltml_mm.datasets import (
-    ClassAwareMultiLabelSampler,
-    TwoStreamDataset,
-    read_labels,
-)
 from ltml_mm.datasets.annotations import training_metainfo
 
 COUNTS = ['class_counts', 'num_train_images']
@@ -70,7 +66,7 @@ def test_counts_are_those_of_the_images_drawn(configs, name):
     assert [dataset.metainfo[key] for key in COUNTS] == [counts, images]
     assert statistics(dataset) == [counts, images]
     assert len(dataset) == images
-    sampler = ClassAwareMultiLabelSampler(dataset, 40, seed=0)
+    sampler = datasets.ClassAwareMultiLabelSampler(dataset, 40, seed=0)
     drawn = {label for i in sampler for label in dataset.get_cat_ids(i)}
     assert drawn == {k for k, n in enumerate(counts) if n}
 
@@ -79,15 +75,15 @@ def test_wrappers_of_objects_and_of_wrappers(configs):
     sets = [DATASETS.build(config) for config in configs]
     concat = ConcatDataset(sets, ignore_keys=[*COUNTS, 'task_name'])
     assert statistics(concat) == [[4, 1, 3], 7]
-    assert read_labels(concat).num_images == 7
-    assert statistics(TwoStreamDataset(concat)) == [[4, 1, 3], 7]
+    assert datasets.read_labels(concat).num_images == 7
+    assert statistics(datasets.TwoStreamDataset(concat)) == [[4, 1, 3], 7]
     fold = KFoldDataset(configs[0], fold=1, num_splits=2)
     assert statistics(fold) == [[2, 1, 0], 2]
     twice = dict(type='ConcatDataset', datasets=configs)
     repeat = dict(type='RepeatDataset', times=2, dataset=twice)
     with pytest.raises(ValueError, match='meta information'):
         DATASETS.build(repeat)
-    assert statistics(TwoStreamDataset(repeat)) == [[8, 2, 6], 14]
+    assert statistics(datasets.TwoStreamDataset(repeat)) == [[8, 2, 6], 14]
     assert 'ignore_keys' not in twice
 
 

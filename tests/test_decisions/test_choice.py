@@ -6,19 +6,12 @@ from long_tail_scores import GROUPS, draw, make_world
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from ltml_mm.decisions.choice import (
-    choose,
-    class_figures,
-    held_out_decisions,
-    parse_metric,
-    stratified_folds,
-    summary_figures,
-)
+from ltml_mm.decisions import choice
 from ltml_mm.decisions.selection import choose_thresholds
 from ltml_mm.decisions.thresholds import logit, read_thresholds, sigmoid
 from ltml_mm.decisions.thresholds import write_thresholds as write
 
-F1 = parse_metric('f1')
+F1 = choice.parse_metric('f1')
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +42,9 @@ def reached(metric, truth, said):
 def test_own_thresholds_are_the_best(images, name):
     scores, targets = (x[:80].copy() for x in images)
     scores = scores.round(2)  # ties
-    _, own = choose(scores, targets, GROUPS, parse_metric(name), 0)
+    _, own = choice.choose(
+        scores, targets, GROUPS, choice.parse_metric(name), 0
+    )
     for k in np.flatnonzero(targets.any(0)):
         column, truth = scores[:, k], targets[:, k]
         cuts = [*np.unique(column), 1.1]
@@ -62,9 +57,9 @@ def test_own_thresholds_are_the_best(images, name):
 def test_rare_classes_go_towards_their_group(images):
     scores, targets = (x.copy() for x in images)
     targets[:, 12] = False
-    _, own = choose(scores, targets, GROUPS, F1)
-    mixed, _ = choose(scores, targets, GROUPS, F1)
-    shared, _ = choose(scores, targets, GROUPS, F1, 1e12)
+    _, own = choice.choose(scores, targets, GROUPS, F1)
+    mixed, _ = choice.choose(scores, targets, GROUPS, F1)
+    shared, _ = choice.choose(scores, targets, GROUPS, F1, 1e12)
     for group in ('head', 'medium', 'tail'):
         members = [k for k, name in enumerate(GROUPS) if name == group]
         assert np.ptp(shared[members]) < 1e-6
@@ -95,11 +90,11 @@ def test_rare_classes_go_towards_their_group(images):
 def test_a_group_without_a_positive_takes_that_of_all(images):
     scores, targets = (x.copy() for x in images)
     targets[:, 20:] = False
-    found, _ = choose(scores, targets, GROUPS, F1)
+    found, _ = choice.choose(scores, targets, GROUPS, F1)
     assert np.ptp(found[20:]) < 1e-12
-    everyone, _ = choose(scores, targets, ['one'] * 30, F1, 1e12)
+    everyone, _ = choice.choose(scores, targets, ['one'] * 30, F1, 1e12)
     assert found[25] == pytest.approx(everyone[0], abs=1e-6)
-    no_groups, _ = choose(scores, targets, [None] * 30, F1, 1e12)
+    no_groups, _ = choice.choose(scores, targets, [None] * 30, F1, 1e12)
     np.testing.assert_allclose(no_groups, everyone)
 
 
@@ -110,7 +105,7 @@ def test_shrunk_ones_beat_unshrunk_and_common_ones():
         rng = np.random.default_rng(seed)
         world = make_world(rng)
         seen, unseen = draw(rng, 400, world), draw(rng, 4000, world)
-        mixed, own = choose(*seen, GROUPS, F1)
+        mixed, own = choice.choose(*seen, GROUPS, F1)
         # Without a positive there is no own one; 0.5 is what is left.
         own = np.where(np.isnan(own), 0.5, own)
         macro = [
@@ -130,7 +125,7 @@ def test_figures_are_scikit_learns(images):
     scores, targets = (x[:150] for x in images)
     decided = scores >= 0.4
     decided[:, 3] = False
-    rows = class_figures(decided, targets)
+    rows = choice.class_figures(decided, targets)
     expected = precision_recall_fscore_support(
         targets, decided, average=None, zero_division=0
     )
@@ -152,7 +147,7 @@ def test_figures_are_scikit_learns(images):
             low, high = binomtest(hits, trials).proportion_ci(method='wilson')
             assert row[name][1:] == pytest.approx([low, high], abs=1e-9)
     assert rows[3]['precision'] is None
-    summary = summary_figures(decided, targets, GROUPS)
+    summary = choice.summary_figures(decided, targets, GROUPS)
     known = targets.any(0)
     for name in ('micro', 'macro', 'head', 'medium', 'tail'):
         inside = known & np.array(
@@ -185,24 +180,24 @@ def test_intervals_of_the_summary_cover():
     covered = 0
     for _ in range(20):
         scores, targets = draw(rng, 200, world)
-        truth = summary_figures(scores >= 0.4, targets, GROUPS)
+        truth = choice.summary_figures(scores >= 0.4, targets, GROUPS)
         covered += truth['micro']['f1'][1] <= micro <= truth['micro']['f1'][2]
     assert covered >= 16
 
 
 def test_folds_are_parts_and_decide_what_they_did_not_see(images):
     scores, targets = images
-    folds = stratified_folds(targets, 5)
+    folds = choice.stratified_folds(targets, 5)
     np.testing.assert_array_equal(
         np.sort(np.concatenate(folds)), np.arange(300)
     )
     counts = np.array([targets[part].sum(0) for part in folds])
     common = targets.sum(0) >= 20
     assert (np.ptp(counts, 0)[common] <= 4).all()
-    decided = held_out_decisions(scores, targets, GROUPS, F1)
+    decided = choice.held_out_decisions(scores, targets, GROUPS, F1)
     part = folds[2]
     rest = np.setdiff1d(np.arange(300), part)
-    cut, _ = choose(scores[rest], targets[rest], GROUPS, F1)
+    cut, _ = choice.choose(scores[rest], targets[rest], GROUPS, F1)
     np.testing.assert_array_equal(decided[part], scores[part] >= cut)
 
 
@@ -229,10 +224,10 @@ BAD += '|recall=1.1|cost=1|cost=0:1|cost=1:0|cost=1:2:3'
 @pytest.mark.parametrize('text', BAD.split('|'))
 def test_bad_metrics_are_refused(text):
     with pytest.raises(ValueError, match='the metric must be'):
-        parse_metric(text)
+        choice.parse_metric(text)
 
 
 def test_metrics():
-    assert parse_metric('f0.5').values == (0.5,)
-    assert parse_metric('cost=1:20').values == (1, 20)
-    assert parse_metric('precision=.9').values == (0.9,)
+    assert choice.parse_metric('f0.5').values == (0.5,)
+    assert choice.parse_metric('cost=1:20').values == (1, 20)
+    assert choice.parse_metric('precision=.9').values == (0.9,)

@@ -11,12 +11,7 @@ from mmpretrain.registry import MODELS
 from two_branch_case import BACKBONE, batch, build
 
 from ltml_mm.engine import DeviceHook
-from ltml_mm.engine.hooks.device_hook import (
-    arrange,
-    find_overrun,
-    picture_side,
-    prefers_channels_last,
-)
+from ltml_mm.engine.hooks import device_hook
 
 LAST = torch.channels_last
 WIDER = dict(BACKBONE, stem_channels=16, base_channels=16)
@@ -37,7 +32,7 @@ def gradients(model):
 def test_channels_last_gives_the_same_step(bn_streams):
     options = dict(fork=dict(bn_streams=bn_streams), backbone=WIDER)
     plain, last = (build(**options).double() for _ in range(2))
-    arrange(last, 'channels_last')
+    device_hook.arrange(last, 'channels_last')
     weight = last.backbone.layer4.rebalanced[0].conv1.weight
     assert weight.is_contiguous(memory_format=LAST)
     assert not weight.is_contiguous()
@@ -82,12 +77,12 @@ def test_a_resume_brings_neither_the_step_of_a_gpu_nor_its_layout(options):
 )
 def test_which_networks_prefer_it(backbone, on_gpu, on_cpu):
     model = MODELS.build(backbone)
-    assert not prefers_channels_last(model)
-    assert not prefers_channels_last(model, 191)
-    assert prefers_channels_last(model, 192) is on_cpu
+    assert not device_hook.prefers_channels_last(model)
+    assert not device_hook.prefers_channels_last(model, 191)
+    assert device_hook.prefers_channels_last(model, 192) is on_cpu
     # A GPU that is not there.
     model.parameters = lambda: iter([SimpleNamespace(is_cuda=True)])
-    assert prefers_channels_last(model, 192) is on_gpu
+    assert device_hook.prefers_channels_last(model, 192) is on_gpu
 
 
 @pytest.mark.parametrize(
@@ -102,17 +97,17 @@ def test_where_onednn_overruns_the_layout_stays(conv, named):
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, conv[0], 3), torch.nn.Conv2d(*conv)
     )
-    assert find_overrun(model) == ('1' if named else '')
-    assert prefers_channels_last(model, 224) is not named
+    assert device_hook.find_overrun(model) == ('1' if named else '')
+    assert device_hook.prefers_channels_last(model, 224) is not named
     if named:
         with pytest.raises(ValueError, match='1 is a 1x1 convolution'):
-            arrange(model, 'channels_last')
+            device_hook.arrange(model, 'channels_last')
         assert model[0].weight.is_contiguous()
         runner = SimpleNamespace(cfg=dict(compile=True), model=model)
         with pytest.raises(ValueError, match='compile=True may crash'):
             DeviceHook().before_train(runner)
-    assert not find_overrun(model.to('meta'))
-    assert not prefers_channels_last(torch.nn.Linear(2, 2), 224)
+    assert not device_hook.find_overrun(model.to('meta'))
+    assert not device_hook.prefers_channels_last(torch.nn.Linear(2, 2), 224)
 
 
 def test_the_pipeline_tells_the_size():
@@ -124,9 +119,9 @@ def test_the_pipeline_tells_the_size():
         (None, 0),
     ):
         inner = dict(dataset=dict(pipeline=steps))
-        assert picture_side(dict(dataset=inner)) == side
-    assert picture_side(dict(dataset=torch.nn.Identity())) == 0
-    assert picture_side(None) == 0
+        assert device_hook.picture_side(dict(dataset=inner)) == side
+    assert device_hook.picture_side(dict(dataset=torch.nn.Identity())) == 0
+    assert device_hook.picture_side(None) == 0
 
 
 @pytest.mark.parametrize(

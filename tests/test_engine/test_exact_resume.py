@@ -19,14 +19,9 @@ from ltml_mm._stack import find_stack
 from ltml_mm.apis.checkpoint import read_checkpoint
 from ltml_mm.datasets.samplers import UniformSampler
 from ltml_mm.engine import ExactResumeHook
-from ltml_mm.engine.hooks import exact_resume_hook
+from ltml_mm.engine.hooks import exact_resume_hook, resume_state
 from ltml_mm.engine.hooks.exact_resume_hook import KEY, check_accumulation
 from ltml_mm.engine.hooks.preemption_hook import end_workers
-from ltml_mm.engine.hooks.resume_state import (
-    compare_signatures,
-    follow_config,
-    run_signature,
-)
 
 ONEDL = find_stack() == 'onedl'
 onedl_only = pytest.mark.skipif(not ONEDL, reason='promised on OneDL only')
@@ -264,8 +259,8 @@ def test_long_lists_are_compared_by_their_digest():
         runner = SimpleNamespace(
             cfg=cfg, world_size=last, train_dataloader=DataLoader([0])
         )
-        facts.append(run_signature(runner))
-    changes = compare_signatures(*facts)
+        facts.append(resume_state.run_signature(runner))
+    changes = resume_state.compare_signatures(*facts)
     assert changes['processes'] == 'processes: 1 -> 2'
     assert len(changes['model.names']) < 100
     assert len(changes) == 2
@@ -360,7 +355,7 @@ def test_an_empty_scale_of_bfloat16_is_left_out():
     for scale in ({}, {'scale': 2.0}):
         state = {**wrapper.state_dict(), 'loss_scaler': scale}
         checkpoint = {'meta': {'iter': 0, 'epoch': 0}, 'optimizer': state}
-        follow_config(runner, checkpoint, ['optim_wrapper.dtype'])
+        resume_state.follow_config(runner, checkpoint, ['optim_wrapper.dtype'])
         assert ('loss_scaler' in checkpoint['optimizer']) == bool(scale)
 
 

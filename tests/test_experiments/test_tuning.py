@@ -15,15 +15,9 @@ from ltml_cli import parse
 from ltml_mm.apis.learning_rate import IMAGES, POWER, RATE
 from ltml_mm.datasets import LongTailMultiLabelDataset
 from ltml_mm.datasets.published import VOC_CLASSES
-from ltml_mm.experiments import compare, single_run
+from ltml_mm.experiments import compare, single_run, tuning
 from ltml_mm.experiments.rows import Row, build_config, parse_rows
 from ltml_mm.experiments.runs import RESULT, config_hash, write_run
-from ltml_mm.experiments.tuning import (
-    Search,
-    hold_out,
-    parse_tuning,
-    plan_searches,
-)
 from ltml_mm.files import write_json
 
 LR = 'optim_wrapper.optimizer.lr'
@@ -43,7 +37,7 @@ def command(data, out, *further, row=ROW):
 def search_of(scores, given=None):
     given = [*scores] if given is None else given
     scores = {v: [] if s is None else [s] for v, s in scores.items()}
-    return Search(Row('a', 'erm', {}), 'x.lr', given, scores)
+    return tuning.Search(Row('a', 'erm', {}), 'x.lr', given, scores)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +81,7 @@ def test_the_search_past_an_edge_is_bounded():
     ],
 )
 def test_values_of_all_kinds(text, expected):
-    assert parse_tuning([text]) == ('a.b', *expected)
+    assert tuning.parse_tuning([text]) == ('a.b', *expected)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +98,7 @@ def test_values_of_all_kinds(text, expected):
 )
 def test_what_cannot_be_searched_is_refused(texts, words):
     with pytest.raises(ValueError, match=words):
-        parse_tuning(texts)
+        tuning.parse_tuning(texts)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +124,7 @@ def test_factors_of_a_rate_that_follows_from_the_classes(data, tmp_path):
     flags = [f'--tune={LR}=x0.5,x1', f'--cfg-options={LR}=None']
     args = parse('compare', [*command(data, tmp_path), *flags])
     _, rows = parse_rows(args.rows)
-    (search,) = plan_searches(args, rows)
+    (search,) = tuning.plan_searches(args, rows)
     # 3 classes, 4 images of a step.
     own = RATE * 3**POWER * 4 / IMAGES
     assert search.given == pytest.approx([own / 2, own], rel=1e-3)
@@ -142,7 +136,7 @@ def held(data, out, *flags, row=ROW):
     args = parse('compare', command(data, out, tune, *flags, row=row))
     _, (row,) = parse_rows(args.rows)
     cfg = build_config(row, args)
-    hold_out(cfg, args)
+    tuning.hold_out(cfg, args)
     return cfg
 
 
@@ -209,7 +203,7 @@ def test_published_sets_are_held_out_from_where_their_configs_say(
     args = parse('compare', [*flags, '--rows=ltml'])
     cfg = build_config(Row('ltml', 'ltml', {}), args)
     before = config_hash(cfg)
-    hold_out(cfg, args)
+    tuning.hold_out(cfg, args)
     parts = cfg.train_dataloader.dataset.dataset, cfg.test_dataloader.dataset
     files = [json.loads(Path(part.ann_file).read_text()) for part in parts]
     train, test = ({x['img_path'] for x in f['data_list']} for f in files)
@@ -244,7 +238,7 @@ def test_pictures_of_the_demo_are_held_out(tmp_path):
         ['--data=demo', f'--out={tmp_path}', f'--tune={LR}=1,2', '--rows=erm'],
     )
     cfg = build_config(Row('erm', 'erm', {}), args)
-    hold_out(cfg, args)
+    tuning.hold_out(cfg, args)
     train = cfg.train_dataloader.dataset.dataset
     test = cfg.test_dataloader.dataset
     assert (test.split, test.test_mode) == ('train', True)

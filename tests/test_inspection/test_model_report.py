@@ -6,13 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_case import (
-    HOSTILE,
-    NAMES,
-    noise_subject,
-    save_network,
-    write_networks,
-)
+import report_case
 from sklearn.metrics import precision_recall_curve
 
 from ltml_mm.apis.model import load_network
@@ -33,7 +27,7 @@ from ltml_mm.inspection.thumbnails import heat_uri
 
 def noise_page(num_classes, path):
     """Writes a page of a two-branch network with maps on every picture."""
-    subject = noise_subject(num_classes)
+    subject = report_case.noise_subject(num_classes)
     page = describe([subject], ['Every class is decided at 0.5.'])
     page['duplicates'] = {'note': 'The training set was not searched.'}
     page['cam'] = add_pictures(page, subject, cam=False)
@@ -136,16 +130,16 @@ def test_two_networks_side_by_side(page, open_page):
     header = shown.locator('#table thead').inner_text()
     assert 'AP A' in header
     assert 'B − A' in header
-    assert NAMES[2] in shown.locator('#table').inner_text()
+    assert report_case.NAMES[2] in shown.locator('#table').inner_text()
 
 
 def test_names_are_escaped(page, open_page):
     text = page.read_text('utf-8')
-    assert HOSTILE not in text
-    assert html.escape(HOSTILE).replace('&quot;', '&#34;') in text
+    assert report_case.HOSTILE not in text
+    assert html.escape(report_case.HOSTILE).replace('&quot;', '&#34;') in text
     assert '{{ 7 * 7 }}' in text
     shown = open_page(page.as_uri())
-    assert HOSTILE in shown.locator('#table').inner_text()
+    assert report_case.HOSTILE in shown.locator('#table').inner_text()
     assert shown.locator('script').count() == 1
 
 
@@ -172,8 +166,8 @@ def test_one_branch_and_no_training_pictures(
     """Moved away, the training pictures cost a sentence."""
     if cam:
         pytest.importorskip('pytorch_grad_cam', reason='needs grad-cam')
-    _, config = write_networks(tmp_path)
-    checkpoint = save_network(config)
+    _, config = report_case.write_networks(tmp_path)
+    checkpoint = report_case.save_network(config)
     data = tmp_path / 'data'
     entries = json.loads((data / 'test.json').read_text())
     shutil.copytree(data, tmp_path / 'data' / 'tests')
@@ -195,12 +189,12 @@ def test_one_branch_and_no_training_pictures(
 
 def test_other_pictures_are_not_compared(networks, tmp_path):
     (tmp_path / 'other').mkdir()
-    config, _ = write_networks(tmp_path / 'other')
+    config, _ = report_case.write_networks(tmp_path / 'other')
     path = tmp_path / 'other' / 'data' / 'test.json'
     content = json.loads(path.read_text())
     content['data_list'][2]['gt_label'] = [1]
     path.write_text(json.dumps(content))
-    second = [str(config), str(save_network(config))]
+    second = [str(config), str(report_case.save_network(config))]
     arguments = [*networks[0], '--out', str(tmp_path), '--compare', *second]
     with pytest.raises(ValueError, match='differ in the labels of picture 2'):
         main(arguments)
@@ -213,7 +207,7 @@ def test_other_pictures_are_not_compared(networks, tmp_path):
 
 def test_figures():
     """The page's decisions, pictures and gaps, by hand."""
-    subject = noise_subject(12)
+    subject = report_case.noise_subject(12)
     page = describe([subject], [''])
     found = subject.found
     for row in page['classes']:
@@ -248,7 +242,7 @@ def test_very_many_classes(tmp_path):
 
 
 def test_without_counts():
-    subject = noise_subject(12)
+    subject = report_case.noise_subject(12)
     for one in subject.network.class_info:
         one.update(group=None, train_images=None)
     page = describe([subject], [''])

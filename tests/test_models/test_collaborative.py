@@ -12,13 +12,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from two_branch_case import BACKBONE, BRANCHES, STATISTICS, K, batch, build
 
-from ltml_mm.models.parts import (
-    free_batch,
-    head_config,
-    image_shape,
-    neck_config,
-    probe_features,
-)
+from ltml_mm.models import parts
 from ltml_mm.models.streams import fuse_logits
 
 
@@ -349,7 +343,7 @@ def test_features_with_their_channels_first_are_pooled_over_the_map(
 ):
     model = build(backbone=copy.deepcopy(ROWS[row][0])).eval()
     assert model.heads['uniform'].fc.in_features == width
-    images = torch.rand(1, *image_shape(model.backbone))
+    images = torch.rand(1, *parts.image_shape(model.backbone))
     features = model.backbone(images)[-1][:1]
     (pooled,) = model.extract_feat(images)['uniform']
     torch.testing.assert_close(pooled, features.mean(2))
@@ -394,9 +388,9 @@ class Tokens(nn.Module):
 def test_tokens_of_an_image_of_another_size_and_channels():
     # 1 + 7 * 9 tokens: a square number, as of patches alone.
     backbone = Tokens()
-    neck = neck_config('auto', backbone)
+    neck = parts.neck_config('auto', backbone)
     assert neck == dict(type='TokenPooling', num_prefix_tokens=1)
-    head = head_config(None, 3, backbone, MODELS.build(neck))
+    head = parts.head_config(None, 3, backbone, MODELS.build(neck))
     assert head['in_channels'] == 5
 
 
@@ -404,10 +398,10 @@ def test_why_no_blank_image_runs():
     backbone = Tokens()
     backbone.patch_embed.register_forward_hook(lambda *given: given[2].long())
     with pytest.raises(ValueError, match='the last output holds whole num'):
-        probe_features(backbone)
+        parts.probe_features(backbone)
     backbone.img_size = 32
     with pytest.raises(ValueError, match=r'32 x 32 .*: AssertionError'):
-        probe_features(backbone)
+        parts.probe_features(backbone)
 
 
 @pytest.mark.parametrize('channels', [1, 4])
@@ -457,6 +451,6 @@ def test_traced_stock_network_with_windows_takes_any_number_of_images():
     plain.train(False)
     images = torch.rand(3, 3, 64, 64)
     (expected,) = plain(images)
-    traced = torch.jit.trace(free_batch(plain), images[:1])
+    traced = torch.jit.trace(parts.free_batch(plain), images[:1])
     torch.testing.assert_close(plain(images), (expected,), rtol=0, atol=0)
     torch.testing.assert_close(traced(images), (expected,))

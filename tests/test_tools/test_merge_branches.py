@@ -8,20 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_training
 import torch
 from mmengine.dataset import default_collate
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import DATASETS, DefaultScope
 from mmpretrain.utils import dependency
-from tiny_training import (
-    CLASSES,
-    LABELS,
-    REPO,
-    extend,
-    write_data,
-    write_small,
-)
 
 from ltml_mm.apis import merge as merge_module
 from ltml_mm.apis.checkpoint import CheckpointError, read_checkpoint
@@ -35,7 +28,9 @@ from ltml_mm.files import AtomicFileBackend
 from ltml_mm.models.weight_averaging import DRIFT_LIMIT, merge_branches
 
 META = dict(
-    classes=list(CLASSES), class_counts=[120, 50, 3], num_train_images=130
+    classes=list(tiny_training.CLASSES),
+    class_counts=[120, 50, 3],
+    num_train_images=130,
 )
 CONFIG = """
 model = dict(
@@ -94,9 +89,9 @@ def save(name='epoch_1.pth', noise=0.0, change=None):
 @pytest.fixture
 def folder(tmp_path, monkeypatch, quick):
     monkeypatch.chdir(tmp_path)
-    small = write_small(tmp_path)
-    write_data(small.parent / 'data', LABELS[:7])
-    extend(small, CONFIG, 'config.py')
+    small = tiny_training.write_small(tmp_path)
+    tiny_training.write_data(small.parent / 'data', tiny_training.LABELS[:7])
+    tiny_training.extend(small, CONFIG, 'config.py')
     return tmp_path
 
 
@@ -133,7 +128,7 @@ def test_mmpretrain_evaluates_the_merged_network_alone(folder, capsys):
     )
     stock = json.loads(Path('stock.json').read_text())
     np.testing.assert_allclose(stock['scores'], fused[2], rtol=1e-5)
-    assert stock['name'] == CLASSES[int(fused[2].argmax())]
+    assert stock['name'] == tiny_training.CLASSES[int(fused[2].argmax())]
     # The same files in tools/test.py, by training frequency.
     own = ['merged.py', 'merged.pth', '--out', 'own.json']
     grouped = 'test_evaluator.type=GroupedAveragePrecision'
@@ -242,7 +237,8 @@ def test_a_checkpoint_that_cannot_be_merged(folder, change, message):
 
 def test_the_config_of_a_plain_network(folder):
     save()
-    baseline = f"_base_ = '{REPO}/configs/baselines/voc_uniform_bce.py'\n"
+    configs = tiny_training.REPO / 'configs'
+    baseline = f"_base_ = '{configs}/baselines/voc_uniform_bce.py'\n"
     Path('config.py').write_text(baseline + "data_root = 'data'\n")
     with pytest.raises(ValueError, match='is a ImageClassifier, which has no'):
         merge()
@@ -250,14 +246,14 @@ def test_the_config_of_a_plain_network(folder):
 
 def test_heads_that_are_not_merged_as_they_are(folder):
     change = "\nmodel['head']['type'] = 'LinearClsHead'\n"
-    extend(folder / 'tiny.py', CONFIG + change, 'config.py')
+    tiny_training.extend(folder / 'tiny.py', CONFIG + change, 'config.py')
     save()
     with pytest.raises(ValueError, match='a LinearClsHead alone does not'):
         merge()
     merge('--cfg-options', 'model.head.type=MultiLabelLinearClsHead')
     csra = dict(type='CSRAClsHead', in_channels=32, num_heads=1, lam=0.1)
     change = f'\nmodel.update(neck=None, head={csra})\n'
-    extend(folder / 'tiny.py', CONFIG + change, 'config.py')
+    tiny_training.extend(folder / 'tiny.py', CONFIG + change, 'config.py')
     save()
     with pytest.warns(UserWarning, match='two CSRAClsHead is not the mean'):
         merge('--force')

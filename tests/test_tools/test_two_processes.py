@@ -4,26 +4,17 @@ import json
 import os
 
 import pytest
+import tiny_run
 import torch
 from mmengine.runner import Runner
 from rank_probe import STREAMS
-from tiny_run import (
-    BATCH,
-    EPOCHS,
-    NUM_IMAGES,
-    PAIRS,
-    finish,
-    free_port,
-    start,
-    write_run,
-)
 
 from ltml_cli import parse
 from ltml_mm.apis import test, train
 from ltml_mm.apis.checkpoint import find_whole_checkpoint
 
 pytestmark = pytest.mark.usefixtures('quick')
-HALF = f'train_dataloader.batch_size={BATCH // 2}'
+HALF = f'train_dataloader.batch_size={tiny_run.BATCH // 2}'
 SIGNALLED = """
 _base_ = 'run.py'
 custom_imports = dict(imports=['ltml_mm', 'signal_sender'])
@@ -35,7 +26,7 @@ train_dataloader = dict(batch_size=2)
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('two processes')
-    write_run(folder)
+    tiny_run.write_run(folder)
     return folder
 
 
@@ -64,8 +55,10 @@ def one(folder, on_cpu):
 def two(folder):
     """What each of two processes did with half of every batch."""
     options = ('--work-dir', 'two', '--cfg-options', HALF)
-    process = start('dist_train.sh', 'run.py', 2, *options, cwd=folder)
-    output = finish(process)
+    process = tiny_run.start(
+        'dist_train.sh', 'run.py', 2, *options, cwd=folder
+    )
+    output = tiny_run.finish(process)
     assert 'OMP_NUM_THREADS' not in output
     return [read(folder, rank, 2) for rank in range(2)]
 
@@ -78,7 +71,7 @@ def read(folder, rank, world_size):
 def test_shards_together_are_the_order_of_one_process(one, two):
     for stream in STREAMS:
         order = one['draws'][stream]
-        assert len(order) == EPOCHS * PAIRS
+        assert len(order) == tiny_run.EPOCHS * tiny_run.PAIRS
         # Names and pixels: the augmentation belongs to the draw as well.
         for rank in range(2):
             assert two[rank]['draws'][stream] == order[rank::2]
@@ -87,7 +80,7 @@ def test_shards_together_are_the_order_of_one_process(one, two):
 def test_both_processes_hold_the_same_model(two):
     first, second = (rank['state'] for rank in two)
     torch.testing.assert_close(second, first, rtol=0, atol=0)
-    assert first['loss_cls.uniform.num_train_images'] == NUM_IMAGES
+    assert first['loss_cls.uniform.num_train_images'] == tiny_run.NUM_IMAGES
     # They did learn, and each branch its own.
     scales = [first[f'loss_cls.{name}.pos_scale'] for name in STREAMS]
     assert not torch.equal(*scales)
@@ -100,7 +93,7 @@ def test_two_processes_train_the_model_of_one(one, two):
 
 
 def test_metrics_agree(one, two):
-    assert len(one['metrics']) == EPOCHS
+    assert len(one['metrics']) == tiny_run.EPOCHS
     assert two[0]['metrics'] == two[1]['metrics']
     for found, expected in zip(two[0]['metrics'], one['metrics'], strict=True):
         assert 'multi-label/rebalanced/mAP' in expected
@@ -108,20 +101,20 @@ def test_metrics_agree(one, two):
 
 
 def test_the_evaluation_of_two_processes_is_that_of_one(folder, two, on_cpu):
-    checkpoint = str(folder / 'two' / f'epoch_{EPOCHS}.pth')
+    checkpoint = str(folder / 'two' / f'epoch_{tiny_run.EPOCHS}.pth')
     written = ('--out', 'two.json', '--work-dir', 'tested by two')
     args = ('run.py', checkpoint, 2, *written)
-    process = start('dist_test.sh', *args, cwd=folder)
+    process = tiny_run.start('dist_test.sh', *args, cwd=folder)
     written = ('--out', f'{folder}/one.json', '--work-dir', f'{folder}/tested')
     options = ('--cfg-options', 'experiment_name=test of one')
     test.main([f'{folder}/run.py', checkpoint, *written, *options])
-    finish(process)
+    tiny_run.finish(process)
     expected, found = (
         json.loads((folder / name).read_text())
         for name in ('one.json', 'two.json')
     )
     assert found['metrics'] == expected['metrics']
-    assert len(expected['predictions']) == NUM_IMAGES
+    assert len(expected['predictions']) == tiny_run.NUM_IMAGES
     assert found == expected
 
 
@@ -131,17 +124,19 @@ def test_two_machines(folder):
     options += ('model.backbone.norm_eval=False',)
     options += ('custom_hooks.0.out_dir=machines',)
     (folder / 'machines').mkdir()
-    places = dict(cwd=folder, NNODES=2, PORT=free_port())
+    places = dict(cwd=folder, NNODES=2, PORT=tiny_run.free_port())
     machines = [
-        start('dist_train.sh', 'run.py', 1, *options, NODE_RANK=rank, **places)
+        tiny_run.start(
+            'dist_train.sh', 'run.py', 1, *options, NODE_RANK=rank, **places
+        )
         for rank in range(2)
     ]
     for machine in machines:
-        finish(machine)
+        tiny_run.finish(machine)
     ranks = [read(folder / 'machines', rank, 2) for rank in range(2)]
     for stream in STREAMS:
         draws = [rank['draws'][stream] for rank in ranks]
-        assert [len(d) for d in draws] == [PAIRS // 2] * 2
+        assert [len(d) for d in draws] == [tiny_run.PAIRS // 2] * 2
         assert draws[0] != draws[1]
     for name, value in ranks[0]['state'].items():
         # BatchNorm's running statistics are each process's own, as in any
@@ -155,7 +150,7 @@ def launch(folder, sender, *options):
     (folder / 'signalled.py').write_text(SIGNALLED.format(sender=sender))
     tests = os.path.dirname(os.path.dirname(__file__))
     options = ('--work-dir', 'work', '--no-validate', *options)
-    process = start(
+    process = tiny_run.start(
         'dist_train.sh', 'signalled.py', 2, *options, cwd=folder,
         PYTHONPATH=tests,
     )  # fmt: skip

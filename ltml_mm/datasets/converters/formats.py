@@ -8,13 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ltml_mm.datasets.converters import json_formats
+from ltml_mm.datasets.converters import json_formats, label_columns
 from ltml_mm.datasets.converters.image_files import list_folder
-from ltml_mm.datasets.converters.label_columns import (
-    read_csv,
-    read_huggingface,
-    split_labels,
-)
 from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
 from ltml_mm.datasets.converters.xml_formats import read_cvat, read_voc
 from ltml_mm.datasets.images import EXTENSIONS
@@ -34,7 +29,9 @@ def read_folders(path: str) -> ImageSet:
             fault = 'belongs in a folder named after its labels'
             problems.add('files outside label folders', str(folder), fault)
             continue
-        names = split_labels(folder.name, '+', str(folder), problems)
+        names = label_columns.split_labels(
+            folder.name, '+', str(folder), problems
+        )
         for file in list_folder(folder):
             if file.suffix.lower() not in EXTENSIONS or file.is_dir():
                 fault = f'not a file in {", ".join(EXTENSIONS)}'
@@ -49,12 +46,12 @@ def read_folders(path: str) -> ImageSet:
 
 
 READERS: dict[str, Callable[..., ImageSet]] = {
-    'csv': read_csv,
+    'csv': label_columns.read_csv,
     'coco': json_formats.read_coco,
     'voc': read_voc,
     'folders': read_folders,
     'mmpretrain': json_formats.read_mmpretrain,
-    'huggingface': read_huggingface,
+    'huggingface': label_columns.read_huggingface,
     'label_studio': json_formats.read_label_studio,
     'fiftyone': json_formats.read_fiftyone,
     'cvat': read_cvat,

@@ -14,13 +14,8 @@ from urllib.parse import unquote
 from pycocotools.coco import COCO
 
 from ltml_mm.datasets.annotations import load_json, read_annotations
+from ltml_mm.datasets.converters import label_columns
 from ltml_mm.datasets.converters.image_files import rooted
-from ltml_mm.datasets.converters.label_columns import (
-    FIND_ALL,
-    TableOptions,
-    labels_in,
-    read_table,
-)
 from ltml_mm.datasets.converters.records import Example, ImageSet, Problems
 from ltml_mm.datasets.converters.tables import table_of
 from ltml_mm.datasets.images import EXTENSIONS
@@ -133,7 +128,9 @@ def _coco_names(
     return found
 
 
-def read_label_studio(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
+def read_label_studio(
+    path: str, options: label_columns.TableOptions = label_columns.FIND_ALL
+) -> ImageSet:
     """Reads Label Studio's export, JSON or JSON-MIN.
 
     An image has the labels of all its annotations but those that were
@@ -148,7 +145,7 @@ def read_label_studio(path: str, options: TableOptions = FIND_ALL) -> ImageSet:
     places = [f'{path}: task {index}' for index in range(len(tasks))]
     if not any({'annotations', 'completions'} & {*task} for task in tasks):
         records = list(zip(places, tasks, strict=True))
-        images = read_table(table_of(path, records), options)
+        images = label_columns.read_table(table_of(path, records), options)
         examples = [
             e._replace(others=_uploaded(e.path)) for e in images.examples
         ]
@@ -199,7 +196,7 @@ def _task_labels(task: Mapping[str, Any]) -> tuple[str, ...]:
         for annotation in annotations
         if not annotation.get('was_cancelled')
         for result in annotation.get('result') or []
-        for label in labels_in(result.get('value') or {})
+        for label in label_columns.labels_in(result.get('value') or {})
     )
 
 
@@ -231,7 +228,7 @@ def read_fiftyone(path: str) -> ImageSet:
     for image, value in found.items():
         place = f'{path}: labels[{image!r}]'
         with problems.caught(ENTRIES, place):
-            own = _by_index(labels_in(value), names)
+            own = _by_index(label_columns.labels_in(value), names)
             listed = str(manifest.get(image, image))
             examples.append(Example(listed, own, place))
     problems.check()
@@ -278,7 +275,7 @@ def read_datumaro(path: str) -> ImageSet:
             ENTRIES, place, AttributeError, KeyError, TypeError
         ):
             ids = [a.get('label_id') for a in item.get('annotations') or []]
-            own = _by_index(labels_in(ids), names)
+            own = _by_index(label_columns.labels_in(ids), names)
             media = item.get('image') or item.get('media') or {}
             image = str(media.get('path') or item['id'])
             examples.append(Example(image, own, place))
