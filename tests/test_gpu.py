@@ -241,7 +241,7 @@ class NoWait(Hook):
     'kind', ['GuardedOptimWrapper', 'GuardedAmpOptimWrapper']
 )
 def test_the_host_waits_for_no_step(data, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(late_values, 'LATEST', np.inf)
+    monkeypatch.setattr(late_values, 'MAX_AGE', np.inf)
     config = runner_config(data, tmp_path, clip_grad=dict(max_norm=1.0))
     config.optim_wrapper.type = kind
     config.default_hooks.runtime_info = dict(type='LateRuntimeInfoHook')

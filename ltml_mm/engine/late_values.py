@@ -19,7 +19,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 #: Seconds that a value waits at most: the status of a run shows the loss.
-LATEST = 1.0
+MAX_AGE = 1.0
 #: The inputs and the output of a forward pass.
 Pass = tuple[Any, Any]
 
@@ -34,10 +34,13 @@ class LateRuntimeInfoHook(RuntimeInfoHook):
     """
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
     ) -> None:
-        """Notes the outputs of the model, the last argument."""
-        outputs = kwargs.get('outputs', args[-1] if args else None)
+        """Notes the outputs of the model."""
         for key, value in (outputs or {}).items():
             log_late(runner.message_hub, f'train/{key}', value)
 
@@ -53,13 +56,15 @@ def log_late(hub: MessageHub, key: str, value: Any) -> None:
     history = hub.log_scalars.get(key)
     if not isinstance(history, LateHistory):
         hub.update_scalar(key, value)  # Checks it, and waits.
-        history = LateHistory(*hub.log_scalars[key].data)
+        stock = hub.log_scalars[key]
+        history = LateHistory(*stock.data, stock.max_length)
         hub.log_scalars[key] = history
     elif isinstance(value, Tensor):
-        history.late.append(value.detach().reshape(()))
+        # Not itself, in whose place a CUDA graph writes the next one.
+        history.late.append(value.detach().clone())
     else:
         hub.update_scalar(key, value)
-    if time.monotonic() - history.read_at > LATEST:
+    if time.monotonic() - history.read_at > MAX_AGE:
         history.current()
 
 
@@ -80,8 +85,8 @@ class LateHistory(HistoryBuffer):
     def _log_history(self) -> np.ndarray:
         late, self.late = self.late, []
         self.read_at = time.monotonic()
-        for value in torch.stack(late).tolist() if late else ():
-            self.update(value)
+        for value in late:
+            self.update(value.item())
         return self.known
 
     @_log_history.setter
@@ -89,7 +94,7 @@ class LateHistory(HistoryBuffer):
         self.known = values
 
     def __reduce__(self) -> tuple:
-        return HistoryBuffer, self.data
+        return HistoryBuffer, (*self.data, self.max_length)
 
 
 class StepCheck:
@@ -105,6 +110,7 @@ class StepCheck:
         batches: The loss and the forward passes of each batch.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         step: int,
@@ -117,13 +123,11 @@ class StepCheck:
         self._module = module
         grads: Any = [w.grad for w in weights] or [torch.zeros(1)]
         # As torch.nn.utils.get_total_norm, which does not tell those of each.
-        each: Any = torch._foreach_norm(grads)
-        if len({norm.device for norm in each}) > 1:
-            each = [norm.to(each[0].device) for norm in each]
-        norms = torch.stack(each)
+        each = torch._foreach_norm(grads)
+        norms = torch.stack([norm.to(each[0].device) for norm in each])
         #: Of all gradients together.
         self.norm = torch.linalg.vector_norm(norms)
-        losses = [loss.to(norms) for loss, _ in batches] or [self.norm]
+        losses = [loss.to(norms).mean() for loss, _ in batches] or [self.norm]
         fine = [torch.stack(x).isfinite().all() for x in (losses, [self.norm])]
         #: 1 where the loss, and where the norm of any process is not finite.
         self.flags = torch.stack(fine).logical_not().to(norms.dtype)
@@ -132,17 +136,16 @@ class StepCheck:
         self._batches: list[tuple[list[str], list[Any]]] = []
         for loss, passes in batches:
             terms = [term for _, output in passes for term in _terms(output)]
-            parts += [x.to(norms) for x in (loss, *(x for _, x in terms))]
+            numbers = [loss.mean(), *(value for _, value in terms)]
+            parts += [number.to(norms) for number in numbers]
             # Outputs go: a CUDA graph writes its next ones in their place.
             names, inputs = [n for n, _ in terms], [x for x, _ in passes]
             self._batches.append((names, inputs))
         values = torch.cat([torch.stack(parts), norms])
-        self._values = values.to('cpu', non_blocking=True)
-        self._copied: Any = None
-        if values.is_cuda:
-            self._copied = torch.cuda.current_stream(
-                values.device
-            ).record_event()
+        cuda = values.is_cuda
+        self._values = values.to('cpu', non_blocking=cuda)
+        stream = torch.cuda.current_stream(values.device) if cuda else None
+        self._copied = stream and stream.record_event()
 
     def read(self) -> list[float]:
         """Returns both flags, the norm, and what :meth:`describe` tells."""
@@ -150,11 +153,10 @@ class StepCheck:
             self._copied.synchronize()
         return self._values.tolist()
 
-    def describe(self, together: bool = True) -> str:
+    def describe(self) -> str:
         """Describes what is not finite, and of which images.
 
-        Args:
-            together: Whether all processes call it.
+        All processes must call it.
         """
         rank, world_size = get_dist_info()
         values = iter(self.read()[2:])
@@ -177,18 +179,13 @@ class StepCheck:
         passes = [x for _, _, inputs in faulty or batches for x in inputs]
         paths = [path for inputs in passes for path in _paths(inputs)]
         images = paths or ['  unknown, the samples carry no img_path']
-        own = (
-            bool(faulty),
-            '\n'.join([f'{text}. Images of the batch:', *images]),
-        )
-        each = [own]
-        if together and world_size > 1:
-            each = all_gather_object(own)
+        lines = [f'{text}. Images of the batch:', *images]
+        own = bool(faulty), '\n'.join(lines)
+        each = all_gather_object(own) if world_size > 1 else [own]
         # Gradients are the same everywhere: where every loss is finite, any
         # process may have caused them.
-        return '\n'.join(
-            [text for bad, text in each if bad] or [text for _, text in each]
-        )
+        told = [text for bad, text in each if bad]
+        return '\n'.join(told or [text for _, text in each])
 
     def _bad_weights(self, norms: Sequence[float]) -> str:
         pairs = zip(self.weights, norms, strict=False)  # One without weights.
@@ -204,7 +201,8 @@ def _terms(output: Any) -> Iterator[tuple[str, Tensor]]:
         parts = value if isinstance(value, list) else [value]
         # MMEngine sums those of this name.
         if 'loss' in name and all(isinstance(p, Tensor) for p in parts):
-            yield name, sum(p.detach().float().mean() for p in parts)
+            for part in parts:
+                yield name, part.float().mean()
 
 
 def _paths(value: Any, stream: str = '') -> Iterator[str]:

@@ -82,6 +82,7 @@ def make_small(work_dir, model, clip_grad, **wrapper):
         work_dir,
         model,
         hooks=['ClassStatisticsHook'],
+        default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook')),
         optim_wrapper=dict(optimizer=SGD, clip_grad=clip_grad, **wrapper),
         train_cfg=dict(by_epoch=True, max_epochs=2),
     )
@@ -172,17 +173,24 @@ def test_stop_tells_step_terms_and_images(data, tmp_path):
     assert not list(tmp_path.glob('*.pth'))
 
 
-@pytest.mark.parametrize('who', ['numerics', 'checkpoint'])
-def test_the_last_step_is_checked(data, tmp_path, who):
-    """Ahead of an epoch's end, and of a checkpoint, each by itself."""
-    config = guarded(data, tmp_path, 'stop')
-    if who == 'numerics':
-        config.default_hooks.checkpoint = None
-        config.default_hooks.numerics = dict(type='NumericsHook')
-    _, hook, message = train(config, True, steps=[LAST], what='labels')
-    assert message.startswith(f'step {LAST}: ')
-    assert all(str(name) in message for name in hook.names[LAST])
-    assert not list(tmp_path.glob('*.pth'))
+@pytest.mark.parametrize('ahead_of', ['save', 'end', 'validation', 'stock'])
+def test_the_last_step_is_checked(data, tmp_path, ahead_of):
+    config, step = guarded(data, tmp_path, 'stop'), LAST
+    hook = config.default_hooks.checkpoint
+    if ahead_of == 'end':
+        hook.update(interval=-1, save_last=False)
+    elif ahead_of == 'validation':
+        step = 3
+        hook.save_best = 'auto'
+        whole = make_config(data, tmp_path)
+        for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+            config[name] = whole[name]
+    elif ahead_of == 'stock':  # It removes before it saves.
+        hook.update(type='CheckpointHook', interval=3, max_keep_ckpts=1)
+    *_, message = train(config, True, steps=[step], what='labels')
+    assert message.startswith(f'step {step}: ')
+    kept = ['iter_6.pth'] if ahead_of == 'stock' else []
+    assert [path.name for path in tmp_path.glob('*.pth')] == kept
 
 
 def test_the_decision_comes_at_the_accumulated_step(data, tmp_path):
@@ -240,9 +248,10 @@ def make_wrapper(kind=GuardedOptimWrapper, **options):
     weight = torch.nn.Parameter(torch.ones(2))
     sgd = torch.optim.SGD([weight], 0.1, fused=SGD['fused'])
     wrapper = kind(optimizer=sgd, **options)
+    wrapper.reads_late = True
 
-    def step(factor, end=False):
-        wrapper.update_params((weight * factor).sum())
+    def step(factor, end=False, plus=0):
+        wrapper.update_params((weight * factor).sum() + plus)
         if end:
             wrapper.check_last_step()
 
@@ -309,6 +318,10 @@ def test_a_loss_that_is_not_finite_is_no_overflow(amp):
     wrapper, weight, step = amp(loss_scale=dict(init_scale=4.0))
     with pytest.raises(NonFiniteError, match='loss is not finite'):
         step(torch.inf, end=True)
+    assert torch.equal(weight, torch.ones(2))
+    _, weight, step = amp(loss_scale=dict(init_scale=4.0))
+    with pytest.raises(NonFiniteError, match='loss is not finite'):
+        step(1.0, end=True, plus=torch.inf)  # Of finite gradients.
     assert torch.equal(weight, torch.ones(2))
     wrapper, weight, step = amp(
         loss_scale=dict(init_scale=4.0), on_nonfinite='skip'
@@ -392,11 +405,35 @@ def test_a_cpu_takes_no_other_precision(monkeypatch, dtype):
         make_wrapper(GuardedAmpOptimWrapper, dtype=dtype)
 
 
+def test_losses_of_any_shape_are_checked():
+    wrapper, _, step = make_wrapper()
+    losses = dict(loss_a=[], loss_b=torch.ones(1), loss_c=torch.ones(2))
+    wrapper._passes.append(([], losses))
+    step(torch.ones(1))
+    wrapper.check_last_step()
+    wrapper._passes.append(
+        ([], dict(losses, loss_c=[torch.tensor(torch.inf)]))
+    )
+    with pytest.raises(NonFiniteError, match=r'\(loss_c = inf\)'):
+        step(torch.nan, end=True)
+
+
+def test_a_resume_that_is_not_fused_goes_on():
+    weight = torch.nn.Parameter(torch.ones(2))
+    adam = torch.optim.AdamW([weight], 0.1, fused=True)
+    wrapper = GuardedOptimWrapper(optimizer=adam)
+    wrapper.reads_late = True
+    adam.param_groups[0]['fused'] = None  # As load_state_dict brings it.
+    wrapper.update_params(weight.sum())
+    assert (weight < 1).all()
+
+
 def poisoned_ranks(data, folder, on_nonfinite):
     folder.mkdir()
     config = guarded(data, folder / 'run', on_nonfinite)
     config.custom_imports = dict(imports=['ltml_mm', 'poisoned_batch'])
     config.train_dataloader.batch_size = 2
+    config.default_hooks.checkpoint.interval = 2  # Saved by process 0.
     poison = dict(type='Poison', steps=[2], what='labels', rank=1)
     config.custom_hooks = [{**poison, 'out_dir': str(folder)}]
     config.env_cfg.dist_cfg = dict(backend='gloo')

@@ -19,7 +19,8 @@ LATE = 'LateRuntimeInfoHook'
 class Reads(TorchDispatchMode, Hook):
     """Counts the values that the host reads within each step."""
 
-    priority = 'LOWEST'
+    # Ends behind RuntimeInfoHook, and ahead of a log.
+    priority = 'VERY_HIGH'
 
     def __init__(self):
         super().__init__()
@@ -50,6 +51,7 @@ def train(folder, kind, fused=True, **options):
         hooks=['ClassStatisticsHook'],
         default_hooks=dict(
             runtime_info=dict(type=kind),
+            checkpoint=dict(type='SafeCheckpointHook', interval=1),
             logger=dict(type='LoggerHook', interval=2),
         ),
         optim_wrapper=dict(wrapper, clip_grad=dict(max_norm=0.2)),
@@ -67,7 +69,7 @@ def history(runner, key):
 
 @pytest.mark.parametrize('latest', [-1.0, math.inf])
 def test_the_log_is_that_of_mmengine(tmp_path, monkeypatch, latest):
-    monkeypatch.setattr(late_values, 'LATEST', latest)
+    monkeypatch.setattr(late_values, 'MAX_AGE', latest)
     runs = [train(tmp_path / k, k)[0] for k in (LATE, 'RuntimeInfoHook')]
     logs = []
     for runner in runs:
@@ -94,7 +96,7 @@ def test_the_log_is_that_of_mmengine(tmp_path, monkeypatch, latest):
 
 @pytest.mark.parametrize('fused', [False, True])
 def test_a_step_reads_nothing(tmp_path, monkeypatch, fused):
-    monkeypatch.setattr(late_values, 'LATEST', math.inf)
+    monkeypatch.setattr(late_values, 'MAX_AGE', math.inf)
     read, seen = late_values.StepCheck.read, []
 
     def note(check):
@@ -103,8 +105,7 @@ def test_a_step_reads_nothing(tmp_path, monkeypatch, fused):
         return read(check)
 
     monkeypatch.setattr(late_values.StepCheck, 'read', note)
-    runner, reads = train(tmp_path / 'own', LATE, fused)
-    runner.optim_wrapper.check_last_step()
+    _, reads = train(tmp_path / 'own', LATE, fused)
     # Of the first values MMEngine's message hub makes histories.
     assert reads.counts == [2, 0, 0, 0, 0, 0]
     # Fused, the check is read when the next step is due, or saved.
@@ -118,10 +119,10 @@ def test_a_value_waits_for_a_second(monkeypatch):
     hub = MessageHub.get_instance('late')
     clock = [0.0]
     monkeypatch.setattr(late_values.time, 'monotonic', lambda: clock[0])
-    known = []
+    known, value = [], torch.zeros(1)
     for number in range(5):
         clock[0] += 0.4
-        late_values.log_late(hub, 'x', torch.tensor([float(number)]))
+        late_values.log_late(hub, 'x', value.fill_(number))  # In its place.
         known.append(hub.get_scalar('x').known.tolist())
     assert known == [[0], [0], [0], [0, 1, 2, 3], [0, 1, 2, 3]]
     late_values.log_late(hub, 'x', 7)  # a number

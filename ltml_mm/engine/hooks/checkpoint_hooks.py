@@ -118,6 +118,11 @@ class SafeCheckpointHook(CheckpointHook):
         if self._rule_error is not None:
             raise self._rule_error
         super().before_train(runner)
+        saving = [h for h in runner.hooks if isinstance(h, CheckpointHook)]
+        # This one has the last step checked; a stock one does not.
+        own = all(isinstance(hook, SafeCheckpointHook) for hook in saving)
+        if hasattr(runner.optim_wrapper, 'reads_late'):
+            runner.optim_wrapper.reads_late = own
         self._saved_step = runner.iter  # What was loaded is saved.
         # The stock hook asks it to remove old files before it writes new ones.
         self.file_backend = DeferredRemoval()
@@ -128,6 +133,15 @@ class SafeCheckpointHook(CheckpointHook):
             for pattern in ('.*.pth*.tmp', '.last_checkpoint.*.tmp'):
                 for path in Path(self.out_dir).glob(pattern):
                     path.unlink(missing_ok=True)
+
+    def before_val(self, runner: Runner) -> None:
+        """Has the last step checked."""
+        _check_last_step(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Has the last step checked; otherwise as the stock hook."""
+        _check_last_step(runner)
+        super().after_train(runner)
 
     def save_now(self, runner: Runner, by_epoch: bool) -> str:
         """Saves a checkpoint, if there is none of this step, and returns it.
@@ -288,7 +302,14 @@ def _check_keys(wanted: Iterable[str], keys: Sequence[str]) -> None:
             )
 
 
+def _check_last_step(runner: Runner) -> None:
+    wrapper = runner.optim_wrapper
+    if hasattr(wrapper, 'check_last_step'):
+        wrapper.check_last_step()
+
+
 def _gather(runner: Runner) -> None:
+    _check_last_step(runner)
     for hook in runner.hooks:
         if isinstance(hook, ExactResumeHook):
             hook.gather(runner)

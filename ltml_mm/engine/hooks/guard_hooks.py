@@ -278,11 +278,6 @@ class NumericsHook(Hook):
         if self.every_n_train_iters(runner, INTERVAL):
             self.after_train(runner, 1)
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Has the last step checked ahead of a validation or checkpoint."""
-        if hasattr(runner.optim_wrapper, 'check_last_step'):
-            runner.optim_wrapper.check_last_step()
-
     def after_train(self, runner: Runner, uncounted: int = 0) -> None:
         """Checks the scales, at the end or while a step is not counted."""
         scales = _scales(runner.model)

@@ -7,14 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.distributed import new_group
 from torch.utils.data import DataLoader
 
 from ltml_mm.engine.hooks.checkpoint_hooks import SafeCheckpointHook
@@ -81,6 +83,7 @@ class PreemptionHook(Hook):
         self._received, self._since = 0, 0.0
         self._checkpoint: SafeCheckpointHook | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._group: Any = None
 
     def before_train(self, runner: Runner) -> None:
         """Installs the signal handlers."""
@@ -94,6 +97,10 @@ class PreemptionHook(Hook):
             )
             return
         self._received = 0
+        if is_distributed():
+            # A number of the host: over nccl it would wait for the GPU.
+            hour = timedelta(hours=1)
+            self._group = new_group(backend='gloo', timeout=hour)
         self._checkpoint = hooks[0]
         for loader in _loaders(runner):
             shield_workers(loader, self._signals)
@@ -153,7 +160,7 @@ class PreemptionHook(Hook):
         if self._checkpoint is None or done % accumulated_steps(runner):
             return
         number = torch.tensor(self._received)
-        all_reduce(number, 'max')
+        all_reduce(number, 'max', self._group)
         if number:  # Else one that has come meanwhile waits for the next step.
             self._received = int(number)
             path = self._checkpoint.save_now(runner, by_epoch)

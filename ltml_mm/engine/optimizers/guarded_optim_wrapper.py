@@ -38,11 +38,13 @@ class GuardedOptimWrapper(OptimWrapper):
     A step whose loss or total gradient norm is infinite or NaN is not taken,
     on any process. The decision falls when the optimizer would step, after
     the last of the accumulated batches. It costs one gradient norm. Finite
-    steps are those of ``OptimWrapper`` bit by bit.
+    steps are those of ``OptimWrapper`` bit by bit; with a fused optimizer,
+    a scale of the loss that is no power of two and no clipping, rounded
+    otherwise.
 
     PyTorch's fused optimizers leave such a step out by themselves. With them
-    and ``'stop'`` the host reads what was found when the next step is due, an
-    epoch ends or a checkpoint is saved, and waits for no GPU until then.
+    and ``'stop'`` the host reads what was found as late as the next step,
+    validation or checkpoint, if ``SafeCheckpointHook`` saves those.
 
     Args:
         on_nonfinite (str): ``'stop'`` ends the run with a message: the step,
@@ -65,7 +67,8 @@ class GuardedOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         self.on_nonfinite = on_nonfinite
         self._in_a_row = 0
-        # A check whose step the optimizer has taken or left out by itself.
+        #: Whether somebody reads a check ahead of each validation and save.
+        self.reads_late = False
         self._unread: StepCheck | None = None
         self._clear()
 
@@ -104,9 +107,6 @@ class GuardedOptimWrapper(OptimWrapper):
         """Records the loss; otherwise as the parent's."""
         self._batches.append((loss.detach(), self._passes))
         self._passes = []
-        if self._rescales():
-            # By 1, or by NaN: the scaler leaves out infinite gradients alone.
-            loss = loss * (1 + 0 * loss.detach())
         super().update_params(loss, *args, **kwargs)
 
     def _rescales(self) -> bool:
@@ -123,23 +123,24 @@ class GuardedOptimWrapper(OptimWrapper):
                 not in the step before.
         """
         given: Any = self.clip_grad_kwargs  # type: ignore[has-type]
+        optimizer: Any = self.optimizer
         try:
             self.check_last_step()
-            groups = self.optimizer.param_groups
+            groups = optimizer.param_groups
             weights = [p for group in groups for p in group['params']]
+            weights = [p for p in weights if p.requires_grad]
             weights = [p for p in weights if p.grad is not None]
             if self._rescales():
-                self.loss_scaler.unscale_(self.optimizer)
+                self.loss_scaler.unscale_(optimizer)
             args = self._inner_count, self._module, weights, self._batches
             self._check = check = StepCheck(*args)
-            skips = getattr(
-                self.optimizer, '_step_supports_amp_scaling', False
-            )
-            late = self.on_nonfinite == 'stop' and skips
-            if late:
+            if self.on_nonfinite == 'stop' and self._skips_by_itself():
                 self._unread = check
-                # Of a scaler that is enabled its own takes the place.
-                self.optimizer.found_inf = check.flags.amax().float()
+                optimizer.found_inf = check.flags.amax().float()
+                if self._rescales():  # Whose own takes the place of this.
+                    found = self.loss_scaler._found_inf_per_device(optimizer)
+                    for own in found.values():
+                        own.copy_(torch.maximum(own, check.flags[0].to(own)))
             elif not self._judge(check):
                 return
             if given:
@@ -148,26 +149,26 @@ class GuardedOptimWrapper(OptimWrapper):
             super().step(**kwargs)
         finally:
             self.clip_grad_kwargs = given
-            self.optimizer.__dict__.pop('found_inf', None)
+            optimizer.__dict__.pop('found_inf', None)
             self._clear()
 
-    def check_last_step(self, together: bool = True) -> None:
+    def check_last_step(self) -> None:
         """Reads what the last step's check found, where nobody has.
 
-        Args:
-            together: Whether all processes call it.
+        All processes must call it.
 
         Raises:
             NonFiniteError: The loss or the gradients were not finite.
         """
         check, self._unread = self._unread, None
         if check is not None:
-            self._judge(check, together)
+            self._judge(check)
 
-    def state_dict(self) -> dict:
-        """Returns the parent's, unless the last step was not finite."""
-        self.check_last_step(together=False)  # One process saves.
-        return super().state_dict()
+    def _skips_by_itself(self) -> bool:
+        """Whether the optimizer leaves a step out where a tensor says so."""
+        skips = getattr(self.optimizer, '_step_supports_amp_scaling', False)
+        fused = all(g.get('fused') for g in self.optimizer.param_groups)
+        return skips and fused and self.reads_late
 
     def _clip_grad(self) -> None:
         """Clips as the parent by a norm that is known, without a wait."""
@@ -180,7 +181,7 @@ class GuardedOptimWrapper(OptimWrapper):
             key = f'train/{self.grad_name}'
             log_late(self.message_hub, key, self._check.norm)
 
-    def _judge(self, check: StepCheck, together: bool = True) -> bool:
+    def _judge(self, check: StepCheck) -> bool:
         """Whether a step is taken. Ends a run that is to stop."""
         bad_loss, bad_norm, *_ = check.read()
         self._in_a_row = self._in_a_row + 1 if bad_loss or bad_norm else 0
@@ -189,7 +190,9 @@ class GuardedOptimWrapper(OptimWrapper):
             since = f'for {self._in_a_row} steps in a row '
         elif not bad_loss and (not bad_norm or self._rescales()):
             return True
-        text = f'step {check.step}: {since}{check.describe(together)}'
+        if self._rescales():  # The scale stays.
+            self.loss_scaler.update(self.loss_scaler.get_scale())
+        text = f'step {check.step}: {since}{check.describe()}'
         if since or self.on_nonfinite == 'stop':
             raise NonFiniteError(
                 f'{text}\nTo leave such steps out: '
@@ -202,8 +205,6 @@ class GuardedOptimWrapper(OptimWrapper):
         buffers = self._module.buffers() if self._module else ()
         for buffer, before in zip(buffers, self._buffers, strict=True):
             buffer.copy_(before)
-        if self._rescales():
-            self.loss_scaler.update(self.loss_scaler.get_scale())
         count = self.message_hub.runtime_info.get(SKIPPED, 0) + 1
         self.message_hub.update_info(SKIPPED, count)
         self.message_hub.update_scalar(f'train/{SKIPPED}', count)

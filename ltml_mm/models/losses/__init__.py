@@ -3,11 +3,11 @@
 from .base import ClassStatisticsLoss
 from .baselines import (
     ClassBalancedFocalLoss,
+    ClassMeanLoss,
     DistributionBalancedLoss,
     MultiLabelLDAMLoss,
     ReweightedBCELoss,
 )
-from .class_mean_loss import ClassMeanLoss
 from .cross_branch_consistency_loss import CrossBranchConsistencyLoss
 from .logit_compensated_bce_loss import LogitCompensatedBCELoss
 
