@@ -6,14 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from ltml_cli.options import (
-    Parser,
-    add_cfg_options,
-    check_data_root,
-    check_source,
-    find_config,
-    output_folder,
-)
+from ltml_cli import options
 
 #: The formats that are converted, as in ``converters.convert.READERS``.
 FORMATS = (
@@ -22,7 +15,7 @@ FORMATS = (
 )  # fmt: skip
 
 
-class _ConvertParser(Parser):
+class _ConvertParser(options.Parser):
     """Takes a positional that may be left out between options, too."""
 
     def parse_args(  # type: ignore[override]
@@ -32,7 +25,7 @@ class _ConvertParser(Parser):
         return self.parse_intermixed_args(args, namespace)
 
 
-def convert_parser() -> Parser:
+def convert_parser() -> options.Parser:
     """Builds the parser of ``custom.py``."""
     parser = _ConvertParser(
         description="""Convert one's own multi-label data to MMPretrain's JSON.
@@ -119,7 +112,7 @@ metadata.csv or .jsonl), label_studio (JSON, JSON-MIN), fiftyone
     return parser
 
 
-def check_convert(parser: Parser, args: argparse.Namespace) -> None:
+def check_convert(parser: options.Parser, args: argparse.Namespace) -> None:
     """Checks that the sources are there and the options fit together."""
     if args.max_count is None and (args.min_count, args.shape) != (None, None):
         raise ValueError('--min-count and --shape need --max-count')
@@ -128,12 +121,12 @@ def check_convert(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f'{args.source} is a format; name the source, too')
     for path in (args.source, args.images, args.classes, args.test, args.val):
         if isinstance(path, str):
-            check_source(path, 'file or folder')
+            options.check_source(path, 'file or folder')
 
 
-def voc_lt_parser() -> Parser:
+def voc_lt_parser() -> options.Parser:
     """Builds the parser of ``voc_lt.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Make VOC-LT from the folder VOCdevkit: VOC2012 trainval, '
         'VOC2007 test.'
     )
@@ -141,9 +134,9 @@ def voc_lt_parser() -> Parser:
     return parser
 
 
-def coco_lt_parser() -> Parser:
+def coco_lt_parser() -> options.Parser:
     """Builds the parser of ``coco_lt.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Make COCO-LT from the folder of COCO: train2017, '
         'val2017, annotations.'
     )
@@ -152,9 +145,9 @@ def coco_lt_parser() -> Parser:
     return parser
 
 
-def dataset_report_parser() -> Parser:
+def dataset_report_parser() -> options.Parser:
     """Builds the parser of ``dataset_report.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Report on the training set of a config, or on an '
         'annotation file: class counts, co-occurrence, and how often its '
         'samplers draw every class. No image is read.'
@@ -166,26 +159,30 @@ def dataset_report_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
-        type=output_folder,
+        type=options.output_folder,
         required=True,
         metavar='DIR',
         help='where report.md, report.json and the picture go; those of an '
         'earlier report are replaced',
     )
-    add_cfg_options(parser)
+    options.add_cfg_options(parser)
     return parser
 
 
-def check_dataset_report(parser: Parser, args: argparse.Namespace) -> None:
+def check_dataset_report(
+    parser: options.Parser, args: argparse.Namespace
+) -> None:
     """Checks the source and where the report goes."""
     if args.source.endswith('.json'):
-        check_source(args.source, 'file')
+        options.check_source(args.source, 'file')
     else:
-        args.source = find_config(args.source)
-    check_data_root(args.cfg_options)
+        args.source = options.find_config(args.source)
+    options.check_data_root(args.cfg_options)
 
 
-def _add_published(parser: Parser, name: str, held: str, out: str) -> None:
+def _add_published(
+    parser: options.Parser, name: str, held: str, out: str
+) -> None:
     parser.add_argument('source', metavar=name, help=f'folder with {held}')
     parser.add_argument(
         '--split-file',
@@ -194,11 +191,11 @@ def _add_published(parser: Parser, name: str, held: str, out: str) -> None:
     _add_output(parser, out)
 
 
-def _add_output(parser: Parser, out: str | None = None) -> None:
+def _add_output(parser: options.Parser, out: str | None = None) -> None:
     """Adds the options that all converters share."""
     parser.add_argument(
         '--out',
-        type=output_folder,
+        type=options.output_folder,
         default=out,
         required=out is None,
         help='folder to write train.json, test.json, split.json and, where '

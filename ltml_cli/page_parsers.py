@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ltml_cli.options import (
-    Parser,
-    add_cfg_options,
-    add_device,
-    add_model,
-    check_checkpoint,
-    check_model,
-    find_config,
-    output_folder,
-    positive,
-)
+from ltml_cli import options
 from ltml_cli.run_parsers import add_thresholds
 
 
-def model_report_parser() -> Parser:
+def model_report_parser() -> options.Parser:
     """Builds the parser of ``model_report.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Write a page about a model. It shows figures by group '
         'and class, errors as pictures, where the model looks, and which '
         'errors other classes explain.'
     )
-    add_model(parser)
+    options.add_model(parser)
     parser.add_argument(
         '--out',
-        type=output_folder,
+        type=options.output_folder,
         required=True,
         metavar='DIR',
         help='where report.html goes',
@@ -51,27 +41,27 @@ def model_report_parser() -> Parser:
     parser.add_argument(
         '--no-cam', action='store_true', help='leave out Grad-CAM'
     )
-    add_device(parser)
-    add_cfg_options(parser)
+    options.add_device(parser)
+    options.add_cfg_options(parser)
     return parser
 
 
-def check_model_report(parser: Parser, args: Namespace) -> None:
+def check_model_report(parser: options.Parser, args: Namespace) -> None:
     """Checks the arguments of ``model_report.py``."""
     _check_model(parser, args)
     if args.compare:
-        args.compare[0] = find_config(args.compare[0])
-        check_checkpoint(args.compare[1])
+        args.compare[0] = options.find_config(args.compare[0])
+        options.check_checkpoint(args.compare[1])
 
 
-def demo_page_parser() -> Parser:
+def demo_page_parser() -> options.Parser:
     """Builds the parser of ``demo_page.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Serve a page to try a model on pictures. It shows '
         'labels by group, both branches, where they look, and the nearest '
         'training pictures. Nothing leaves this machine.'
     )
-    add_model(parser)
+    options.add_model(parser)
     add_thresholds(parser)
     parser.add_argument(
         '--host',
@@ -80,7 +70,7 @@ def demo_page_parser() -> Parser:
         'password (default: 127.0.0.1)',
     )
     parser.add_argument(
-        '--port', type=positive, default=7860, help='default: 7860'
+        '--port', type=options.positive, default=7860, help='default: 7860'
     )
     parser.add_argument(
         '--train-images',
@@ -90,17 +80,17 @@ def demo_page_parser() -> Parser:
         help='training pictures among which the nearest are looked for, 0 '
         'for none (default: 2000)',
     )
-    add_device(parser)
-    add_cfg_options(parser)
+    options.add_device(parser)
+    options.add_cfg_options(parser)
     return parser
 
 
-def check_demo_page(parser: Parser, args: Namespace) -> None:
+def check_demo_page(parser: options.Parser, args: Namespace) -> None:
     """Checks the arguments of ``demo_page.py``."""
     _check_model(parser, args)
 
 
-def _check_model(parser: Parser, args: Namespace) -> None:
+def _check_model(parser: options.Parser, args: Namespace) -> None:
     if args.train_images < 0:
         parser.error(f'--train-images must be at least 0: {args.train_images}')
-    check_model(args)
+    options.check_model(args)

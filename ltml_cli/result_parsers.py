@@ -6,17 +6,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
-from ltml_cli.options import (
-    Parser,
-    add_cfg_options,
-    add_device,
-    add_model,
-    check_data_root,
-    check_model,
-    output_file,
-    output_folder,
-    positive,
-)
+from ltml_cli import options
 
 #: The paper's rows in the order of its tables: config, and name in tables.
 ROWS = {
@@ -60,9 +50,9 @@ PUBLISHED = ('voc', 'coco')
 DATA_SETS = (*PUBLISHED, 'demo', 'custom')
 
 
-def compare_parser() -> Parser:
+def compare_parser() -> options.Parser:
     """Builds the parser of ``compare.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Train and test rows of the tables with several seeds. '
         'Runs what is missing under --out, then writes runs.csv, table.md '
         'and groups.png there. Start it again after it was killed.'
@@ -87,9 +77,12 @@ def compare_parser() -> Parser:
         '--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4]
     )
     parser.add_argument(
-        '--jobs', type=positive, default=1, help='runs at a time (default: 1)'
+        '--jobs',
+        type=options.positive,
+        default=1,
+        help='runs at a time (default: 1)',
     )
-    parser.add_argument('--out', type=output_folder, required=True)
+    parser.add_argument('--out', type=options.output_folder, required=True)
     parser.add_argument(
         '--reference',
         help='row that the others are compared with (default: the first)',
@@ -99,12 +92,12 @@ def compare_parser() -> Parser:
     )
     parser.add_argument(
         '--images-per-step',
-        type=positive,
+        type=options.positive,
         help="images of a step, over all streams (default: the configs', 64)",
     )
     parser.add_argument(
         '--epoch-images',
-        type=positive,
+        type=options.positive,
         help='images of an epoch, over all streams (default: as configured; '
         'a row that overrides its epoch length keeps it)',
     )
@@ -141,7 +134,7 @@ def compare_parser() -> Parser:
         action='store_true',
         help='keep the last checkpoint of every run',
     )
-    add_cfg_options(parser)
+    options.add_cfg_options(parser)
     parser.add_argument(
         '--dry-run',
         action='store_true',
@@ -151,7 +144,7 @@ def compare_parser() -> Parser:
     return parser
 
 
-def check_compare(parser: Parser, args: Namespace) -> None:
+def check_compare(parser: options.Parser, args: Namespace) -> None:
     """Checks that the options of the tuning fit together."""
     args.out = Path(args.out)
     if not args.tune and (args.tune_fraction or args.tune_on):
@@ -163,9 +156,9 @@ def check_compare(parser: Parser, args: Namespace) -> None:
         )
 
 
-def plot_log_parser() -> Parser:
+def plot_log_parser() -> options.Parser:
     """Builds the parser of ``plot_log.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Draw the terms of the loss, the agreement of the '
         'branches and the mAP of the groups over a training'
     )
@@ -177,19 +170,22 @@ def plot_log_parser() -> Parser:
         'style of their lines',
     )
     parser.add_argument(
-        '--out', type=output_file, required=True, help='PNG file to write'
+        '--out',
+        type=options.output_file,
+        required=True,
+        help='PNG file to write',
     )
     return parser
 
 
-def thresholds_parser() -> Parser:
+def thresholds_parser() -> options.Parser:
     """Builds the parser of ``thresholds.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Choose one threshold a class, and calibrate the scores',
         epilog='The test set is refused: figures on it would no longer be '
         'those of unseen images.',
     )
-    add_model(parser)
+    options.add_model(parser)
     parser.add_argument(
         '--on',
         metavar=f'{VALIDATION}|{TRAINING}|FILE.json',
@@ -218,23 +214,23 @@ def thresholds_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
-        type=output_file,
+        type=options.output_file,
         metavar='FILE.json',
         help='the file to write (default: thresholds.json beside the '
         'checkpoint, where predict.py finds it)',
     )
     parser.add_argument(
         '--figure',
-        type=output_file,
+        type=options.output_file,
         metavar='FILE.png',
         help='draw the reliability diagram by group',
     )
-    add_device(parser)
-    add_cfg_options(parser)
+    options.add_device(parser)
+    options.add_cfg_options(parser)
     return parser
 
 
-def check_thresholds(parser: Parser, args: Namespace) -> None:
+def check_thresholds(parser: options.Parser, args: Namespace) -> None:
     """Checks what is asked for, and the files that are read."""
     try:
         parse_metric_words(args.metric)
@@ -252,8 +248,8 @@ def check_thresholds(parser: Parser, args: Namespace) -> None:
             )
         if not Path(args.on).is_file():
             raise FileNotFoundError(f'no such annotation file: {args.on}')
-    check_model(args)
-    check_data_root(args.cfg_options)
+    options.check_model(args)
+    options.check_data_root(args.cfg_options)
 
 
 def parse_metric_words(text: str) -> tuple[str, tuple[float, ...]]:

@@ -7,25 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ltml_cli.options import (
-    FLAGS,
-    Parser,
-    add_cfg_options,
-    add_common_arguments,
-    add_config,
-    add_device,
-    add_flags,
-    add_model,
-    check_checkpoint,
-    check_model,
-    check_new_run,
-    check_source,
-    find_config,
-    output_file,
-    output_folder,
-    positive,
-    settle_flags,
-)
+from ltml_cli import options
 
 #: What --amp may name, as in ``apis.train.PRECISIONS``.
 PRECISIONS = ('fp16', 'bf16')
@@ -39,12 +21,12 @@ DEFAULT_THRESHOLD = 0.5
 SOME_SKIPPED = 3
 
 
-def train_parser() -> Parser:
+def train_parser() -> options.Parser:
     """Builds the parser of ``train.py``."""
-    parser = Parser(description='Train a model')
-    add_config(parser)
-    add_flags(parser, *FLAGS)
-    add_common_arguments(parser)
+    parser = options.Parser(description='Train a model')
+    options.add_config(parser)
+    options.add_flags(parser, *options.FLAGS)
+    options.add_common_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -86,14 +68,14 @@ def add_safetensors(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_train(parser: Parser, args: argparse.Namespace) -> None:
+def check_train(parser: options.Parser, args: argparse.Namespace) -> None:
     """Checks the files that a training reads."""
-    args.config = find_config(args.config)
-    settle_flags(parser, args)
+    args.config = options.find_config(args.config)
+    options.settle_flags(parser, args)
     if args.resume is None and args.work_dir is not None:
-        check_new_run(args.work_dir)
+        options.check_new_run(args.work_dir)
     if args.resume not in (None, 'auto') and '://' not in args.resume:
-        check_checkpoint(args.resume)
+        options.check_checkpoint(args.resume)
         if args.resume.endswith(SAFETENSORS):
             raise ValueError(
                 f'{args.resume} holds weights alone, no state of a training '
@@ -102,12 +84,12 @@ def check_train(parser: Parser, args: argparse.Namespace) -> None:
             )
 
 
-def test_parser() -> Parser:
+def test_parser() -> options.Parser:
     """Builds the parser of ``test.py``."""
-    parser = Parser(description='Evaluate a checkpoint')
-    add_model(parser)
-    add_flags(parser, '--data', '--size', '--batch-size')
-    add_common_arguments(parser)
+    parser = options.Parser(description='Evaluate a checkpoint')
+    options.add_model(parser)
+    options.add_flags(parser, '--data', '--size', '--batch-size')
+    options.add_common_arguments(parser)
     parser.add_argument(
         '--tta',
         action='store_true',
@@ -115,37 +97,37 @@ def test_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
-        type=output_file,
+        type=options.output_file,
         metavar='X.json',
         help='write metrics and predictions to this JSON file',
     )
     parser.add_argument(
         '--show-dir',
-        type=output_folder,
+        type=options.output_folder,
         help='draw the predictions on the images, into here',
     )
     add_thresholds(parser)
     return parser
 
 
-def check_test(parser: Parser, args: argparse.Namespace) -> None:
+def check_test(parser: options.Parser, args: argparse.Namespace) -> None:
     """Checks the files of a test, and options that exclude each other."""
     if args.out is not None and not args.out.endswith('.json'):
         parser.error(f'--out must end with .json, got {args.out}')
     if args.tta and args.show_dir:
         parser.error('--show-dir draws single views: leave out --tta')
-    check_model(args)
-    settle_flags(parser, args)
+    options.check_model(args)
+    options.settle_flags(parser, args)
 
 
-def predict_parser() -> Parser:
+def predict_parser() -> options.Parser:
     """Builds the parser of ``predict.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Predict the classes of images',
         epilog=f'Files that cannot be read are skipped and reported; the '
         f'exit status is then {SOME_SKIPPED}.',
     )
-    add_model(parser)
+    options.add_model(parser)
     parser.add_argument(
         'input', metavar='IMAGE|FOLDER', help='an image, or a folder of them'
     )
@@ -159,7 +141,7 @@ def predict_parser() -> Parser:
     add_thresholds(choice)
     choice.add_argument(
         '--topk',
-        type=positive,
+        type=options.positive,
         help='predict this many, whatever their scores',
     )
     parser.add_argument(
@@ -169,19 +151,19 @@ def predict_parser() -> Parser:
     )
     parser.add_argument(
         '--out',
-        type=output_folder,
+        type=options.output_folder,
         metavar='DIR',
         help='write predictions.json and annotated pictures into here '
         '(default: only show the table)',
     )
     parser.add_argument(
         '--batch-size',
-        type=positive,
+        type=options.positive,
         default=8,
         help='images a step (default: 8)',
     )
-    add_device(parser)
-    add_cfg_options(parser)
+    options.add_device(parser)
+    options.add_cfg_options(parser)
     return parser
 
 
@@ -195,24 +177,24 @@ def add_thresholds(parser: Any) -> None:
     )
 
 
-def check_predict(parser: Parser, args: argparse.Namespace) -> None:
+def check_predict(parser: options.Parser, args: argparse.Namespace) -> None:
     """Checks the numbers and the files of a prediction."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         parser.error(f'--threshold must be in [0, 1], got {args.threshold}')
-    check_model(args)
-    check_source(args.input, 'image or folder')
+    options.check_model(args)
+    options.check_source(args.input, 'image or folder')
 
 
-def merge_parser() -> Parser:
+def merge_parser() -> options.Parser:
     """Builds the parser of ``merge_branches.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Merge the two branches of a checkpoint into a stock '
         'ImageClassifier of MMPretrain'
     )
-    add_model(parser, ' of the training')
+    options.add_model(parser, ' of the training')
     parser.add_argument(
         'out',
-        type=output_file,
+        type=options.output_file,
         metavar='OUT.pth',
         help='checkpoint to write; its config OUT.py goes beside it',
     )
@@ -224,7 +206,7 @@ def merge_parser() -> Parser:
         help='measure the statistics of the merged BatchNorms on N training '
         'images (default: average those of the branches)',
     )
-    add_cfg_options(parser)
+    options.add_cfg_options(parser)
     parser.add_argument(
         '--force', action='store_true', help='overwrite existing output'
     )
@@ -232,13 +214,13 @@ def merge_parser() -> Parser:
     return parser
 
 
-def check_merge(parser: Parser, args: argparse.Namespace) -> None:
+def check_merge(parser: options.Parser, args: argparse.Namespace) -> None:
     """Checks that both files can be read, and the output be written."""
     if not args.out.endswith('.pth'):
         parser.error(f'OUT must end with .pth, got {args.out}')
     if args.bn_images < 0:
         parser.error(f'--bn-images must not be negative: {args.bn_images}')
-    check_model(args)
+    options.check_model(args)
     _check_targets(args, args.out, str(Path(args.out).with_suffix('.py')))
 
 
@@ -253,14 +235,14 @@ def _check_targets(args: argparse.Namespace, *targets: str) -> None:
             raise ValueError(f'{target} exists; pass --force to overwrite it')
 
 
-def export_parser() -> Parser:
+def export_parser() -> options.Parser:
     """Builds the parser of ``export.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Export a network for deployment: pixels in, scores out'
     )
-    add_model(parser, ' of the training, or of a merged network')
+    options.add_model(parser, ' of the training, or of a merged network')
     parser.add_argument(
-        'out', type=output_file, metavar='OUT', help='file to write'
+        'out', type=options.output_file, metavar='OUT', help='file to write'
     )
     parser.add_argument(
         '--format',
@@ -276,43 +258,43 @@ def export_parser() -> Parser:
     )
     parser.add_argument(
         '--int8',
-        type=output_file,
+        type=options.output_file,
         metavar='OUT.onnx',
         help='write the network in 8 bits, too, and measure the mAP it loses',
     )
     parser.add_argument(
         '--int8-images',
-        type=positive,
+        type=options.positive,
         default=200,
         metavar='N',
         help='training images to measure ranges on (default: 200)',
     )
     add_thresholds(parser)
-    add_cfg_options(parser)
+    options.add_cfg_options(parser)
     parser.add_argument(
         '--force', action='store_true', help='overwrite existing output'
     )
     return parser
 
 
-def check_export(parser: Parser, args: argparse.Namespace) -> None:
+def check_export(parser: options.Parser, args: argparse.Namespace) -> None:
     """Checks that the files can be read, and the output be written."""
     bare = args.format != 'onnx' or args.without_preprocessing
     if args.int8 is not None and bare:
         parser.error('--int8 is of ONNX files with preprocessing')
-    check_model(args)
+    options.check_model(args)
     targets = [path for path in (args.out, args.int8) if path is not None]
     _check_targets(args, *targets)
     if len({os.path.realpath(target) for target in targets}) < len(targets):
         raise ValueError(f'--int8 {args.int8} is OUT; give another file')
 
 
-def to_safetensors_parser() -> Parser:
+def to_safetensors_parser() -> options.Parser:
     """Builds the parser of ``to_safetensors.py``."""
-    parser = Parser(
+    parser = options.Parser(
         description='Write weights as safetensors, and a model card'
     )
-    add_model(parser, ' of the training')
+    options.add_model(parser, ' of the training')
     parser.add_argument(
         'out',
         type=_shared,
@@ -336,20 +318,24 @@ def to_safetensors_parser() -> Parser:
         'report (default: the class reports beside the checkpoint)',
     )
     add_thresholds(parser)
-    add_cfg_options(parser)
+    options.add_cfg_options(parser)
     return parser
 
 
 def _shared(text: str) -> str:
     is_file = text.endswith(SAFETENSORS)
-    return output_file(text) if is_file else output_folder(text)
+    return (
+        options.output_file(text) if is_file else options.output_folder(text)
+    )
 
 
-def check_to_safetensors(parser: Parser, args: argparse.Namespace) -> None:
+def check_to_safetensors(
+    parser: options.Parser, args: argparse.Namespace
+) -> None:
     """Checks the files that are read, and that none is replaced."""
-    check_model(args)
+    options.check_model(args)
     for path in args.results:
-        check_source(path, 'file')
+        options.check_source(path, 'file')
     if args.out is None:
         args.out = str(Path(args.checkpoint).with_suffix(SAFETENSORS))
     if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):

@@ -29,7 +29,7 @@ from ltml_mm.inspection import evidence
 from ltml_mm.inspection.attention import Attention, has_grad_cam
 from ltml_mm.inspection.model_report import environment
 from ltml_mm.inspection.neighbours import Features
-from ltml_mm.inspection.thumbnails import data_uri, heat_uri, shrink
+from ltml_mm.inspection.pictures import data_uri, heat_uri, shrink
 
 #: What one drop may hold: files, and of each bytes and pixels.
 MAX_FILES, MAX_FILE_BYTES, MAX_FILE_PIXELS = 12, 20 * 2**20, 50_000_000

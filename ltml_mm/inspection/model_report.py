@@ -36,7 +36,7 @@ from ltml_mm.inspection.evidence import (
     spread,
 )
 from ltml_mm.inspection.neighbours import Matches
-from ltml_mm.inspection.thumbnails import fit, heat_uri, shrink
+from ltml_mm.inspection.pictures import fit, heat_uri, shrink
 
 PAGE = 'report.html'
 #: What the page may take, in bytes.

@@ -22,7 +22,7 @@ from ltml_mm.inspection.model_report import (
     main,
     render,
 )
-from ltml_mm.inspection.thumbnails import heat_uri
+from ltml_mm.inspection.pictures import heat_uri
 
 
 def noise_page(num_classes, path):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from report_case import NoisePictures
 
-from ltml_mm.inspection.thumbnails import LADDER, fit, heat_uri, shrink
+from ltml_mm.inspection.pictures import LADDER, fit, heat_uri, shrink
 
 
 def decode(uri, kind):
