@@ -25,13 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Predicts, shows a table, writes files; exits with 3 if some failed."""
     args = parse('predict', argv)
     images, skipped = _list_images(args)
-    inferencer = MultiLabelInferencer(
-        args.config,
-        args.checkpoint,
-        args.device,
-        args.cfg_options,
-        args.thresholds,
-    )
+    model = args.config, args.checkpoint, args.device, args.cfg_options
+    inferencer = MultiLabelInferencer(*model, args.thresholds)
     if args.threshold is None and args.topk is None:
         if inferencer.thresholds is None:
             args.threshold = DEFAULT_THRESHOLD

@@ -365,13 +365,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f'the page needs the package gradio: {EXTRA}')
     if not has_grad_cam():
         print(f'Grad-CAM needs the package grad-cam: {EXTRA}', file=sys.stderr)
-    inferencer = MultiLabelInferencer(
-        args.config,
-        args.checkpoint,
-        args.device,
-        args.cfg_options,
-        thresholds=args.thresholds,
-    )
+    model = args.config, args.checkpoint, args.device, args.cfg_options
+    inferencer = MultiLabelInferencer(*model, args.thresholds)
     if inferencer.thresholds is None:
         print(inferencer.thresholds_note, file=sys.stderr)
     trial = Trial(inferencer, args.train_images)

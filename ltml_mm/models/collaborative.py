@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from ltml_mm.models import streams
+from ltml_mm.models import parts, streams
 from ltml_mm.models.fork.backbone import fork_backbone, fork_neck
 from ltml_mm.models.fork.branches import (
     BRANCHES,
@@ -24,16 +24,6 @@ from ltml_mm.models.fork.branches import (
 )
 from ltml_mm.models.fork.norms import separate_stream_norms
 from ltml_mm.models.losses.base import upcast
-from ltml_mm.models.parts import (
-    DEFAULT_CONSISTENCY,
-    FORK_SPELLINGS,
-    build_losses,
-    build_neck,
-    check_keywords,
-    fork_options,
-    free_batch,
-    head_config,
-)
 
 
 @ROOT_MODELS.register_module()
@@ -96,7 +86,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     """
 
     #: Taken in ``**kwargs``, like those of MMPretrain's ``ImageClassifier``.
-    FORMER_OPTIONS = tuple(FORK_SPELLINGS)
+    FORMER_OPTIONS = tuple(parts.FORK_SPELLINGS)
 
     def __init__(
         self,
@@ -111,9 +101,14 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
     ) -> None:
         named = signature(CollaborativeTwoBranchClassifier).parameters
         keys = [*named][:-1]  # all but kwargs itself
-        keys += [*FORK_SPELLINGS, 'data_preprocessor', 'init_cfg', 'train_cfg']
-        check_keywords(type(self).__name__, kwargs, keys)
-        fork = fork_options(fork, kwargs)
+        keys += [
+            *parts.FORK_SPELLINGS,
+            'data_preprocessor',
+            'init_cfg',
+            'train_cfg',
+        ]
+        parts.check_keywords(type(self).__name__, kwargs, keys)
+        fork = parts.fork_options(fork, kwargs)
         super().__init__(
             init_cfg=kwargs.get('init_cfg'),
             data_preprocessor=streams.build_preprocessor(
@@ -125,19 +120,19 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         self.num_classes = _check_num_classes(num_classes)
         self.fuse = fork['fuse']
         self.bn_streams = fork['bn_streams']
-        self.backbone = free_batch(MODELS.build(backbone))
+        self.backbone = parts.free_batch(MODELS.build(backbone))
         # Neck and heads are fitted to the features of the plain backbone,
         # so they are configured before it is forked.
-        plain_neck = build_neck(neck, self.backbone, head)
-        head = head_config(head, num_classes, self.backbone, plain_neck)
+        plain_neck = parts.build_neck(neck, self.backbone, head)
+        head = parts.head_config(head, num_classes, self.backbone, plain_neck)
         self.heads = ModuleDict({b: MODELS.build(head) for b in BRANCHES})
         self.fork_at = fork_backbone(
             self.backbone, fork['at'], fork['init'], fork['bn_streams']
         )
         self.neck = fork_neck(plain_neck, fork['init'])
-        self.loss_cls = build_losses(loss_cls, num_classes)
+        self.loss_cls = parts.build_losses(loss_cls, num_classes)
         self.loss_consistency = MODELS.build(
-            {**DEFAULT_CONSISTENCY, **(loss_consistency or {})}
+            {**parts.DEFAULT_CONSISTENCY, **(loss_consistency or {})}
         )
         # As in MMPretrain's ImageClassifier: some backbones rename the keys
         # of checkpoints from elsewhere. The hooks of the fork run later, at
@@ -248,14 +243,14 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         targets = streams.stream_targets(
             data_samples, self.num_classes, images.device
         )
-        parts = {
+        logits_of = {
             branch: dict(zip(BRANCHES, z.split(sizes), strict=True))
             for branch, z in logits.items()
         }
         losses = {}
         consistency = []
         for name, other in zip(BRANCHES, reversed(BRANCHES), strict=True):
-            own, crossed = parts[name][name], parts[other][name]
+            own, crossed = logits_of[name][name], logits_of[other][name]
             loss = self.loss_cls[name](own, targets[name])
             losses[f'{name}.loss_cls'] = loss
             consistency.append(self.loss_consistency(own, crossed))

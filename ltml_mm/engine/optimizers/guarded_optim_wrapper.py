@@ -126,8 +126,7 @@ class GuardedOptimWrapper(OptimWrapper):
         optimizer: Any = self.optimizer
         try:
             self.check_last_step()
-            groups = optimizer.param_groups
-            weights = [p for group in groups for p in group['params']]
+            weights = [p for g in optimizer.param_groups for p in g['params']]
             weights = [p for p in weights if p.requires_grad]
             weights = [p for p in weights if p.grad is not None]
             if self._rescales():
