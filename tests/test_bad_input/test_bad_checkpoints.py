@@ -2,17 +2,9 @@
 
 from pathlib import Path
 
+import bad_run
 import pytest
 import torch
-from bad_run import (
-    assert_nothing_half_written,
-    assert_refused,
-    evaluation,
-    prediction,
-    resumption,
-    training,
-    write_case,
-)
 from tiny_training import extend
 
 from ltml_mm.apis import read_checkpoint
@@ -37,19 +29,19 @@ class Bomb:
 def saved(tmp_path_factory):
     """A checkpoint of each kind, trained by the tool itself."""
     folder = tmp_path_factory.mktemp('saved')
-    own = write_case(folder / 'own')
+    own = bad_run.write_case(folder / 'own')
     configs = {
         'own': own,
-        'wider': extend(write_case(folder / 'wider'), WIDER),
-        'deeper': extend(write_case(folder / 'deeper'), DEEPER),
-        'plain': write_case(folder / 'plain', plain=True),
-        'two classes': write_case(
+        'wider': extend(bad_run.write_case(folder / 'wider'), WIDER),
+        'deeper': extend(bad_run.write_case(folder / 'deeper'), DEEPER),
+        'plain': bad_run.write_case(folder / 'plain', plain=True),
+        'two classes': bad_run.write_case(
             folder / 'classes', [[0], [1]] * 5, classes=['common', 'medium']
         ),
     }
     paths = {}
     for kind, config in configs.items():
-        status, shown = training(config)
+        status, shown = bad_run.training(config)
         assert status == 0, shown
         paths[kind] = config.parent / 'work' / 'epoch_1.pth'
     content = read_checkpoint(paths['own'])
@@ -120,21 +112,23 @@ CASES = {
 def test_another_checkpoint(saved, tmp_path, case):
     path = saved[case]
     evaluated, resumed, started = CASES[case]
-    config = write_case(tmp_path)
-    assert_refused(evaluation(config, path), evaluated)
-    assert_refused(resumption(config, path), resumed, str(path))
-    assert_nothing_half_written(tmp_path)
-    outcome = training(config, f'load_from={path}')
+    config = bad_run.write_case(tmp_path)
+    bad_run.assert_refused(bad_run.evaluation(config, path), evaluated)
+    bad_run.assert_refused(
+        bad_run.resumption(config, path), resumed, str(path)
+    )
+    bad_run.assert_nothing_half_written(tmp_path)
+    outcome = bad_run.training(config, f'load_from={path}')
     if started is None:
         assert outcome[0] == 0, outcome[1]
     else:
-        assert_refused(outcome, started, str(path))
-        assert_nothing_half_written(tmp_path)
-    outcome = prediction(config, path, tmp_path / 'data' / '0.png')
+        bad_run.assert_refused(outcome, started, str(path))
+        bad_run.assert_nothing_half_written(tmp_path)
+    outcome = bad_run.prediction(config, path, tmp_path / 'data' / '0.png')
     if case == 'two classes':  # its own are predicted
         assert outcome[0] == 0, outcome[1]
     else:
-        assert_refused(outcome, str(path))
+        bad_run.assert_refused(outcome, str(path))
     assert not (path.parent / 'ran').exists()
 
 
@@ -149,27 +143,29 @@ def test_the_bomb_would_go_off(saved, monkeypatch):
 
 
 def test_the_own_checkpoint(saved, tmp_path):
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     out = tmp_path / 'out'
-    assert evaluation(config, saved['own'], '--show-dir', out)[0] == 0
+    assert bad_run.evaluation(config, saved['own'], '--show-dir', out)[0] == 0
     assert len(list(out.glob('*.png'))) == 10
-    assert evaluation(config, saved['own'], '--tta')[0] == 0
-    outcome = evaluation(config, saved['plain'], '--tta')
-    assert_refused(outcome, MISFIT)
+    assert bad_run.evaluation(config, saved['own'], '--tta')[0] == 0
+    outcome = bad_run.evaluation(config, saved['plain'], '--tta')
+    bad_run.assert_refused(outcome, MISFIT)
     image = tmp_path / 'data' / '0.png'
-    assert prediction(config, saved['own'], image)[0] == 0
+    assert bad_run.prediction(config, saved['own'], image)[0] == 0
     options = [saved['own'], 'train_cfg.max_epochs=2']
-    assert_refused(resumption(config, *options), 'max_epochs: 1 -> 2')
+    bad_run.assert_refused(
+        bad_run.resumption(config, *options), 'max_epochs: 1 -> 2'
+    )
     options.append('default_hooks.exact_resume.on_change=warn')
-    outcome = resumption(config, *options)
+    outcome = bad_run.resumption(config, *options)
     assert outcome[0] == 0, outcome[1]
 
 
 def test_weights_of_a_plain_model_go_to_both_branches(saved, tmp_path):
     """What is promised of ``load_from`` with a stock classifier."""
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     options = (f'load_from={saved["plain"]}', 'optim_wrapper.optimizer.lr=0.')
-    assert training(config, *options)[0] == 0
+    assert bad_run.training(config, *options)[0] == 0
     plain, own = (
         read_checkpoint(path)['state_dict']
         for path in (saved['plain'], tmp_path / 'work' / 'epoch_1.pth')
@@ -186,10 +182,12 @@ def test_weights_of_a_plain_model_go_to_both_branches(saved, tmp_path):
 def test_pretrained_weights_are_not_executed(saved, tmp_path, case):
     """``init_cfg`` goes through MMEngine's own loader."""
     config = extend(
-        write_case(tmp_path),
+        bad_run.write_case(tmp_path),
         'model = dict(backbone=dict(init_cfg=dict(\n'
         f"    type='Pretrained', checkpoint={str(saved[case])!r})))",
     )
-    assert_refused(training(config), 'Weights only load failed|weights')
+    bad_run.assert_refused(
+        bad_run.training(config), 'Weights only load failed|weights'
+    )
     assert not (saved[case].parent / 'ran').exists()
-    assert_nothing_half_written(tmp_path)
+    bad_run.assert_nothing_half_written(tmp_path)

@@ -1,12 +1,7 @@
 """Mistyped configs: each ends before the first step, with what to change."""
 
+import bad_run
 import pytest
-from bad_run import (
-    assert_nothing_half_written,
-    assert_refused,
-    training,
-    write_case,
-)
 from tiny_training import extend
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -99,25 +94,27 @@ REFUSED = {
 @pytest.mark.parametrize('case', REFUSED)
 def test_refused(tmp_path, case):
     change, message = REFUSED[case]
-    config = write_case(tmp_path)
+    config = bad_run.write_case(tmp_path)
     if isinstance(change, str):
         config, change = extend(config, change), []
-    outcome = training(config, *change)
+    outcome = bad_run.training(config, *change)
     if 'flat batch' in message:  # the three lines to add follow
         assert outcome[0] == 1
         assert message in outcome[1]
     else:
-        assert_refused(outcome, message)
-    assert_nothing_half_written(tmp_path)
+        bad_run.assert_refused(outcome, message)
+    bad_run.assert_nothing_half_written(tmp_path)
 
 
 def test_classes_of_a_stock_model(tmp_path):
     """No module of it takes the class counts; it is checked all the same."""
-    config = write_case(tmp_path, plain=True)
-    assert training(config)[0] == 0
+    config = bad_run.write_case(tmp_path, plain=True)
+    assert bad_run.training(config)[0] == 0
     other = ('model.head.num_classes=5', f'work_dir={tmp_path / "other"}')
-    outcome = training(config, *other)
-    assert_refused(outcome, 'head has num_classes=5, but .* has 3 classes')
+    outcome = bad_run.training(config, *other)
+    bad_run.assert_refused(
+        outcome, 'head has num_classes=5, but .* has 3 classes'
+    )
 
 
 def test_real_bugs_keep_their_stack(tmp_path, monkeypatch):
@@ -129,10 +126,10 @@ def test_real_bugs_keep_their_stack(tmp_path, monkeypatch):
     place = 'ltml_mm.models.CollaborativeTwoBranchClassifier.loss'
     monkeypatch.setattr(place, broken)
     with pytest.raises(TypeError, match='a bug'):
-        training(write_case(tmp_path))
+        bad_run.training(bad_run.write_case(tmp_path))
 
 
 def test_the_stack_on_request(tmp_path, monkeypatch):
     monkeypatch.setenv('LTML_TRACEBACK', '1')
     with pytest.raises(KeyError, match='Unknown'):
-        training(write_case(tmp_path), 'model.type=Unknown')
+        bad_run.training(bad_run.write_case(tmp_path), 'model.type=Unknown')

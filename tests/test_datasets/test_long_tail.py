@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ltml_mm.datasets import (
-    COCOLTDataset,
-    LongTailMultiLabelDataset,
-    VOCLTDataset,
-)
+from ltml_mm import datasets
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
 
 SHARED = Path(__file__).parents[3] / 'shared/data'
@@ -30,7 +26,7 @@ COUNTS = {'class_counts': [0, 1, 2], 'num_train_images': 3}
 def make(tmp_path):
     """Writes content (altered by a function) and opens it."""
 
-    def make(alter=None, kind=LongTailMultiLabelDataset, **kwargs):
+    def make(alter=None, kind=datasets.LongTailMultiLabelDataset, **kwargs):
         content = copy.deepcopy(CONTENT)
         if alter is not None:
             alter(content)
@@ -90,7 +86,7 @@ def test_counts_given_win_for_a_test_set(make):
 
 
 def test_lazy_init_reads_nothing(tmp_path):
-    dataset = LongTailMultiLabelDataset(
+    dataset = datasets.LongTailMultiLabelDataset(
         ann_file=str(tmp_path / 'later.json'), pipeline=[], lazy_init=True
     )
     assert dataset.label_table is None
@@ -144,10 +140,12 @@ def test_further_metainfo_is_kept(make):
 
 
 def test_voc_names_hold_for_its_files(make):
-    dataset = make(put('classes', list(VOC_CLASSES)), kind=VOCLTDataset)
+    dataset = make(
+        put('classes', list(VOC_CLASSES)), kind=datasets.VOCLTDataset
+    )
     assert len(dataset.metainfo['class_counts']) == 20
     with pytest.raises(ValueError, match=r'expected \(20\): class 0'):
-        make(kind=VOCLTDataset)
+        make(kind=datasets.VOCLTDataset)
 
 
 def test_names_are_those_of_the_published_sets():
@@ -225,7 +223,7 @@ def test_other_names_than_expected_are_refused(make, given, difference):
 def test_a_long_list_of_other_names_is_not_printed(make):
     names = [*COCO_CLASSES[:-1], 'broom']
     with pytest.raises(ValueError, match='class 79 is') as caught:
-        make(put('classes', names), kind=COCOLTDataset)
+        make(put('classes', names), kind=datasets.COCOLTDataset)
     assert sum(repr(name) in str(caught.value) for name in names) == 1
 
 
@@ -247,7 +245,7 @@ def test_broken_json_is_named(tmp_path, data, message):
     file = tmp_path / 'broken.json'
     file.write_bytes(data)
     with pytest.raises(ValueError, match=message) as caught:
-        LongTailMultiLabelDataset(ann_file=str(file), pipeline=[])
+        datasets.LongTailMultiLabelDataset(ann_file=str(file), pipeline=[])
     assert str(file) in str(caught.value)
 
 
@@ -259,16 +257,16 @@ def test_pickles_are_not_opened(tmp_path):
     file = tmp_path / 'train.pkl'
     file.write_bytes(pickle.dumps(Attack()))
     with pytest.raises(ValueError, match='must be JSON'):
-        LongTailMultiLabelDataset(ann_file=str(file), pipeline=[])
+        datasets.LongTailMultiLabelDataset(ann_file=str(file), pipeline=[])
     assert not (tmp_path / 'executed').exists()
 
 
 @pytest.mark.parametrize(
     ('kind', 'tool'),
     [
-        (LongTailMultiLabelDataset, 'custom'),
-        (VOCLTDataset, 'voc_lt'),
-        (COCOLTDataset, 'coco_lt'),
+        (datasets.LongTailMultiLabelDataset, 'custom'),
+        (datasets.VOCLTDataset, 'voc_lt'),
+        (datasets.COCOLTDataset, 'coco_lt'),
     ],
 )
 def test_a_missing_file_is_named_with_what_writes_it(tmp_path, kind, tool):

@@ -3,16 +3,10 @@
 import random
 from collections import Counter
 
+import label_lists
 import numpy as np
 import pytest
 import torch
-from label_lists import (
-    STREAMS,
-    LabelLists,
-    global_states,
-    multi_labels,
-    published,
-)
 from torch.utils.data import BatchSampler
 
 from ltml_mm.datasets import (
@@ -21,7 +15,7 @@ from ltml_mm.datasets import (
     UniformSampler,
 )
 
-DATASET = multi_labels()
+DATASET = label_lists.multi_labels()
 
 
 def uniform(length=53, seed=7, dataset=DATASET):
@@ -33,7 +27,7 @@ def class_aware(length=53, seed=7, dataset=DATASET):
 
 
 def two_stream(length=53, seed=7, dataset=DATASET):
-    return TwoStreamSampler(dataset, STREAMS, length, seed=seed)
+    return TwoStreamSampler(dataset, label_lists.STREAMS, length, seed=seed)
 
 
 KINDS = pytest.mark.parametrize('make', [uniform, class_aware, two_stream])
@@ -84,9 +78,9 @@ def test_neighbouring_seeds_do_not_share_epochs(make):
 
 @KINDS
 def test_global_generators_are_neither_read_nor_moved(make):
-    before = global_states()
+    before = label_lists.global_states()
     order = list(make())
-    assert global_states() == before
+    assert label_lists.global_states() == before
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
@@ -218,7 +212,7 @@ def test_epochs_have_the_length_asked_for(make, length):
 
 @pytest.mark.parametrize('kind', [UniformSampler, ClassAwareMultiLabelSampler])
 class TestNumSamples:
-    dataset = LabelLists([[0], [0], [0], [2], [0, 2], [], [0]])
+    dataset = label_lists.LabelLists([[0], [0], [0], [2], [0, 2], [], [0]])
 
     def test_class_max_counts_the_classes_that_have_an_image(self, kind):
         # Class 0 has 5 images, two classes have any.
@@ -249,7 +243,7 @@ class TestNumSamples:
 
     def test_an_empty_dataset_is_refused(self, kind):
         with pytest.raises(ValueError, match='no image to draw'):
-            kind(LabelLists([]), 5)
+            kind(label_lists.LabelLists([]), 5)
 
     def test_a_dataset_without_labels_is_refused(self, kind):
         with pytest.raises(TypeError, match='no get_cat_ids'):
@@ -261,7 +255,7 @@ class TestNumSamples:
 
 @pytest.mark.parametrize('length', [1, 24, 25, 26, 80])
 def test_no_image_repeats_within_a_pass(length):
-    dataset = multi_labels(num_images=25)
+    dataset = label_lists.multi_labels(num_images=25)
     order = list(UniformSampler(dataset, length, seed=1))
     passes = [order[i : i + 25] for i in range(0, length, 25)]
     for part in passes[:-1]:
@@ -271,13 +265,17 @@ def test_no_image_repeats_within_a_pass(length):
 
 
 def test_passes_are_shuffled_anew():
-    sampler = UniformSampler(multi_labels(num_images=25), 100, seed=1)
+    sampler = UniformSampler(
+        label_lists.multi_labels(num_images=25), 100, seed=1
+    )
     order = list(sampler)
     assert len({tuple(order[i : i + 25]) for i in range(0, 100, 25)}) == 4
 
 
 def test_every_image_is_first_equally_often():
-    sampler = UniformSampler(multi_labels(num_images=10), 1, seed=0)
+    sampler = UniformSampler(
+        label_lists.multi_labels(num_images=10), 1, seed=0
+    )
     counts = Counter(int(sampler.order(e, 1)[0]) for e in range(5000))
     # 500 each; six standard deviations.
     assert set(counts) == set(range(10))
@@ -285,7 +283,7 @@ def test_every_image_is_first_equally_often():
 
 
 def test_person_share_of_voc_lt():
-    dataset = published('voc_lt')
+    dataset = label_lists.published('voc_lt')
     sampler = UniformSampler(dataset, 'dataset', seed=0)
     drawn = [14 in dataset.lists[i] for i in sampler]
     assert len(drawn) == 1142

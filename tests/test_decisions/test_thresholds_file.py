@@ -7,14 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltml_mm.decisions.thresholds import (
-    OtherModelError,
-    Thresholds,
-    find_thresholds,
-    read_thresholds,
-    weights_digest,
-    write_thresholds,
-)
+from ltml_mm.decisions import thresholds
 
 NAMES = ['cat', 'dög', 'cow']
 CALIBRATION = dict(method='platt', slope=[1.0, 0.5, 2.0], offset=[0, -1, 0.5])
@@ -26,7 +19,7 @@ def make(digest='d' * 64, names=NAMES, **changes):
         for k, name in enumerate(names)
     ]
     given = dict(calibration=CALIBRATION, chosen_on=dict(kind='validation'))
-    return Thresholds(
+    return thresholds.Thresholds(
         model=dict(name='epoch_8.pth', sha256=digest),
         metric='f1',
         classes=rows,
@@ -36,8 +29,8 @@ def make(digest='d' * 64, names=NAMES, **changes):
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / 'thresholds.json'
-    write_thresholds(path, make())
-    found = read_thresholds(path)
+    thresholds.write_thresholds(path, make())
+    found = thresholds.read_thresholds(path)
     assert found == make()
     assert found.names == NAMES
     scores = np.array([[0.1, 0.19, 0.9], [0.0, 0.2, 0.29]])
@@ -65,18 +58,18 @@ def test_digest_is_that_of_the_weights_in_any_file(tmp_path):
         'a': torch.tensor(3),
         'half': torch.ones(2, dtype=torch.bfloat16),
     }
-    digest = weights_digest(state)
+    digest = thresholds.weights_digest(state)
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / 'w.st')
-    assert weights_digest(load_file(tmp_path / 'w.st')) == digest
-    assert weights_digest({f'module.{k}': v for k, v in state.items()}) == (
-        digest
-    )
-    assert weights_digest({**state, 'a': torch.tensor(4)}) != digest
+    assert thresholds.weights_digest(load_file(tmp_path / 'w.st')) == digest
+    assert thresholds.weights_digest(
+        {f'module.{k}': v for k, v in state.items()}
+    ) == (digest)
+    assert thresholds.weights_digest({**state, 'a': torch.tensor(4)}) != digest
     renamed = {**state, 'c': state['a']}
     del renamed['a']
-    assert weights_digest(renamed) != digest
+    assert thresholds.weights_digest(renamed) != digest
     flat = {**state, 'b': state['b'].reshape(6)}
-    assert weights_digest(flat) != digest
+    assert thresholds.weights_digest(flat) != digest
 
 
 @pytest.mark.parametrize(
@@ -90,27 +83,31 @@ def test_digest_is_that_of_the_weights_in_any_file(tmp_path):
 )
 def test_other_models_are_refused(tmp_path, digest, names, words):
     path = tmp_path / 'thresholds.json'
-    write_thresholds(path, make())
-    with pytest.raises(OtherModelError, match=words):
-        find_thresholds(tmp_path / 'x.pth', digest, names, path)
+    thresholds.write_thresholds(path, make())
+    with pytest.raises(thresholds.OtherModelError, match=words):
+        thresholds.find_thresholds(tmp_path / 'x.pth', digest, names, path)
     # One that only lies there serves nobody else, and harms nobody.
-    found, reason = find_thresholds(tmp_path / 'x.pth', digest, names)
+    found, reason = thresholds.find_thresholds(
+        tmp_path / 'x.pth', digest, names
+    )
     assert found is None
     assert '0.5, which is a guess' in reason
 
 
 def test_found_beside_the_checkpoint(tmp_path):
     checkpoint = tmp_path / 'epoch_8.pth'
-    found, reason = find_thresholds(checkpoint, 'd' * 64, NAMES)
+    found, reason = thresholds.find_thresholds(checkpoint, 'd' * 64, NAMES)
     assert found is None
     assert '0.5, which is a guess' in reason
     assert '\n' not in reason
-    write_thresholds(tmp_path / 'thresholds.json', make())
-    found, path = find_thresholds(checkpoint, 'd' * 64, NAMES)
+    thresholds.write_thresholds(tmp_path / 'thresholds.json', make())
+    found, path = thresholds.find_thresholds(checkpoint, 'd' * 64, NAMES)
     assert found == make()
     assert path == str(tmp_path / 'thresholds.json')
     with pytest.raises(FileNotFoundError, match=r'nowhere\.json'):
-        find_thresholds(checkpoint, 'd' * 64, NAMES, tmp_path / 'nowhere.json')
+        thresholds.find_thresholds(
+            checkpoint, 'd' * 64, NAMES, tmp_path / 'nowhere.json'
+        )
 
 
 def spoil(content, key, value):
@@ -137,12 +134,12 @@ def spoil(content, key, value):
 )
 def test_broken_files_are_named(tmp_path, key, value, words):
     path = tmp_path / 'thresholds.json'
-    write_thresholds(path, make())
+    thresholds.write_thresholds(path, make())
     content = json.loads(path.read_text())
     spoil(content, key, value)
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=words) as error:
-        read_thresholds(path)
+        thresholds.read_thresholds(path)
     assert str(path) in str(error.value)
 
 
@@ -151,4 +148,4 @@ def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / 'thresholds.json'
     path.write_text(text)
     with pytest.raises(ValueError, match=r'thresholds\.json'):
-        read_thresholds(path)
+        thresholds.read_thresholds(path)

@@ -11,10 +11,7 @@ from matplotlib import style
 from PIL import Image
 from tiny_training import make_config
 
-from ltml_mm.datasets import (
-    ClassAwareMultiLabelSampler,
-    LongTailMultiLabelDataset,
-)
+from ltml_mm import datasets
 from ltml_mm.experiments.dataset_report import (
     build_report,
     draw_classes,
@@ -88,8 +85,8 @@ def test_class_aware_probabilities_equal_fractions_and_draws(annotations):
         for row in ROWS
     ]
     assert sum(expected) == 1
-    dataset = LongTailMultiLabelDataset(str(annotations), pipeline=[])
-    sampler = ClassAwareMultiLabelSampler(dataset, 40, seed=1)
+    dataset = datasets.LongTailMultiLabelDataset(str(annotations), pipeline=[])
+    sampler = datasets.ClassAwareMultiLabelSampler(dataset, 40, seed=1)
     actual = draw_probabilities(sampler, LABELS)
     np.testing.assert_allclose(actual, list(map(float, expected)), rtol=1e-12)
     draws = [sampler.order(epoch, 40) for epoch in range(2000)]

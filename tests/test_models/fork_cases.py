@@ -1,23 +1,19 @@
 """Small backbones and comparisons that the tests of the fork share."""
 
 import torch
-from mmpretrain.models.backbones import (
-    ResNet,
-    SwinTransformer,
-    VisionTransformer,
-)
+from mmpretrain.models import backbones
 
 from ltml_mm.models.fork.backbone import fork_backbone
 from ltml_mm.models.fork.branches import sync_branches
 
 
 def resnet(**kwargs):
-    return ResNet(18, stem_channels=8, base_channels=8, **kwargs)
+    return backbones.ResNet(18, stem_channels=8, base_channels=8, **kwargs)
 
 
 def swin(**kwargs):
     arch = dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
-    return SwinTransformer(
+    return backbones.SwinTransformer(
         arch, img_size=64, window_size=2, drop_path_rate=0.0, **kwargs
     )
 
@@ -26,7 +22,9 @@ def vit(**kwargs):
     arch = dict(
         embed_dims=8, num_layers=3, num_heads=1, feedforward_channels=16
     )
-    return VisionTransformer(arch, img_size=16, patch_size=8, **kwargs)
+    return backbones.VisionTransformer(
+        arch, img_size=16, patch_size=8, **kwargs
+    )
 
 
 def forked(backbone, *args, **kwargs):

@@ -17,16 +17,11 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.nn.functional import interpolate
 
+from ltml_mm.models.fork import branches
 from ltml_mm.models.fork.backbone import (
     FAMILIES,
     auto_fork_points,
     fork_backbone,
-)
-from ltml_mm.models.fork.branches import (
-    BRANCHES,
-    plain_name,
-    split_branches,
-    sync_branches,
 )
 from ltml_mm.models.parts import image_shape
 
@@ -126,9 +121,11 @@ def generator():
 
 def branch_state(backbone, branch):
     """The state of the plain network that one branch stands for."""
-    other = BRANCHES[1 - BRANCHES.index(branch)]
+    other = branches.BRANCHES[1 - branches.BRANCHES.index(branch)]
     state = backbone.state_dict()
-    return {plain_name(k): v for k, v in state.items() if other not in k}
+    return {
+        branches.plain_name(k): v for k, v in state.items() if other not in k
+    }
 
 
 def test_a_long_row_has_one_like_it():
@@ -151,11 +148,11 @@ def test_each_branch_is_a_plain_backbone_with_its_own_last_stage(
         perturb(backbone.get_submodule(name).rebalanced)
     plain = copy.deepcopy(plain_and_names(row)[0])
     inputs = images(row)
-    states = {name: branch_state(backbone, name) for name in BRANCHES}
+    states = {name: branch_state(backbone, name) for name in branches.BRANCHES}
     backbone.train(training)
-    outputs = split_branches(backbone(inputs), len(inputs))
+    outputs = branches.split_branches(backbone(inputs), len(inputs))
     expected = {}
-    for branch in BRANCHES:
+    for branch in branches.BRANCHES:
         plain.load_state_dict(states[branch], strict=strict(row))
         plain.train(training)
         expected[branch] = plain(inputs)
@@ -163,7 +160,7 @@ def test_each_branch_is_a_plain_backbone_with_its_own_last_stage(
         torch.testing.assert_close(
             flat(outputs[branch]), flat(expected[branch]), rtol=1e-5, atol=1e-5
         )
-    last = [flat(expected[branch])[-1] for branch in BRANCHES]
+    last = [flat(expected[branch])[-1] for branch in branches.BRANCHES]
     assert (last[0] - last[1]).abs().max() > 1e-3
 
 
@@ -171,7 +168,7 @@ def test_each_branch_is_a_plain_backbone_with_its_own_last_stage(
 def test_both_copies_start_equal_after_the_initialisation(row):
     backbone, names = forked(row)
     backbone.init_weights()
-    sync_branches(backbone)
+    branches.sync_branches(backbone)
     for name in names:
         uniform, rebalanced = backbone.get_submodule(name).copies
         assert_same_state(uniform.state_dict(), rebalanced.state_dict())
@@ -190,7 +187,7 @@ def test_plain_checkpoint_loads_into_both_copies(row, tmp_path):
         type='Pretrained', checkpoint=path, prefix='backbone.'
     )
     by_init_cfg.init_weights()
-    sync_branches(by_init_cfg)
+    branches.sync_branches(by_init_cfg)
 
     # strict: a key that is missing or left over is an error.
     model = nn.Module()
@@ -198,7 +195,7 @@ def test_plain_checkpoint_loads_into_both_copies(row, tmp_path):
     load_checkpoint(model, path, strict=strict(row))
 
     for backbone in (by_init_cfg, model.backbone):
-        for branch in BRANCHES:
+        for branch in branches.BRANCHES:
             assert_same_state(branch_state(backbone, branch), state)
 
 
@@ -206,9 +203,9 @@ def test_plain_checkpoint_loads_into_both_copies(row, tmp_path):
 def test_gradients_of_one_copy_never_reach_the_other(row):
     backbone, names = forked(row)
     backbone.train()
-    for branch in BRANCHES:
+    for branch in branches.BRANCHES:
         backbone.zero_grad()
-        outputs = split_branches(backbone(images(row)))
+        outputs = branches.split_branches(backbone(images(row)))
         weights = [
             torch.rand(f.shape, generator=generator())
             for f in flat(outputs[branch])
@@ -220,11 +217,11 @@ def test_gradients_of_one_copy_never_reach_the_other(row):
             for name, parameter in backbone.named_parameters()
             if parameter.grad is not None and parameter.grad.any()
         }
-        other = BRANCHES[1 - BRANCHES.index(branch)]
+        other = branches.BRANCHES[1 - branches.BRANCHES.index(branch)]
         assert not [name for name in touched if f'.{other}.' in name]
         for name in names:
             assert [n for n in touched if n.startswith(f'{name}.{branch}.')]
-        assert [n for n in touched if plain_name(n) == n], 'the trunk'
+        assert [n for n in touched if branches.plain_name(n) == n], 'the trunk'
 
 
 @pytest.mark.parametrize(
@@ -238,8 +235,8 @@ def test_layer_depth_is_that_of_the_plain_name(row):
         backbone = copy.deepcopy(plain)
         fork_backbone(backbone)
     depths = {
-        plain_name(name): backbone.get_layer_depth(
-            plain_name(f'backbone.{name}'), 'backbone.'
+        branches.plain_name(name): backbone.get_layer_depth(
+            branches.plain_name(f'backbone.{name}'), 'backbone.'
         )
         for name, _ in backbone.named_parameters()
     }
@@ -270,7 +267,7 @@ def test_plain_tables_of_another_size_are_resized_in_both_copies(monkeypatch):
     fork_backbone(backbone)
     load_state_dict(plain, state)
     load_state_dict(backbone, state)
-    for branch in BRANCHES:
+    for branch in branches.BRANCHES:
         assert_same_state(branch_state(backbone, branch), plain.state_dict())
 
 
@@ -287,8 +284,8 @@ def test_repvgg_forks_before_and_after_the_switch_to_deploy():
     deployed.eval()
     deployed.switch_to_deploy()
     fork_backbone(deployed)
-    outputs = split_branches(deployed(inputs), len(inputs))
-    torch.testing.assert_close(*[outputs[name] for name in BRANCHES])
+    outputs = branches.split_branches(deployed(inputs), len(inputs))
+    torch.testing.assert_close(*[outputs[name] for name in branches.BRANCHES])
 
 
 def test_vgg_with_its_classifier_forks_that_too():
@@ -374,7 +371,7 @@ def test_features_from_ahead_of_the_fork_meet_those_of_both_branches():
     backbone = copy.deepcopy(plain)
     fork_backbone(backbone, ['stage'])
     inputs = torch.rand(3, 3, 8, 8)
-    for features in split_branches(backbone(inputs), 3).values():
+    for features in branches.split_branches(backbone(inputs), 3).values():
         torch.testing.assert_close(features, plain(inputs))
 
 
@@ -463,8 +460,8 @@ def test_the_documented_backbone_of_hugging_face_forks(kind, monkeypatch):
         for name in names:
             perturb(backbone.get_submodule(name).rebalanced)
         inputs = torch.rand(3, *image_shape(backbone))
-        outputs = split_branches(backbone.eval()(inputs), 3)
-        for branch in BRANCHES:
+        outputs = branches.split_branches(backbone.eval()(inputs), 3)
+        for branch in branches.BRANCHES:
             twin = copy.deepcopy(plain).eval()
             twin.load_state_dict(branch_state(backbone, branch))
             torch.testing.assert_close(
@@ -482,7 +479,7 @@ def test_number_of_images_from_ahead_of_the_fork_runs_the_trunk_once():
     )
     perturb(backbone.stage.rebalanced)
     inputs = torch.rand(3, 3, 32, 32)
-    outputs = split_branches(copy.deepcopy(backbone)(inputs), 3)
+    outputs = branches.split_branches(copy.deepcopy(backbone)(inputs), 3)
     torch.testing.assert_close(outputs['uniform'], plain(inputs))
     plain.stage.load_state_dict(backbone.stage.rebalanced.state_dict())
     torch.testing.assert_close(outputs['rebalanced'], plain(inputs))
