@@ -38,11 +38,11 @@ RUN_BY = {
     ('README.md', 'Quick start'): (
         'test_tools/test_wheel.py::test_the_demo_trains_away_from_the_checkout'
     ),
-    ('README.md', 'Own data'): f'{DOCS}readme.py::test_own_config_trains',
+    ('README.md', 'Own data'): f'{DOCS}pages.py::test_own_config_trains',
     ('README.md', 'Other backbones'): SNIPPETS,
     ('README.md', 'Tests'): f'{DOCS}examples.py::test_command_lines',
     ('data.md', 'Your own data'): (
-        f'{DOCS}data_doc.py::test_own_data_commands_run'
+        f'{DOCS}pages.py::test_own_data_commands_run'
     ),
     ('data.md', 'A validation set'): HOWTO,
     ('data.md', 'Several sets, folds and repeats'): SNIPPETS,
