@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from ltml_mm._stack import find_stack, import_stack
 
@@ -153,3 +154,8 @@ def test_packages_that_do_not_load_are_switched_off(tmp_path):
     for _, words in BROKEN.values():
         assert len(re.findall(rf'{words}.* 99.0.*\(\w+', done.stderr)) == 1
     assert 'requires extra multi-modal dependencies' in done.stderr
+
+
+def test_no_gpu_is_seen():
+    """Whatever the machine has: CPU promises are tested on CPUs."""
+    assert not torch.cuda.is_available()
