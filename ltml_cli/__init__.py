@@ -10,10 +10,10 @@ A tool is one line of :data:`ltml_cli.tools.TOOLS`: its name, the script under
 arguments, and ``'module:function'`` of what runs. To add one:
 
 1. Write ``NAME_parser() -> Parser`` in ``run_parsers.py`` (train, test,
-   predict, merge), ``data_parsers.py`` (converters, reports on data),
-   ``page_parsers.py`` (pages about a model) or ``result_parsers.py`` (all
-   else that reads results). It imports the standard library alone; choices
-   that a heavy module needs, too, stand here and are imported there.
+   predict, merge), ``data_parsers.py`` (converters, reports on data) or
+   ``result_parsers.py`` (all else that reads results, and pages). It imports
+   the standard library alone; choices that a heavy module needs, too, stand
+   here and are imported there.
 2. Where arguments exclude each other or name files, write ``check_NAME(parser,
    args)``. It calls ``parser.error`` or the ``check_...`` functions of
    ``options.py``, and may put values in ``args`` in order.

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ltml_cli import data_parsers, page_parsers, result_parsers, run_parsers
+from ltml_cli import data_parsers, result_parsers, run_parsers
 from ltml_cli.options import Parser, nearest
 
 Check = Callable[[Parser, argparse.Namespace], None]
@@ -115,14 +115,14 @@ TOOLS = {
     ),
     'model-report': Tool(
         'analysis/model_report.py',
-        page_parsers.model_report_parser,
-        page_parsers.check_model_report,
+        result_parsers.model_report_parser,
+        result_parsers.check_model_report,
         'ltml_mm.inspection.model_report:main',
     ),
     'demo-page': Tool(
         'demo_page.py',
-        page_parsers.demo_page_parser,
-        page_parsers.check_demo_page,
+        result_parsers.demo_page_parser,
+        result_parsers.check_demo_page,
         'ltml_mm.inspection.demo_page:main',
     ),
 }

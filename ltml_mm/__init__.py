@@ -10,19 +10,12 @@ MM_STACK = find_stack()
 import_stack(MM_STACK)
 
 from ltml_mm import apis, datasets, engine, evaluation, models  # noqa: E402
-from ltml_mm.files import (  # noqa: E402
-    allow_mmengine_checkpoints,
-)
+from ltml_mm.files import allow_mmengine_checkpoints  # noqa: E402
 from ltml_mm.version import __version__  # noqa: E402
 
 allow_mmengine_checkpoints()
 
 __all__ = [
-    'MM_STACK',
-    '__version__',
-    'apis',
-    'datasets',
-    'engine',
-    'evaluation',
+    'MM_STACK', '__version__', 'apis', 'datasets', 'engine', 'evaluation',
     'models',
-]
+]  # fmt: skip

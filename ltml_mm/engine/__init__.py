@@ -22,6 +22,9 @@ from ltml_mm.engine.hooks.preemption_hook import (
     TrainingStopped,
 )
 from ltml_mm.engine.late_values import LateRuntimeInfoHook
+from ltml_mm.engine.optimizers.few_groups import (
+    FewGroupsOptimWrapperConstructor,
+)
 from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
     GuardedAmpOptimWrapper,
     GuardedOptimWrapper,
@@ -31,8 +34,8 @@ from ltml_mm.engine.optimizers.guarded_optim_wrapper import (
 __all__ = [
     'ClassReportHook', 'ClassStatisticsHook', 'CompensationLimitHook',
     'ConsistencyLimitHook', 'DeviceHook', 'ExactResumeHook',
-    'GuardedAmpOptimWrapper', 'GuardedOptimWrapper', 'LateRuntimeInfoHook',
-    'NonFiniteError', 'NumericsHook', 'PreemptionHook', 'PriorBiasHook',
-    'ResumeCheckHook', 'SafeCheckpointHook', 'ScheduleCheckHook',
-    'TrainingStopped',
+    'FewGroupsOptimWrapperConstructor', 'GuardedAmpOptimWrapper',
+    'GuardedOptimWrapper', 'LateRuntimeInfoHook', 'NonFiniteError',
+    'NumericsHook', 'PreemptionHook', 'PriorBiasHook', 'ResumeCheckHook',
+    'SafeCheckpointHook', 'ScheduleCheckHook', 'TrainingStopped',
 ]  # fmt: skip

@@ -46,13 +46,7 @@ class LateRuntimeInfoHook(RuntimeInfoHook):
 
 
 def log_late(hub: MessageHub, key: str, value: Any) -> None:
-    """Adds a scalar to a message hub, as ``hub.update_scalar``, unread.
-
-    Args:
-        hub: A message hub.
-        key: The name of the scalar.
-        value: A tensor of one value, or a number.
-    """
+    """As ``hub.update_scalar``, but a tensor of one value stays unread."""
     history = hub.log_scalars.get(key)
     if not isinstance(history, LateHistory):
         hub.update_scalar(key, value)  # Checks it, and waits.

@@ -8,10 +8,6 @@ from ltml_mm.evaluation.grouped_average_precision import (
 from ltml_mm.evaluation.report import class_report, class_table, mean_by_group
 
 __all__ = [
-    'GroupedAveragePrecision',
-    'PredictionCollector',
-    'average_precision',
-    'class_report',
-    'class_table',
-    'mean_by_group',
-]
+    'GroupedAveragePrecision', 'PredictionCollector', 'average_precision',
+    'class_report', 'class_table', 'mean_by_group',
+]  # fmt: skip

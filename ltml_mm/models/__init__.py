@@ -12,11 +12,7 @@ from ltml_mm.models.parts import AttentionAtTestHead, TokenPooling
 from ltml_mm.models.streams import TwoStreamDataPreprocessor
 
 __all__ = [
-    'AttentionAtTestHead',
-    'CollaborativeTTA',
-    'CollaborativeTwoBranchClassifier',
-    'CrossBranchConsistencyLoss',
-    'LogitCompensatedBCELoss',
-    'TokenPooling',
-    'TwoStreamDataPreprocessor',
-]
+    'AttentionAtTestHead', 'CollaborativeTTA',
+    'CollaborativeTwoBranchClassifier', 'CrossBranchConsistencyLoss',
+    'LogitCompensatedBCELoss', 'TokenPooling', 'TwoStreamDataPreprocessor',
+]  # fmt: skip

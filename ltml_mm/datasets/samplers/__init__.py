@@ -12,10 +12,6 @@ from ltml_mm.datasets.samplers.stream import (
 from ltml_mm.datasets.samplers.two_stream_sampler import TwoStreamSampler
 
 __all__ = [
-    'ClassAwareMultiLabelSampler',
-    'ImageStreamSampler',
-    'RepeatFactorSampler',
-    'StreamSampler',
-    'TwoStreamSampler',
-    'UniformSampler',
-]
+    'ClassAwareMultiLabelSampler', 'ImageStreamSampler', 'RepeatFactorSampler',
+    'StreamSampler', 'TwoStreamSampler', 'UniformSampler',
+]  # fmt: skip

@@ -38,9 +38,7 @@ class GuardedOptimWrapper(OptimWrapper):
     A step whose loss or total gradient norm is infinite or NaN is not taken,
     on any process. The decision falls when the optimizer would step, after
     the last of the accumulated batches. It costs one gradient norm. Finite
-    steps are those of ``OptimWrapper`` bit by bit; with a fused optimizer,
-    a scale of the loss that is no power of two and no clipping, rounded
-    otherwise.
+    steps are those of ``OptimWrapper`` bit by bit.
 
     PyTorch's fused optimizers leave such a step out by themselves. With them
     and ``'stop'`` the host reads what was found as late as the next step,

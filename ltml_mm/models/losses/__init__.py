@@ -12,12 +12,7 @@ from .cross_branch_consistency_loss import CrossBranchConsistencyLoss
 from .logit_compensated_bce_loss import LogitCompensatedBCELoss
 
 __all__ = [
-    'ClassBalancedFocalLoss',
-    'ClassMeanLoss',
-    'ClassStatisticsLoss',
-    'CrossBranchConsistencyLoss',
-    'DistributionBalancedLoss',
-    'LogitCompensatedBCELoss',
-    'MultiLabelLDAMLoss',
-    'ReweightedBCELoss',
-]
+    'ClassBalancedFocalLoss', 'ClassMeanLoss', 'ClassStatisticsLoss',
+    'CrossBranchConsistencyLoss', 'DistributionBalancedLoss',
+    'LogitCompensatedBCELoss', 'MultiLabelLDAMLoss', 'ReweightedBCELoss',
+]  # fmt: skip
