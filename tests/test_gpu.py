@@ -242,6 +242,13 @@ class NoWait(Hook):
 )
 def test_the_host_waits_for_no_step(data, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(late_values, 'MAX_AGE', np.inf)
+    read, seen = late_values.StepCheck.read, []
+
+    def note(check):  # Which waits for an event: PyTorch does not tell.
+        seen.append((check.step, runner.iter))
+        return read(check)
+
+    monkeypatch.setattr(late_values.StepCheck, 'read', note)
     config = runner_config(data, tmp_path, clip_grad=dict(max_norm=1.0))
     config.optim_wrapper.type = kind
     config.default_hooks.runtime_info = dict(type='LateRuntimeInfoHook')
@@ -251,7 +258,9 @@ def test_the_host_waits_for_no_step(data, tmp_path, monkeypatch, kind):
         runner.train()
     finally:
         torch.cuda.set_sync_debug_mode(0)
-    assert runner.iter == 9
+    # Each when the next step is due, or ahead of an epoch's checkpoint.
+    assert [step for step, _ in seen] == [*range(1, 10)]
+    assert all(now >= step for step, now in seen if step % 3)
 
 
 def test_overflow_lowers_the_scale_and_leaves_the_step_out(data, tmp_path):

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 #: Seconds that a value waits at most: the status of a run shows the loss.
 MAX_AGE = 1.0
-#: The inputs and the output of a forward pass.
-Pass = tuple[Any, Any]
 
 
 @HOOKS.register_module()
@@ -34,11 +32,7 @@ class LateRuntimeInfoHook(RuntimeInfoHook):
     """
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, *args: Any, outputs: Any = None, **kw: Any
     ) -> None:
         """Notes the outputs of the model."""
         for key, value in (outputs or {}).items():
@@ -101,7 +95,8 @@ class StepCheck:
         step: The number of the step.
         module: The network, for the names of the weights.
         weights: Those with a gradient.
-        batches: The loss and the forward passes of each batch.
+        batches: The loss of each batch, and the inputs and the output of
+            each forward pass.
     """
 
     @torch.no_grad()
@@ -110,11 +105,9 @@ class StepCheck:
         step: int,
         module: nn.Module | None,
         weights: Sequence[Tensor],
-        batches: Sequence[tuple[Tensor, Sequence[Pass]]],
+        batches: Sequence[tuple[Tensor, Sequence[tuple[Any, Any]]]],
     ) -> None:
-        self.step = step
-        self.weights = weights
-        self._module = module
+        self.step, self.weights, self._module = step, weights, module
         grads: Any = [w.grad for w in weights] or [torch.zeros(1)]
         # As torch.nn.utils.get_total_norm, which does not tell those of each.
         each = torch._foreach_norm(grads)

@@ -59,6 +59,13 @@ def test_a_resume_brings_neither_the_step_of_a_gpu_nor_its_layout(options):
     wrapper = OptimWrapperDict(own=OptimWrapper(optimizer))
     DeviceHook().before_train(SimpleNamespace(cfg={}, optim_wrapper=wrapper))
     assert [g['fused'] for g in groups] == [options.get('fused')] * 2
+    # Whether such a step may be left out by itself.
+    fused = bool(options.get('fused'))
+    assert optimizer._step_supports_amp_scaling is fused
+    groups[1]['dampening'] = 0.5
+    device_hook.fit_optimizer(optimizer)
+    assert not optimizer._step_supports_amp_scaling
+    groups[1]['dampening'] = 0
     optimizer.step()
     for weight, share in zip(weights, (0.9, 0.0, 0.9), strict=True):
         expected = numbers - 0.1 * (share * numbers.exp() + numbers.cos())

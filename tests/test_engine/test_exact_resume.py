@@ -10,6 +10,7 @@ import pytest
 import torch
 from forked import train_ranks
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, loops
 from tiny_training import LABELS, make_config, read_scalars, write_data
@@ -357,6 +358,25 @@ def test_an_empty_scale_of_bfloat16_is_left_out():
         checkpoint = {'meta': {'iter': 0, 'epoch': 0}, 'optimizer': state}
         resume_state.follow_config(runner, checkpoint, ['optim_wrapper.dtype'])
         assert ('loss_scaler' in checkpoint['optimizer']) == bool(scale)
+
+
+def test_momenta_of_other_groups_are_left():
+    """Groups may merge by their numbers, and momenta go by position."""
+    weights = [torch.nn.Parameter(torch.full((2,), x)) for x in (1.0, 2.0)]
+    groups = [dict(params=[weight]) for weight in weights]
+    saved, own = (
+        OptimWrapper(torch.optim.SGD(params, lr=1, momentum=0.9))
+        for params in (groups, weights[::-1])
+    )
+    saved.update_params(sum((w * w).sum() for w in weights))
+    state = saved.state_dict()
+    checkpoint = {'meta': {'iter': 0, 'epoch': 0}, 'optimizer': state}
+    runner = SimpleNamespace(train_dataloader=[0], param_schedulers=[])
+    runner.optim_wrapper, runner.logger = own, MMLogger('momenta')
+    decay = 'optim_wrapper.optimizer.weight_decay'
+    resume_state.follow_config(runner, checkpoint, [decay])
+    assert len(state['state']) == 2
+    assert checkpoint['optimizer']['state'] == {}
 
 
 def test_unknown_on_change():

@@ -176,19 +176,20 @@ def test_stop_tells_step_terms_and_images(data, tmp_path):
 @pytest.mark.parametrize('ahead_of', ['save', 'end', 'validation', 'stock'])
 def test_the_last_step_is_checked(data, tmp_path, ahead_of):
     config, step = guarded(data, tmp_path, 'stop'), LAST
-    hook = config.default_hooks.checkpoint
-    if ahead_of == 'end':
-        hook.update(interval=-1, save_last=False)
-    elif ahead_of == 'validation':
+    if ahead_of != 'save':
+        never = dict(interval=-1, save_last=False)
+        config.default_hooks.checkpoint.update(never)
+    if ahead_of == 'validation':
         step = 3
-        hook.save_best = 'auto'
         whole = make_config(data, tmp_path)
         for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             config[name] = whole[name]
     elif ahead_of == 'stock':  # It removes before it saves.
-        hook.update(type='CheckpointHook', interval=3, max_keep_ckpts=1)
-    *_, message = train(config, True, steps=[step], what='labels')
+        saves = dict(by_epoch=False, interval=3, max_keep_ckpts=1)
+        config.custom_hooks = [dict(type='CheckpointHook', **saves)]
+    runner, _, message = train(config, True, steps=[step], what='labels')
     assert message.startswith(f'step {step}: ')
+    assert not any('mAP' in key for key in runner.message_hub.log_scalars)
     kept = ['iter_6.pth'] if ahead_of == 'stock' else []
     assert [path.name for path in tmp_path.glob('*.pth')] == kept
 
@@ -220,7 +221,10 @@ def test_skipping_accumulated_batches(data, tmp_path):
 
 
 @pytest.mark.parametrize('value', [torch.inf, torch.nan])
-@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1)])
+@pytest.mark.parametrize(
+    'clip_grad',
+    [None, dict(max_norm=1), dict(max_norm=1, error_if_nonfinite=True)],
+)
 def test_gradients_that_are_not_finite(tmp_path, value, clip_grad):
     for mode in ('stop', 'skip'):
         model = Model()

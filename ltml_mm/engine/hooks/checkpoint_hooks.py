@@ -303,9 +303,7 @@ def _check_keys(wanted: Iterable[str], keys: Sequence[str]) -> None:
 
 
 def _check_last_step(runner: Runner) -> None:
-    wrapper = runner.optim_wrapper
-    if hasattr(wrapper, 'check_last_step'):
-        wrapper.check_last_step()
+    getattr(runner.optim_wrapper, 'check_last_step', lambda: None)()
 
 
 def _gather(runner: Runner) -> None:

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn
 
@@ -97,10 +96,9 @@ class PreemptionHook(Hook):
             )
             return
         self._received = 0
-        if is_distributed():
+        if is_distributed() and self._group is None:
             # A number of the host: over nccl it would wait for the GPU.
-            hour = timedelta(hours=1)
-            self._group = new_group(backend='gloo', timeout=hour)
+            self._group = new_group(backend='gloo')
         self._checkpoint = hooks[0]
         for loader in _loaders(runner):
             shield_workers(loader, self._signals)

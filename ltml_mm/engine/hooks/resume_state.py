@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -234,16 +234,22 @@ def follow_config(
         for key in changes
         if key.startswith(tuple(f'optim_wrapper.{part}' for part in parts))
     )
-    if fits and 'optimizer' in checkpoint:
-        own = runner.optim_wrapper.state_dict()
+    own = runner.optim_wrapper.state_dict()
+    saved = checkpoint.get('optimizer', {}).get('param_groups', ())
+    # Groups of equal numbers are one, and momenta go by position.
+    if fits and saved and _sizes(saved) == _sizes(own['param_groups']):
         for name in own.keys() & {'param_groups', 'base_param_settings'}:
             checkpoint['optimizer'][name] = own[name]
         # bfloat16 saves an empty scale, which float16 would refuse.
         if not checkpoint['optimizer'].get('loss_scaler', True):
             del checkpoint['optimizer']['loss_scaler']
     else:
-        checkpoint['optimizer'] = runner.optim_wrapper.state_dict()
+        checkpoint['optimizer'] = own
         runner.logger.warning('the optimizer starts anew, without momenta')
+
+
+def _sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [len(group['params']) for group in groups]
 
 
 def _states(part: Any) -> Any:

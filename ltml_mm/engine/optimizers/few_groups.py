@@ -25,9 +25,9 @@ class FewGroupsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         **kw: Any,
     ) -> None:
         """Adds a module's parameters to the group of their settings."""
-        found: list[dict] = params if prefix else []
-        super().add_params(found, module, prefix, **kw)
-        for own in found if found is not params else ():
+        found: list[dict] = []
+        super().add_params(params if prefix else found, module, prefix, **kw)
+        for own in found:
             for group in params:
                 if {**group, 'params': 0} == {**own, 'params': 0}:
                     group['params'] += own['params']

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from ltml_mm.engine.hooks.resume_state import unwrap_model
-from ltml_mm.engine.late_values import Pass, StepCheck, log_late
+from ltml_mm.engine.late_values import StepCheck, log_late
 from ltml_mm.models.losses.base import upcast
 
 #: So many steps in a row may be left out; more, and nothing is learned. A
@@ -76,8 +76,8 @@ class GuardedOptimWrapper(OptimWrapper):
         self._check: Any = None
         self._buffers: list[Tensor] = []
         # Samples and outputs of forward passes, then the loss made of them.
-        self._passes: list[Pass] = []
-        self._batches: list[tuple[Tensor, list[Pass]]] = []
+        self._passes: list[tuple[Any, Any]] = []
+        self._batches: list[tuple[Tensor, list[tuple[Any, Any]]]] = []
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -165,18 +165,23 @@ class GuardedOptimWrapper(OptimWrapper):
         """Whether the optimizer leaves a step out where a tensor says so."""
         skips = getattr(self.optimizer, '_step_supports_amp_scaling', False)
         fused = all(g.get('fused') for g in self.optimizer.param_groups)
-        return skips and fused and self.reads_late
+        # Another way to clip may raise an error of its own, or reads a norm.
+        return skips and fused and self.reads_late and self._clips_plainly()
+
+    def _clips_plainly(self) -> bool:
+        """Whether gradients are clipped by their 2-norm, or not at all."""
+        given: Any = {**(self.clip_grad_kwargs or {}), 'max_norm': 0}
+        return given in ({'max_norm': 0}, {'max_norm': 0, 'norm_type': 2})
 
     def _clip_grad(self) -> None:
         """Clips as the parent by a norm that is known, without a wait."""
-        given: Any = self.clip_grad_kwargs
-        limit = given.get('max_norm')
-        if {'norm_type': 2, **given} != {'norm_type': 2, 'max_norm': limit}:
+        norm, weights = self._check.norm, self._check.weights
+        if not self._clips_plainly():
             super()._clip_grad()
-        elif self._check.weights:
-            clip_grads_with_norm_(self._check.weights, limit, self._check.norm)
-            key = f'train/{self.grad_name}'
-            log_late(self.message_hub, key, self._check.norm)
+        elif weights:
+            limit = (self.clip_grad_kwargs or {})['max_norm']
+            clip_grads_with_norm_(weights, limit, norm)
+            log_late(self.message_hub, f'train/{self.grad_name}', norm)
 
     def _judge(self, check: StepCheck) -> bool:
         """Whether a step is taken. Ends a run that is to stop."""
