@@ -6,14 +6,17 @@ import re
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_training import write_small
 
 from ltml_mm.apis import screen as module
 from ltml_mm.apis import test as testing
 from ltml_mm.apis import train
 from ltml_mm.apis.screen import ProgressHook, Screen
+from ltml_mm.engine.late_values import LateHistory
 
 
 @pytest.fixture(scope='module')
@@ -138,3 +141,16 @@ def test_a_logger_may_keep_a_screen_of_a_closed_stream():
     handler = logging.StreamHandler(Screen(stream))
     stream.close()
     handler.setStream(io.StringIO())  # Flushes the one before.
+
+
+def test_the_status_reads_nothing_of_a_gpu():
+    loss = LateHistory([1.0], [1])
+    loss.late.append(torch.tensor(3.0))
+    hub = SimpleNamespace(log_scalars={'train/loss': loss})
+    runner = SimpleNamespace(message_hub=hub)
+    assert module._loss(runner) == 'loss 1, '
+    assert len(loss.late) == 1
+    # At the end of an epoch.
+    assert module._loss(runner, now=True) == 'loss 2, '
+    hub.log_scalars = {}
+    assert module._loss(runner) == ''

@@ -6,7 +6,11 @@ from mmengine.optim import build_optim_wrapper
 
 from ltml_mm.models import LogitCompensatedBCELoss
 
-KEYS = {'fc': dict(lr_mult=0.1), 'pos_scale': dict(decay_mult=0.0)}
+KEYS = {
+    'fc': dict(lr_mult=0.1),
+    'pos_scale': dict(lr_mult=2.0, decay_mult=0.0),
+    'neg_scale': dict(lr_mult=2.0),
+}
 PARAMWISE = dict(custom_keys=KEYS, bias_lr_mult=2.0, bypass_duplicate=True)
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=0.3)
 
@@ -16,7 +20,8 @@ def trained(kind):
     torch.manual_seed(0)
     loss = LogitCompensatedBCELoss(weighting=False, num_classes=3)
     model = Model(loss=loss)
-    model.again = model.fc  # Its parameters are met twice.
+    model.again = torch.nn.Linear(1, 3, bias=False)
+    model.again.weight = model.fc.weight  # Which is met twice.
     wrapper = build_optim_wrapper(
         model,
         dict(
@@ -42,6 +47,6 @@ def test_equal_settings_are_one_group():
     groups, settings, state = trained('FewGroups')
     stock, expected, stepped = trained('Default')
     assert settings == expected
-    assert len(stock) == len(settings) > len(groups) == 3
-    assert len({*settings.values()}) == 3
+    assert len(stock) == len(settings) > len(groups) == 4
+    assert len({*settings.values()}) == 4
     torch.testing.assert_close(state, stepped, rtol=0, atol=0)
