@@ -24,8 +24,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
+from ltml_mm.engine.hooks.late_values import LateHistory
 from ltml_mm.engine.hooks.resume_state import unwrap_model
-from ltml_mm.engine.late_values import LateHistory
 from ltml_mm.evaluation.grouped_average_precision import group_bounds
 
 #: Seconds after which a screen that is no terminal shows a line again.

@@ -17,11 +17,11 @@ from ltml_mm.engine.hooks.guard_hooks import (
     NumericsHook,
     ScheduleCheckHook,
 )
+from ltml_mm.engine.hooks.late_values import LateRuntimeInfoHook
 from ltml_mm.engine.hooks.preemption_hook import (
     PreemptionHook,
     TrainingStopped,
 )
-from ltml_mm.engine.late_values import LateRuntimeInfoHook
 from ltml_mm.engine.optimizers.few_groups import (
     FewGroupsOptimWrapperConstructor,
 )

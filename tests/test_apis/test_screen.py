@@ -16,7 +16,7 @@ from ltml_mm.apis import screen as module
 from ltml_mm.apis import test as testing
 from ltml_mm.apis import train
 from ltml_mm.apis.screen import ProgressHook, Screen
-from ltml_mm.engine.late_values import LateHistory
+from ltml_mm.engine.hooks.late_values import LateHistory
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from tiny_training import read_scalars
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.engine import late_values
+from ltml_mm.engine.hooks import late_values
 
 LATE = 'LateRuntimeInfoHook'
 

@@ -16,8 +16,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
+from ltml_mm.engine.hooks.late_values import StepCheck, log_late
 from ltml_mm.engine.hooks.resume_state import unwrap_model
-from ltml_mm.engine.late_values import StepCheck, log_late
 from ltml_mm.models.losses.base import upcast
 
 #: So many steps in a row may be left out; more, and nothing is learned. A
