@@ -20,7 +20,8 @@ from two_branch_case import batch, build
 
 from ltml_mm.apis import MultiLabelInferencer, merge, test, train
 from ltml_mm.apis.checkpoint import read_checkpoint
-from ltml_mm.engine import NonFiniteError, late_values
+from ltml_mm.engine import NonFiniteError
+from ltml_mm.engine.hooks import late_values
 from ltml_mm.engine.hooks.device_hook import arrange, fit_optimizer
 
 pytestmark = pytest.mark.gpu
