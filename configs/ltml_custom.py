@@ -8,7 +8,7 @@
 _base_ = [
     './_base_/models/ltml_resnet50.py',
     './_base_/datasets/multi_label_224.py',
-    './_base_/schedules/sgd_8e.py',
+    './_base_/schedules/slow_trunk_8e.py',
     './_base_/default_runtime.py',
 ]
 

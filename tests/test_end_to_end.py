@@ -85,8 +85,7 @@ def test_training_logs_every_term_and_reports_every_class(trained):
         assert record['loss'] == pytest.approx(total, rel=1e-4)
         assert record['agreement/rms_difference'] > 0
         assert abs(record['agreement/correlation']) <= 1
-    report = read_json(trained / 'val_class_report.json')
-    text = json.dumps(report)
+    text = json.dumps(read_json(trained / 'val_class_report.json'))
     assert 'red-ring' in text
     assert 'green-disc' in text
     # The statistics travel with the checkpoint.

@@ -75,8 +75,7 @@ def build_model(cfg: Config) -> BaseModel:
     """Builds a config's model with random weights; downloads nothing."""
     model = without_pretrained(cfg.model.to_dict())
     if cfg.get('data_preprocessor') is not None:
-        preprocessor = cfg.data_preprocessor.to_dict()
-        model.setdefault('data_preprocessor', preprocessor)
+        model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
     with DefaultScope.overwrite_default_scope(scope_of(cfg)):
         return MODELS.build(model)
 

@@ -27,6 +27,8 @@ from ltml_mm.files import allow_mmengine_checkpoints, write_bytes
 CONTAINERS = ('state_dict', 'model', 'model_state', 'model_ema', 'teacher')
 #: Words in the name of a file whose ResNet strides in the 1 x 1 convolution.
 CAFFE = re.compile(r'caffe|keras|msra|detectron', re.I)
+#: Arguments of backbones that name weights to start from, beside init_cfg.
+GIVEN = ('checkpoint_path', 'pretrained')
 #: The share of the backbone's tensors that a file has to hold.
 ENOUGH = 0.9
 
@@ -42,8 +44,7 @@ def set_weights(cfg: Config, path: str) -> None:
             backbone; names what is missing.
     """
     backbone = cfg.model.backbone
-    plain = {**backbone, 'init_cfg': None}
-    built = MODELS.build(plain)
+    built = MODELS.build({**backbone, 'init_cfg': None})
     own, style = built.state_dict(), getattr(built, 'style', None)
     found, is_flat = _read(path)
     named = partial(_named, found, own)
@@ -79,8 +80,7 @@ def set_weights(cfg: Config, path: str) -> None:
     if strip:
         init['prefix'] = strip.rstrip('.')
     backbone.init_cfg = init
-    words = f'Weights: {path}'
-    words += f', keys {strip}*' if strip else ''
+    words = f'Weights: {path}' + (f', keys {strip}*' if strip else '')
     if style and CAFFE.search(Path(path).name):
         backbone.style = 'caffe'
         words += ", style='caffe' after the file's name"
@@ -168,18 +168,26 @@ def _store(weights: Mapping[str, Tensor]) -> str:
 def fetch_weights(cfg: Config) -> None:
     """Says which weights are downloaded, and from where, and does it.
 
+    And says where a backbone has none, but a learning rate for such.
+
     Raises:
         ValueError: The download fails; says how a local file is given.
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     init = backbone.get('init_cfg') or {}
+    wrapper = cfg.get('optim_wrapper') or {}
+    rates = (wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
+    if 'backbone' in rates and not any([init, *map(backbone.get, GIVEN)]):
+        _tell(
+            'Weights: none are named for the backbone, whose learning rate '
+            f'is that of pretrained ones ({rates["backbone"]}); --cfg-options '
+            'optim_wrapper.paramwise_cfg=None trains all at one'
+        )
     source = init.get('checkpoint') if isinstance(init, Mapping) else None
     if not isinstance(source, str) or '://' not in source:
         return
-    url = source
-    if source.startswith('torchvision://'):
-        name = source.removeprefix('torchvision://')
-        url = get_torchvision_models().get(name, source)
+    name = source.removeprefix('torchvision://')
+    url = get_torchvision_models().get(name, source)
     name = os.path.basename(urlparse(url).path)
     cached = Path(torch.hub.get_dir(), 'checkpoints', name)
     if cached.is_file() or int(os.environ.get('RANK', 0)):

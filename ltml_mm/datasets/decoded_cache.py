@@ -177,9 +177,8 @@ class DecodedCache:
         _write(file, record, HEAD + SLOT * slot)
 
     def _record(self, slot: int) -> Record | None:
-        start = HEAD + SLOT * slot
         # Not from the map: a hole there takes a page of a full tmpfs, SIGBUS.
-        body = os.pread(self._descriptor(), RECORD.size, start)
+        body = os.pread(self._descriptor(), RECORD.size, HEAD + SLOT * slot)
         *state, offset, height, width, channels, checksum, own = RECORD.unpack(
             body
         )

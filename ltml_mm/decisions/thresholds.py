@@ -149,8 +149,7 @@ def weights_digest(state_dict: Mapping[str, Any]) -> str:
         if not isinstance(value, torch.Tensor):
             continue
         value = value.detach().cpu().contiguous()
-        words = f'{name} {value.dtype} {tuple(value.shape)}\n'
-        digest.update(words.encode())
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)}\n'.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

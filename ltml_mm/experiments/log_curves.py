@@ -125,8 +125,7 @@ def _epoch_length(steps: list[tuple[int, int]]) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the picture."""
     args = parse('plot-log', argv)
-    runs = [read_log(text) for text in args.runs]
-    write_bytes(args.out, png(draw, runs))
+    write_bytes(args.out, png(draw, [read_log(text) for text in args.runs]))
 
 
 def draw(runs: Sequence[RunLog]) -> Figure:

@@ -223,9 +223,10 @@ def _test(
             continue
         source: Any = path
         if test == 'bn':
+            if not weight_averaging.trained_norms(build_model(cfg)):
+                continue  # There is nothing to measure.
             source = Path(cfg.work_dir, 'bn.pth')
-            if not _remeasured(cfg, str(path), source, seed):
-                continue
+            remeasure_checkpoint(cfg, str(path), source, seed=seed)
         elif test.startswith('merged'):
             source = _merge(cfg, checkpoint, seed, test)
             if source is None:
@@ -275,14 +276,6 @@ def _report(runner: Runner, tell: Hook) -> dict[str, Any]:
     runner.test()
     report = Path(runner.work_dir) / 'test_class_report.json'
     return json.loads(report.read_text())
-
-
-def _remeasured(cfg: Config, path: str, out: Path, seed: int) -> bool:
-    """Writes a checkpoint with new statistics, if there are any to measure."""
-    if not weight_averaging.trained_norms(build_model(cfg)):
-        return False
-    remeasure_checkpoint(cfg, path, out, seed=seed)
-    return True
 
 
 def _merge(

@@ -53,8 +53,7 @@ class Scorer(nn.Module):
         """Returns scores, float32 (N, K), from 0 to 1."""
         if self.preprocessing is not None:
             images = self.preprocessing(images)
-        logits = self.network(images, mode='tensor')
-        return logits.float().sigmoid()
+        return self.network(images, mode='tensor').float().sigmoid()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

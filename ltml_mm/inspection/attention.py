@@ -155,8 +155,7 @@ def _find_layer(logits: BranchLogits, image: Tensor) -> tuple[str, nn.Module]:
         if is_tensor and output.shape == shape:
             output.retain_grad()
             # Asked for again last, which keeps the order of completion.
-            found = runs.pop(module, [])
-            runs[module] = [*found, (output, output._version)]
+            runs[module] = [*runs.pop(module, []), (output, output._version)]
 
     names = {module: name for name, module in logits.network.named_modules()}
     handles = [

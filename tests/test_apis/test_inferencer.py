@@ -156,8 +156,7 @@ def test_stock_classifier(tmp_path):
 def test_names_from_the_config(tmp_path):
     config, checkpoint, _ = make(tmp_path, dataset_meta=None)
     text = config.read_text().replace('LongTailMultiLabel', 'MultiLabel')
-    text = text.replace('num_classes=None', 'num_classes=5')
-    config.write_text(text)
+    config.write_text(text.replace('num_classes=None', 'num_classes=5'))
     with pytest.raises(ValueError, match=r'metainfo=dict\(classes='):
         MultiLabelInferencer(config, checkpoint, 'cpu')
     key = 'test_dataloader.dataset.metainfo'

@@ -123,8 +123,7 @@ def test_a_training_says_why_its_rate_is_what_it_is(small):
     (line,) = re.findall(r'INFO - learning rate 0\.0.*', logs)
     assert 'x 3^0.75 classes' in line
     assert '5 a batch, 2 streams' in line
-    path = work / 'epoch_1.pth'
-    state = torch.load(path, weights_only=True)
+    state = torch.load(work / 'epoch_1.pth', weights_only=True)
     rate = state['optimizer']['param_groups'][0]['lr']
     assert rate == pytest.approx(0.006 * 3**0.75 * 10 / 64, rel=1e-3)
 

@@ -262,6 +262,13 @@ def test_a_download_is_told_before_the_start(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert 'torchvision://resnet50' in shown
     assert 'download.pytorch.org' in shown
+    cfg = read_config(find_config('ltml_custom'))
+    cfg.model.backbone.init_cfg = None
+    fetch_weights(cfg)
+    assert 'none are named for the backbone' in capsys.readouterr().out
+    cfg.optim_wrapper.paramwise_cfg = None
+    fetch_weights(cfg)
+    assert capsys.readouterr().out == ''
 
 
 def test_a_plateau_schedule_fits_any_number_of_epochs():

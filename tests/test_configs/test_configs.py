@@ -15,8 +15,9 @@ from two_branch_case import build as build_network
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
-from ltml_mm.experiments.rows import row_config
+from ltml_mm.experiments.rows import learn_as_two, row_config
 from ltml_mm.files import write_json
+from ltml_mm.models.fork.branches import plain_name
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(
@@ -181,16 +182,21 @@ def test_backbone_variants_differ_in_the_model_alone(name):
     )
 
 
+def rates_of(model, cfg):
+    groups = build_optim_wrapper(model, cfg.to_dict()).optimizer.param_groups
+    rates = {p: group['lr'] for group in groups for p in group['params']}
+    return {name: rates[p] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize('name', ['ltml_custom', 'recipes/ltml_plus_custom'])
 @pytest.mark.parametrize(
     'backbone', [BACKBONE, dict(type='MobileNetV2', widen_factor=0.25)]
 )
-def test_the_recipe_trains_what_both_branches_share_at_a_tenth(backbone):
-    cfg = Config.fromfile(ROOT / 'recipes/ltml_plus_custom.py')
+def test_what_both_branches_share_learns_at_a_tenth(backbone, name):
+    cfg = Config.fromfile(ROOT / f'{name}.py')
     cfg.optim_wrapper.optimizer.lr = 1.0
-    model = build_network(backbone=backbone, head=cfg.model.head)
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper.to_dict())
-    groups = wrapper.optimizer.param_groups
-    rates = {p: group['lr'] for group in groups for p in group['params']}
+    model = build_network(backbone=backbone, head=cfg.model.get('head'))
+    rates = rates_of(model, cfg.optim_wrapper)
     for weight in model.parameters():  # None is zero, as some norms start.
         torch.nn.init.uniform_(weight, 0.01, 0.1)
     reached = []
@@ -201,10 +207,16 @@ def test_the_recipe_trains_what_both_branches_share_at_a_tenth(backbone):
         reached.append(
             {n for n, g in grads.items() if g is not None and g.any()}
         )
-    for name, weight in model.named_parameters():
+    for name, rate in rates.items():
         shared = all(name in names for names in reached)
-        assert rates[weight] == (0.1 if shared else 1.0), name
-    assert {*rates.values()} == {0.1, 1.0}
+        assert rate == (0.1 if shared else 1.0), name
+    # A row of one branch is compared at the same rates.
+    cfg.model = dict(type='ImageClassifier', backbone=backbone)
+    learn_as_two(cfg)
+    plain = rates_of(MODELS.build(cfg.model), cfg.optim_wrapper)
+    both = {plain_name(name): rate for name, rate in rates.items()}
+    assert plain == {name: both[name] for name in plain}
+    assert {*plain.values()} == {0.1, 1.0}
 
 
 @pytest.mark.parametrize('name', CONFIGS)

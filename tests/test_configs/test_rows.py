@@ -120,8 +120,6 @@ def test_a_recipe_is_a_row_of_custom_data_alone(row):
 
 LOGITS = torch.randn(4, 20, generator=torch.Generator().manual_seed(0)) * 2
 LABELS = torch.rand(4, 20, generator=torch.Generator().manual_seed(1)) > 0.8
-
-
 COUNTS = np.array([775, 300, 120, 60, 34, 20, 15, 11, 8, 4, *range(2, 12)])
 IMAGES = 1142
 

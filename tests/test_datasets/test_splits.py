@@ -252,8 +252,7 @@ def test_every_class_keeps_its_share_where_chance_would_not():
     off = np.abs(labels[test].sum(0) - expected)
     assert off.max() <= 3
     assert len(test) == pytest.approx(400, abs=3)
-    rng = np.random.default_rng(1)
-    by_chance = rng.choice(2000, 400, replace=False)
+    by_chance = np.random.default_rng(1).choice(2000, 400, replace=False)
     assert np.abs(labels[by_chance].sum(0) - expected).max() > 6
 
 

@@ -232,8 +232,7 @@ def make(work_dir, *splits):
 
 
 def aps(path):
-    report = json.loads(path.read_text())
-    return [row['AP'] for row in report['classes']]
+    return [row['AP'] for row in json.loads(path.read_text())['classes']]
 
 
 def test_last_validation_and_test_are_saved(tmp_path):

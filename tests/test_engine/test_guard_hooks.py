@@ -53,8 +53,7 @@ def test_a_warm_up_as_long_as_the_run_is_fine(tmp_path, kind):
 
 @pytest.mark.parametrize(('milestone', 'by_epoch'), [(2, True), (4, False)])
 def test_one_until_the_first_drop_is_refused(tmp_path, milestone, by_epoch):
-    end = 3 if by_epoch else 6
-    schedule = drops(end, milestone, by_epoch)
+    schedule = drops(3 if by_epoch else 6, milestone, by_epoch)
     with pytest.raises(ValueError, match=r'takes 4 steps.* drops after 4:'):
         train_by_epochs(tmp_path / 'a', [warm_up(4), schedule])
     train_by_epochs(tmp_path / 'b', [warm_up(3), schedule])

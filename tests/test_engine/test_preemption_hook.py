@@ -220,8 +220,7 @@ def test_no_worker_is_left(data, tmp_path):
 
 
 def test_a_damaged_one_gives_way_to_the_epoch_before(data, tmp_path):
-    config = make_config(data, tmp_path, steps=0)
-    train(config, 'SIGTERM', 'self', 5)
+    train(make_config(data, tmp_path, steps=0), 'SIGTERM', 'self', 5)
     path = tmp_path / 'iter_5.pth'
     assert find_whole_checkpoint(tmp_path) == str(path)
     path.write_bytes(path.read_bytes()[:-1])

@@ -196,8 +196,7 @@ def test_missing_counts_are_refused(data):
 def test_table_shows_the_report(data):
     names = ['[bold]person', '東京ｱ', *NAMES[2:]]
     meta = {'classes': names, 'class_counts': COUNTS, 'num_train_images': 400}
-    samples = make_samples(data, branches=True)
-    got, metric = evaluate(samples, meta)
+    got, metric = evaluate(make_samples(data, branches=True), meta)
     report = json.loads(json.dumps(metric.report, allow_nan=False))
     assert report['num_train_images'] == 400
     table = class_table(report).splitlines()

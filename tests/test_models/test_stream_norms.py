@@ -25,8 +25,7 @@ def normalise(x, eps):
 @pytest.mark.parametrize('momentum', [0.1, 0.3, None])
 def test_each_half_is_normalised_by_itself(momentum, compiling, monkeypatch):
     monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(6, 2, 3, 3))
+    x = np.random.default_rng(0).normal(size=(6, 2, 3, 3))
     x[3:] = 4 * x[3:] + 7
     norm = nn.BatchNorm2d(2, momentum=momentum, dtype=torch.float64)
     separate_stream_norms(norm)

@@ -87,8 +87,7 @@ def test_heads_over_equal_stages_merge_to_the_fused_network(
 
 
 def test_every_weight_is_the_average_of_its_copies():
-    model = two_branch(neck=LINEAR_NECK)
-    state = model.state_dict()
+    state = two_branch(neck=LINEAR_NECK).state_dict()
     state['backbone.layer4.uniform.0.bn1.num_batches_tracked'] += 7
     before = copy.deepcopy(state)
     merged = merge_branches(state)

@@ -256,8 +256,7 @@ def _local_path(listed: str) -> tuple[str, bool]:
         # Label Studio's local files are named in the query.
         path = parse_qs(parts.query).get('d', [unquote(parts.path)])[0]
         return path.lstrip('/'), True
-    windows = PureWindowsPath(listed)
-    foreign = os.path.isabs(listed) or bool(windows.drive)
+    foreign = os.path.isabs(listed) or bool(PureWindowsPath(listed).drive)
     return '/'.join(listed.split('\\')), foreign
 
 

@@ -161,8 +161,7 @@ def read_label_studio(
                 continue
             examples.append(Example(image, names, place, _uploaded(image)))
     problems.check()
-    left = tuple(left_out)
-    return rooted(ImageSet(examples, (), '', path, left_out=left))
+    return rooted(ImageSet(examples, (), '', path, left_out=tuple(left_out)))
 
 
 def _is_annotated(task: Mapping[str, Any]) -> bool:

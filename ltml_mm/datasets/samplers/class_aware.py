@@ -42,12 +42,11 @@ class ClassAwareMultiLabelSampler(ImageStreamSampler):
         self._images, self._offsets = self.labels.images_by_class(num_classes)
         counts = np.diff(self._offsets)
         self._classes = np.flatnonzero(counts)
-        empty = np.flatnonzero(counts == 0).tolist()
+        empty = [str(names[k]) for k in np.flatnonzero(counts == 0)]
         if empty:
-            shown = [names[k] for k in empty]
             print_log(
                 'ClassAwareMultiLabelSampler skips the classes without a '
-                f'training image: {", ".join(map(str, shown))}',
+                f'training image: {", ".join(empty)}',
                 logger='current',
                 level=30,
             )

@@ -47,8 +47,7 @@ class ClassStatisticsHook(Hook):
             ValueError: The training set has no counts, a module has another
                 number of classes, or a resumed run had other counts.
         """
-        dataset = runner.train_dataloader.dataset
-        metainfo = training_metainfo(dataset)
+        metainfo = training_metainfo(runner.train_dataloader.dataset)
         _check_num_classes(runner.model, metainfo.get('classes'))
         compare = runner._resume and not any(
             isinstance(hook, ExactResumeHook) and hook.compares

@@ -151,8 +151,7 @@ class Branches(BaseModule):
                 'calls in fork.at instead, or build the backbone so that it '
                 'does not call it'
             )
-        results = [getattr(m, name)(*args, **kwargs) for m in self.copies]
-        return join(*results)
+        return join(*[getattr(m, name)(*args, **kwargs) for m in self.copies])
 
     def _view(
         self, kind: type[Branches], name: str, uniform: Any, rebalanced: Any
