@@ -8,7 +8,7 @@
 _base_ = [
     './_base_/models/ltml_resnet50.py',
     './_base_/datasets/multi_label_224.py',
-    './_base_/schedules/slow_trunk_8e.py',
+    './_base_/schedules/sgd_8e.py',
     './_base_/default_runtime.py',
 ]
 
@@ -30,8 +30,11 @@ train_dataloader = dict(
         epoch_length='rebalanced',
     ),
 )
-# None: filled in from the number of classes and the images of a step.
-optim_wrapper = dict(optimizer=dict(lr=None))
+# None: filled in from the number of classes and the images of a step. What
+# both branches share comes with weights, and learns at a tenth of it.
+optim_wrapper = dict(
+    optimizer=dict(lr=None), paramwise_cfg=dict(trunk_lr_mult=0.1)
+)
 param_scheduler = [
     # One epoch of warm-up, however long that is.
     dict(

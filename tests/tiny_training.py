@@ -31,9 +31,9 @@ experiment_name = 'small_{number}'
 data_root = '{data}'
 work_dir = '{folder}/work'
 log_level = 'ERROR'
-model = dict(
-    backbone=dict(
-        depth=18, stem_channels=4, base_channels=4, init_cfg=None))
+model = dict(backbone=dict(
+    depth=18, stem_channels=4, base_channels=4, init_cfg=None))
+optim_wrapper = dict(paramwise_cfg=dict(trunk_lr_mult=1))
 train = [
     dict(type='LoadCheckedImage'),
     dict(type='RandomRatioCrop', min_ratio=0.8),

@@ -190,7 +190,7 @@ def _readers(node: Mapping[str, Any]) -> dict[str, set[str]]:
                 r"paramwise_cfg\.get\(\s*'(\w+)'",
                 inspect.getsource(DefaultOptimWrapperConstructor),
             ),
-            'custom_keys',
+            *('custom_keys', 'trunk_lr_mult'),
         },
         '*.fork': {*FORK_DEFAULTS},
     }

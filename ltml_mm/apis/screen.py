@@ -62,8 +62,7 @@ class Screen(io.TextIOBase):
         """Shows how far the run has come, described where it is time to."""
         silent = time.monotonic() - self._last
         if self._terminal and silent >= 0.2:
-            text = describe()[: get_terminal_size().columns - 1]
-            self._put('', text)
+            self._put('', describe()[: get_terminal_size().columns - 1])
         elif not self._terminal and silent >= SILENCE:
             self.line(describe())
 
@@ -359,8 +358,7 @@ def _loss(runner: Runner, now: bool = False) -> str:
 
 
 def _describe_training(runner: Runner) -> Iterator[str]:
-    dataset = runner.train_dataloader.dataset
-    yield f'Data:   {_describe_data(runner, dataset)}'
+    yield f'Data:   {_describe_data(runner, runner.train_dataloader.dataset)}'
     yield f'Model:  {_describe_model(runner)}'
     loader = runner.train_dataloader
     length = len(loader)

@@ -27,8 +27,6 @@ from ltml_mm.files import allow_mmengine_checkpoints, write_bytes
 CONTAINERS = ('state_dict', 'model', 'model_state', 'model_ema', 'teacher')
 #: Words in the name of a file whose ResNet strides in the 1 x 1 convolution.
 CAFFE = re.compile(r'caffe|keras|msra|detectron', re.I)
-#: Arguments of backbones that name weights to start from, beside init_cfg.
-GIVEN = ('checkpoint_path', 'pretrained')
 #: The share of the backbone's tensors that a file has to hold.
 ENOUGH = 0.9
 
@@ -166,22 +164,22 @@ def _store(weights: Mapping[str, Tensor]) -> str:
 
 
 def fetch_weights(cfg: Config) -> None:
-    """Says which weights are downloaded, and from where, and does it.
-
-    And says where a backbone has none, but a learning rate for such.
+    """Says which weights are downloaded, or are missing, and fetches them.
 
     Raises:
         ValueError: The download fails; says how a local file is given.
     """
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
     init = backbone.get('init_cfg') or {}
-    wrapper = cfg.get('optim_wrapper') or {}
-    rates = (wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
-    if 'backbone' in rates and not any([init, *map(backbone.get, GIVEN)]):
+    rates = (cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}
+    keys = ('init_cfg', 'pretrained', 'checkpoint_path')
+    given = [part.get(key) for part in (model, backbone) for key in keys]
+    if rates.get('trunk_lr_mult', 1) < 1 and not any(given):
         _tell(
-            'Weights: none are named for the backbone, whose learning rate '
-            f'is that of pretrained ones ({rates["backbone"]}); --cfg-options '
-            'optim_wrapper.paramwise_cfg=None trains all at one'
+            'Weights: none are named for the backbone, which learns at '
+            f'{rates["trunk_lr_mult"]} of the rate, as pretrained ones do; '
+            'optim_wrapper.paramwise_cfg.trunk_lr_mult=1 trains all at one'
         )
     source = init.get('checkpoint') if isinstance(init, Mapping) else None
     if not isinstance(source, str) or '://' not in source:

@@ -287,8 +287,7 @@ def open_cache(
         capacity = int(MARGIN * needed)
         if limit is not None:
             capacity = min(capacity, limit)
-        name = _digest(images, (*options, capacity))
-        path = folder / f'{name}.images'
+        path = folder / f'{_digest(images, (*options, capacity))}.images'
         _remove_old(folder, path)
         if limit is None and not _has_room(needed, path):
             return None
@@ -390,8 +389,7 @@ def available_memory() -> int:
         found = dict(line.split(':') for line in lines)
         available = int(found['MemAvailable'].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-        return pages // 2
+        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
     group = Path('/sys/fs/cgroup')
     try:
         limit = int((group / 'memory.max').read_text())

@@ -167,10 +167,8 @@ def demo_labels(split: str, seed: int) -> list[list[int]]:
         missing = counts[k] - labels[:, k].sum()
         keys = rng.random(num_images)
         if k not in head:
-            companion = labels[:, head[rank % len(head)]]
-            keys = np.where(companion, keys / 4, keys)
-        full = labels.sum(1) >= _MAX_LABELS
-        keys[labels[:, k] | full] = 2
+            keys = np.where(labels[:, head[rank % len(head)]], keys / 4, keys)
+        keys[labels[:, k] | (labels.sum(1) >= _MAX_LABELS)] = 2
         labels[np.argsort(keys, kind='stable')[:missing], k] = True
     return [np.flatnonzero(row).tolist() for row in labels]
 

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmpretrain.registry import MODELS
 
 from ltml_cli.options import config_folder, parse_cfg_options
 from ltml_cli.result_parsers import PLAIN, PUBLISHED, RECIPES, ROWS, VARIANTS
 from ltml_mm.apis import config
 from ltml_mm.apis.learning_rate import fill_learning_rate
 from ltml_mm.apis.overrides import apply_overrides
-from ltml_mm.models.fork.backbone import fork_backbone
 
 #: The rows of the two-branch network.
 TWO_BRANCH_ROWS = ('two_branches', 'consistency', 'ltml', *RECIPES)
@@ -218,22 +216,10 @@ def build_config(row: Row, args: argparse.Namespace) -> Config:
         config.fit_to_data(cfg)  # As train.py does, ahead of the rate.
     # Named in the config, so that the hash of the run depends on it.
     fill_learning_rate(cfg)
-    if row.base not in TWO_BRANCH_ROWS:
-        learn_as_two(cfg)
     if not chooses(cfg):
         # The last epoch is the result, and is tested on its own.
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     return cfg
-
-
-def learn_as_two(cfg: Config) -> None:
-    """Lets one branch learn at the rates that it has in two, in place."""
-    groups = cfg.optim_wrapper.get('paramwise_cfg') or {}
-    rates = groups.get('custom_keys') or {}
-    if '.uniform.' in rates:
-        plain = MODELS.build({**cfg.model.backbone, 'init_cfg': None})
-        for name in fork_backbone(plain):
-            rates[f'backbone.{name}.'] = rates['.uniform.']
 
 
 def chooses(cfg: Config) -> bool:

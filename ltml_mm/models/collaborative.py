@@ -99,14 +99,9 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
         fork: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        named = signature(CollaborativeTwoBranchClassifier).parameters
-        keys = [*named][:-1]  # all but kwargs itself
-        keys += [
-            *parts.FORK_SPELLINGS,
-            'data_preprocessor',
-            'init_cfg',
-            'train_cfg',
-        ]
+        named = [*signature(CollaborativeTwoBranchClassifier).parameters]
+        keys = ['data_preprocessor', *named[:-1]]  # all but kwargs itself
+        keys += [*parts.FORK_SPELLINGS, 'init_cfg', 'train_cfg']
         parts.check_keywords(type(self).__name__, kwargs, keys)
         fork = parts.fork_options(fork, kwargs)
         super().__init__(

@@ -87,8 +87,7 @@ class TokenPooling(nn.Module):
             return (torch.cat([*tokens], 1),)
         if self.num_prefix_tokens and not self.mean:
             return (tokens[:, 0],)
-        patches = tokens.flatten(1, -2)[:, self.num_prefix_tokens :]
-        return (patches.mean(1),)
+        return (tokens.flatten(1, -2)[:, self.num_prefix_tokens :].mean(1),)
 
 
 @ROOT_MODELS.register_module()
@@ -130,8 +129,7 @@ class AttentionAtTestHead(MultiLabelLinearClsHead):
         # Not weight @ positions: onnxruntime cannot quantise a weight that is
         # the first factor here and has a bias above.
         scores = linear(positions.transpose(1, 2), self.fc.weight)
-        attention = (scores.softmax(1) * scores).sum(1)
-        return logits + self.lam * attention
+        return logits + self.lam * (scores.softmax(1) * scores).sum(1)
 
 
 #: What takes the maps that a neck would average.
@@ -384,7 +382,6 @@ def image_shape(network: nn.Module) -> tuple[int, int, int]:
     if size is None:
         # timm's networks that take one size, or none below another.
         fixed = facts.get('fixed_input_size') and facts.get('input_size')
-        shape = fixed or facts.get('min_input_size') or [PROBE_SIDE]
-        size = shape[-2:]
+        size = (fixed or facts.get('min_input_size') or [PROBE_SIDE])[-2:]
     sides = size if isinstance(size, Sequence) else (size, size)
     return channels or 3, int(sides[0]), int(sides[-1])

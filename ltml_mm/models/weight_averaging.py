@@ -192,9 +192,7 @@ def _measuring(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
 def _plain_key(key: str) -> str:
     """Returns a key's name in the merged network."""
     name = plain_name(key)
-    if key.startswith(_HEADS):
-        return f'head.{name[len(_HEADS) :]}'
-    return name
+    return f'head.{name[len(_HEADS) :]}' if key.startswith(_HEADS) else name
 
 
 def _pairs(

@@ -15,7 +15,7 @@ from two_branch_case import build as build_network
 import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
-from ltml_mm.experiments.rows import learn_as_two, row_config
+from ltml_mm.experiments.rows import row_config
 from ltml_mm.files import write_json
 from ltml_mm.models.fork.branches import plain_name
 
@@ -211,12 +211,14 @@ def test_what_both_branches_share_learns_at_a_tenth(backbone, name):
         shared = all(name in names for names in reached)
         assert rate == (0.1 if shared else 1.0), name
     # A row of one branch is compared at the same rates.
-    cfg.model = dict(type='ImageClassifier', backbone=backbone)
-    learn_as_two(cfg)
-    plain = rates_of(MODELS.build(cfg.model), cfg.optim_wrapper)
+    plain = MODELS.build(dict(type='ImageClassifier', backbone=backbone))
+    plain = rates_of(plain, cfg.optim_wrapper)
     both = {plain_name(name): rate for name, rate in rates.items()}
     assert plain == {name: both[name] for name in plain}
     assert {*plain.values()} == {0.1, 1.0}
+    model.fork_at, model.backbone = None, torch.nn.Identity()
+    with pytest.raises(ValueError, match='trunk_lr_mult=1 needs no stage'):
+        rates_of(model, cfg.optim_wrapper)
 
 
 @pytest.mark.parametrize('name', CONFIGS)

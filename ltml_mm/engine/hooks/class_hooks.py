@@ -125,8 +125,7 @@ class PriorBiasHook(Hook):
         statistics = ClassStatistics.from_metainfo(metainfo)
         counts = torch.tensor(statistics.counts, dtype=torch.float64)
         # One image more on both sides: a class without images has a logit.
-        others = statistics.num_images - counts
-        prior = torch.log((counts + 1) / (others + 1))
+        prior = torch.log((counts + 1) / (statistics.num_images - counts + 1))
         for head in unwrap_model(runner.model).modules():
             if isinstance(head, (ClsHead, MultiLabelClsHead)):
                 found = [m for m in head.modules() if isinstance(m, nn.Linear)]

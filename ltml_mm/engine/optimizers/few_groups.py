@@ -8,6 +8,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from ltml_mm.models.fork.backbone import trunk_parameters
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class FewGroupsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -15,6 +17,9 @@ class FewGroupsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     With ``paramwise_cfg`` MMEngine makes a group of every parameter, and the
     step starts kernels for each. Here those of equal settings are one group.
+
+    ``paramwise_cfg`` takes ``trunk_lr_mult``, too: the factor of the learning
+    rate of what both branches share, see :func:`trunk_parameters`.
     """
 
     def add_params(
@@ -27,7 +32,11 @@ class FewGroupsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Adds a module's parameters to the group of their settings."""
         found: list[dict] = []
         super().add_params(params if prefix else found, module, prefix, **kw)
+        factor = self.paramwise_cfg.get('trunk_lr_mult', 1)
+        trunk = trunk_parameters(module) if found and factor != 1 else ()
         for own in found:
+            if own['params'][0] in trunk:
+                own['lr'] = factor * own.get('lr', self.base_lr)
             for group in params:
                 if {**group, 'params': 0} == {**own, 'params': 0}:
                     group['params'] += own['params']

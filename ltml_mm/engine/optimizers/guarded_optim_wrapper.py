@@ -267,8 +267,7 @@ class GuardedAmpOptimWrapper(GuardedOptimWrapper, _AnyDeviceAmpOptimWrapper):
             self._losses = [x for x in found if isinstance(x, nn.Module)]
         with ExitStack() as stack:
             for loss in self._losses:
-                handle = loss.register_forward_pre_hook(_widen)
-                stack.callback(handle.remove)
+                stack.callback(loss.register_forward_pre_hook(_widen).remove)
             stack.enter_context(super().optim_context(model))
             yield
 

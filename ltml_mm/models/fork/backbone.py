@@ -145,6 +145,22 @@ def _twin(module: nn.Module, init: str, memo: Any = None) -> nn.Module:
     return twin.apply(_reset) if init == 'reinit' else twin
 
 
+def trunk_parameters(model: Any) -> set[nn.Parameter]:
+    """Returns what two branches share of a network's backbone, or would.
+
+    Raises:
+        ValueError: It is not forked, and cannot be.
+    """
+    try:
+        stage = getattr(model, 'fork_at', None)
+        stage = stage or fork_backbone(copy.deepcopy(model.backbone).cpu())
+    except ValueError as error:
+        raise ValueError(f'{error} trunk_lr_mult=1 needs no stage') from error
+    forked = tuple(f'{name}.' for name in stage)
+    named = model.backbone.named_parameters()
+    return {p for name, p in named if not name.startswith(forked)}
+
+
 def auto_fork_points(
     backbone: Any,
     plain: PlainRun | None = None,
