@@ -248,14 +248,18 @@ def tune_rows(
         finally:  # Also where it was stopped, for the report.
             for search, values in wanted:
                 for value in values:
-                    found = _results(args, search, value)
-                    scores = [r['metrics']['fused']['mAP'] for r in found]
-                    whole = len(scores) == len(args.tune_seeds)
-                    search.scores[value] = scores if whole else []
+                    search.scores[value] = _scores(args, search, value)
                 if all(map(_is_number, search.scores)):
                     search.scores = dict(sorted(search.scores.items()))
         further = [(search, search.next_value()) for search, _ in wanted]
         wanted = [(s, [value]) for s, value in further if value is not None]
+
+
+def _scores(args: argparse.Namespace, search: Search, value: Any) -> list:
+    """Reads the total mAP of every seed; none where one is missing."""
+    found = _results(args, search, value)
+    scores = [result['metrics']['fused']['mAP'] for result in found]
+    return scores if len(scores) == len(args.tune_seeds) else []
 
 
 def _results(args: argparse.Namespace, search: Search, value: Any) -> list:

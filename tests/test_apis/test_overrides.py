@@ -68,14 +68,14 @@ def test_what_nothing_reads_is_refused(option, near):
     [
         "custom_hooks=[dict(type='EMAHook', momentum=0.001)]",
         "default_hooks.mine=dict(type='EMAHook')",
-        *('model.fuse=probs', 'model.fork.bn_streams=separate'),
+        *('model.fuse=probs', 'optim_wrapper.accumulative_counts=2'),
+        *('model.fork.bn_streams=separate', 'randomness.diff_rank_seed=True'),
         *('model.backbone.frozen_stages=1', 'find_unused_parameters=True'),
-        'optim_wrapper.accumulative_counts=2',
         'optim_wrapper.paramwise_cfg.norm_decay_mult=0.',
-        'train_dataloader.prefetch_factor=4',
+        'optim_wrapper.paramwise_cfg.trunk_lr_mult=0.1',
         'train_dataloader.sampler.streams.uniform.num_samples=8',
         *('train_cfg.dynamic_intervals=[(1,2)]', 'test_evaluator.tail=10'),
-        *('randomness.diff_rank_seed=True', 'log_processor.window_size=5'),
+        *('log_processor.window_size=5', 'train_dataloader.prefetch_factor=4'),
     ],
 )
 def test_new_entries_that_something_reads_are_taken(option):
@@ -257,12 +257,12 @@ def test_a_download_is_told_before_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         'mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint', fail
     )
-    with pytest.raises(ValueError, match=r'no network.*--weights FILE'):
-        fetch_weights(read_config(find_config('ltml_voc')))
-    shown = capsys.readouterr().out
-    assert 'torchvision://resnet50' in shown
-    assert 'download.pytorch.org' in shown
     cfg = read_config(find_config('ltml_custom'))
+    with pytest.raises(ValueError, match=r'no network.*--weights FILE'):
+        fetch_weights(cfg)
+    shown = capsys.readouterr().out
+    assert shown.startswith('Weights: the config starts from torchvision://')
+    assert 'download.pytorch.org' in shown
     cfg.model.backbone.init_cfg = None
     fetch_weights(cfg)
     assert 'none are named for the backbone' in capsys.readouterr().out

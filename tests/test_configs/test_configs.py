@@ -195,6 +195,7 @@ def rates_of(model, cfg):
 def test_what_both_branches_share_learns_at_a_tenth(backbone, name):
     cfg = Config.fromfile(ROOT / f'{name}.py')
     cfg.optim_wrapper.optimizer.lr = 1.0
+    cfg.optim_wrapper.paramwise_cfg.custom_keys = {'layer1.': dict(lr_mult=2)}
     model = build_network(backbone=backbone, head=cfg.model.get('head'))
     rates = rates_of(model, cfg.optim_wrapper)
     for weight in model.parameters():  # None is zero, as some norms start.
@@ -203,19 +204,18 @@ def test_what_both_branches_share_learns_at_a_tenth(backbone, name):
     for z in model.branch_logits(torch.rand(2, 3, 64, 64)).values():
         model.zero_grad(set_to_none=False)
         z.sum().backward(retain_graph=True)
-        grads = {name: p.grad for name, p in model.named_parameters()}
-        reached.append(
-            {n for n, g in grads.items() if g is not None and g.any()}
-        )
+        grads = [(name, p.grad) for name, p in model.named_parameters()]
+        reached.append({n for n, g in grads if g is not None and g.any()})
     for name, rate in rates.items():
         shared = all(name in names for names in reached)
-        assert rate == (0.1 if shared else 1.0), name
+        own = 2.0 if 'layer1.' in name else 1.0
+        assert rate == (0.1 if shared else 1.0) * own, name
     # A row of one branch is compared at the same rates.
     plain = MODELS.build(dict(type='ImageClassifier', backbone=backbone))
     plain = rates_of(plain, cfg.optim_wrapper)
     both = {plain_name(name): rate for name, rate in rates.items()}
     assert plain == {name: both[name] for name in plain}
-    assert {*plain.values()} == {0.1, 1.0}
+    assert {*plain.values()} == {0.1, 0.2, 1.0}
     model.fork_at, model.backbone = None, torch.nn.Identity()
     with pytest.raises(ValueError, match='trunk_lr_mult=1 needs no stage'):
         rates_of(model, cfg.optim_wrapper)
