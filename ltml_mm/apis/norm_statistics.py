@@ -41,8 +41,7 @@ class NormStatisticsHook(Hook):
     :func:`remeasure_checkpoint`. Compare both before using it.
 
     Args:
-        images (int, optional): Training images to measure on. Defaults to
-            all.
+        images (int, optional): Training images to measure on; else all.
     """
 
     priority = 'LOWEST'

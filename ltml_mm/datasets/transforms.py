@@ -120,8 +120,7 @@ class PhotoMetricDistortion(BaseTransform):
     Args:
         brightness_delta (float): Largest shift of brightness, of 255.
         contrast_range (tuple[float, float]): Range of the contrast factor.
-        saturation_range (tuple[float, float]): Range of the saturation
-            factor.
+        saturation_range (tuple[float, float]): That of the saturation's.
         hue_delta (float): Largest shift of the hue, in degrees.
         on_device (bool): Whether to draw alone: the image stays, and
             ``distortion``, a :class:`Distortion`, is added, with which

@@ -129,8 +129,7 @@ class ExactResumeHook(Hook):
         """Prepares the data, and checks when checkpoints are saved.
 
         Raises:
-            ValueError: A checkpoint would be saved between two steps of the
-                optimizer.
+            ValueError: A checkpoint would come between the optimizer's steps.
         """
         check_accumulation(runner)
         self._signature = self._signature or resume_state.run_signature(runner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
@@ -22,12 +22,16 @@ class FewGroupsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     rate of what both branches share, see :func:`trunk_parameters`.
     """
 
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Builds the optimizer wrapper of a model."""
+        wrapper = super().__call__(model)
+        groups = wrapper.optimizer.param_groups
+        # MMEngine's are ConfigDicts, which PyTorch reads for every weight.
+        groups[:] = [{**group} for group in groups]
+        return wrapper
+
     def add_params(
-        self,
-        params: list[dict],
-        module: nn.Module,
-        prefix: str = '',
-        **kw: Any,
+        self, params: list, module: nn.Module, prefix: str = '', **kw: Any
     ) -> None:
         """Adds a module's parameters to the group of their settings."""
         found: list[dict] = []

@@ -107,8 +107,7 @@ class ClassStatisticsLoss(nn.Module):
             logits: Raw scores of shape (N, K), any float dtype.
             target: Labels in [0, 1] of shape (N, K), hard or soft.
             weight: Weight of every image, of shape (N,).
-            avg_factor: What to divide the sum over the batch by; N by
-                default.
+            avg_factor: Divides the sum over the batch; N by default.
 
         Returns:
             Tensor: A scalar, the mean over the batch and the classes.
