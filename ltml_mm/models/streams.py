@@ -140,28 +140,28 @@ def stream_targets(
     of compiled graphs: the number of labels differs from image to image, and
     each would be compiled anew.
     """
-    targets = {}
-    for name, samples in data_samples.items():
-        if any('gt_score' in sample for sample in samples):
-            scores = [
-                sample.gt_score
-                if 'gt_score' in sample
-                else label_to_onehot(sample.gt_label, num_classes)
-                for sample in samples
-            ]
-            found = torch.stack(scores).float()
-        else:
-            # At once: MMPretrain's batch_label_to_onehot sums them one by one.
-            labels = [sample.gt_label for sample in samples]
-            sizes = torch.tensor([len(own) for own in labels])
-            rows = torch.arange(len(labels)).repeat_interleave(sizes)
-            each = one_hot(torch.cat(labels), num_classes).float()
-            found = each.new_zeros(len(labels), num_classes)
-            found.index_add_(0, rows.to(each.device, non_blocking=True), each)
-        if device.type == 'cuda' and not found.is_cuda:
-            found = found.pin_memory()  # The host goes on meanwhile.
-        targets[name] = found.to(device, non_blocking=True)
-    return targets
+    samples = [sample for own in data_samples.values() for sample in own]
+    if any('gt_score' in sample for sample in samples):
+        scores = [
+            sample.gt_score
+            if 'gt_score' in sample
+            else label_to_onehot(sample.gt_label, num_classes)
+            for sample in samples
+        ]
+        targets = torch.stack(scores).float()
+    else:
+        # At once: MMPretrain's batch_label_to_onehot sums them one by one.
+        labels = [sample.gt_label for sample in samples]
+        sizes = torch.tensor([len(own) for own in labels])
+        rows = torch.arange(len(labels)).repeat_interleave(sizes)
+        each = one_hot(torch.cat(labels), num_classes).float()
+        targets = each.new_zeros(len(labels), num_classes)
+        targets.index_add_(0, rows.to(each.device, non_blocking=True), each)
+    if device.type == 'cuda' and not targets.is_cuda:
+        targets = targets.pin_memory()  # The host goes on meanwhile.
+    targets = targets.to(device, non_blocking=True)
+    parts = targets.split([len(own) for own in data_samples.values()])
+    return dict(zip(data_samples, parts, strict=True))
 
 
 def fuse_scores(logits: Sequence[Tensor], fuse: str) -> Tensor:
