@@ -297,8 +297,7 @@ def test_bad_exports_are_named(root, out, form, value, words):
 @pytest.mark.parametrize(('form', 'make'), own_data.CASES)
 def test_a_format_is_found(root, out, form, make):
     source, expected = make(root)
-    summary = own_data.convert(source, out, None)
-    assert f'{source} read as {form}\n' in summary
+    assert f'{source} read as {form}\n' in own_data.convert(source, out, None)
     assert len(own_data.load(out / 'train.json')['data_list']) == len(expected)
 
 

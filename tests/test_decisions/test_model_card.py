@@ -153,8 +153,7 @@ def test_damage_is_named(trained, tmp_path, cut):
 
 
 def test_checksum_is_beside(trained):
-    work = trained / 'work'
-    assert (work / 'epoch_1.safetensors.sha256').is_file()
+    assert (trained / 'work' / 'epoch_1.safetensors.sha256').is_file()
 
 
 def test_the_card_tells_of_the_run(trained, tmp_path):

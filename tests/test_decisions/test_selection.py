@@ -250,8 +250,7 @@ def test_the_merged_network_is_another_model(copied, trained, tmp_path):
 
 
 def refused(config, *words):
-    cfg = load_config(config, dict(words))
-    return no_validation(cfg)
+    return no_validation(load_config(config, dict(words)))
 
 
 def test_the_test_set_is_never_chosen_on(trained, copied, tmp_path):

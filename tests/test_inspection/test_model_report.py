@@ -216,8 +216,7 @@ def test_figures():
         assert row['name'] == subject.network.names[k]
         assert model['precision'][0] == (truth & said).sum() / said.sum()
         alarms = row['cards']['alarms']
-        best = found.scores[~truth, k].max()
-        assert alarms[0]['score'] == best
+        assert alarms[0]['score'] == found.scores[~truth, k].max()
         assert not any(one['present'] for one in alarms)
         misses = row['cards']['misses']
         assert misses[0]['score'] == found.scores[truth, k].min()

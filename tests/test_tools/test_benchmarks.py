@@ -107,9 +107,8 @@ def test_throughput_of_files(kind, tmp_path, monkeypatch, capsys):
     """A folder of one's own pictures, and a config of MMPretrain's."""
     config = write_small(tmp_path)
     if kind == 'stock':
-        text = STOCK.replace('{data}', str(tmp_path / 'data'))
         config = tmp_path / 'stock.py'
-        config.write_text(text)
+        config.write_text(STOCK.replace('{data}', str(tmp_path / 'data')))
     monkeypatch.syspath_prepend(FOLDER)
     throughput = importlib.import_module('throughput')
     out = tmp_path / 'out.json'
@@ -123,3 +122,8 @@ def test_throughput_of_files(kind, tmp_path, monkeypatch, capsys):
     assert result['pipeline']['second_pass'][loading] > 0
     assert result['device']['images'] == {'own': 10, 'stock': 4}[kind]
     assert result['limit'] in ('the loader', 'the device')
+    result['machine']['device'], result['loader_ms'] = 'cuda:0', 0
+    for host, limit in ((95, 'the host'), (80, 'the device')):
+        result['device'].update(host=host, step=100)
+        found, (advice, *_) = throughput.advise({}, None, result, 2)
+        assert (found, 'compile' in advice) == (limit, limit == 'the host')

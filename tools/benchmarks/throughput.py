@@ -4,8 +4,9 @@ Loads some batches of a config, and trains a few steps on one of them, in
 about two minutes; nothing is saved but decoded images (``image_cache``). It
 prints where the time of a batch goes: each step of the pipeline, the batch,
 the copy to the device, forward, backward and optimizer; what the workers
-deliver; whether the loader or the device is the limit; and which settings
-to change. Works for MMPretrain's own configs, too.
+deliver; whether the loader, the device or, beside a GPU, the host that starts
+its kernels is the limit; and which settings to change. Works for MMPretrain's
+own configs, too.
 
 Example:
     python tools/benchmarks/throughput.py configs/ltml_custom.py \
@@ -179,26 +180,45 @@ class Training:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def step(self, batch: Any) -> dict[str, float]:
-        """Trains one step; returns the seconds of its parts."""
+    def step(self, batch: Any, wait: bool = True) -> dict[str, float]:
+        """Trains one step; returns the seconds of its parts.
+
+        Without ``wait`` a part ends when the device has been told of it.
+        """
         self.model.train()
+        clock = self.clock if wait else time.perf_counter
         times = [self.clock()]
         data = self.model.data_preprocessor(batch, True)
-        times.append(self.clock())
+        times.append(clock())
         with self.wrapper.optim_context(self.model):
             losses = self.model(**data, mode='loss')
             loss, _ = self.model.parse_losses(losses)
-        times.append(self.clock())
+        times.append(clock())
         self.wrapper.backward(loss)
-        times.append(self.clock())
+        times.append(clock())
         self.wrapper.step()
         self.wrapper.zero_grad()
-        times.append(self.clock())
+        times.append(clock())
         names = ('copy', 'forward', 'backward', 'optimizer')
         return {
             name: end - start
             for name, start, end in zip(names, times, times[1:], strict=False)
         }
+
+    def measure_whole(self, batch: Any, seconds: float) -> dict[str, float]:
+        """Returns median milliseconds of steps that wait at their end alone.
+
+        ``host``: until the host has started all; ``step``: until it is done.
+        """
+        self.step(batch)
+        end = time.perf_counter() + seconds
+        found: list[tuple[float, float]] = []
+        while not found or (time.perf_counter() < end and len(found) < 50):
+            start = self.clock()
+            host = sum(self.step(batch, wait=False).values())
+            found.append((host, self.clock() - start))
+        times = zip(('host', 'step'), zip(*found, strict=True), strict=True)
+        return {name: 1000 * statistics.median(own) for name, own in times}
 
     def measure(self, batch: Any, seconds: float) -> dict[str, float]:
         """Returns the median milliseconds of each part."""
@@ -224,7 +244,9 @@ def measure_device(
     arrange(training.model, layout, picture_side(cfg.train_dataloader))
     if hook:
         fit_optimizer(training.wrapper.optimizer)
+        training.wrapper.reads_late = True  # As SafeCheckpointHook has it.
     result: dict[str, Any] = {'parts': training.measure(batch, seconds)}
+    result.update(training.measure_whole(batch, seconds / 2))
     last = [
         m.weight.is_contiguous(memory_format=torch.channels_last)
         and not m.weight.is_contiguous()
@@ -235,7 +257,7 @@ def measure_device(
     half = halve(batch)
     result['images'] = count_images(batch['inputs'])
     result['images_of_half'] = count_images(half['inputs'])
-    result['half'] = sum(training.measure(half, seconds / 2).values())
+    result['half'] = training.measure_whole(half, seconds / 2)['step']
     layouts: dict[str, Callable[[], Any]] = {
         'contiguous': lambda: training.model.to(
             memory_format=torch.contiguous_format
@@ -249,8 +271,8 @@ def measure_device(
         change()
         # Momenta have the layout of the weights.
         training.wrapper.optimizer.state.clear()
-        parts = training.measure(batch, seconds / 2)
-        result['layouts'][name] = sum(parts.values())
+        whole = training.measure_whole(batch, seconds / 2)
+        result['layouts'][name] = whole['step']
     return result
 
 
@@ -259,8 +281,7 @@ def advise(
 ) -> tuple[str, list[str]]:
     """Names the limit, and what to set."""
     device = result['device']
-    parts = device['parts']
-    loads, computes = result['loader_ms'], sum(parts.values())
+    loads, computes = result['loader_ms'], device['step']
     first, second = result['pipeline'].values()
     images = device['images']
     load_one = sum(second.values()) * images  # ms of one worker a batch
@@ -268,6 +289,16 @@ def advise(
     lines = []
     waits = loads > computes
     limit = 'the loader' if waits else 'the device'
+    beside = result['machine']['device'] != 'cpu'
+    if beside and not waits and device['host'] > 0.9 * computes:
+        limit = 'the host'
+        if not cfg.get('compile'):
+            lines.append(
+                'compile.mode=reduce-overhead: the host takes '
+                f'{device["host"]:.0f} of the {computes:.0f} ms of a step to '
+                'start its kernels; CUDA graphs start them at once '
+                '(docs/speed.md)'
+            )
     if waits and needed > loader.num_workers:
         lines.append(
             f'train_dataloader.num_workers={min(needed, processors)} (now '
@@ -362,10 +393,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     limit, lines = advise(cfg, loader, result, result['machine']['processors'])
     result['limit'], result['set'] = limit, lines
-    computes = sum(result['device']['parts'].values())
     result['images_a_second'] = {
         'loader': result['device']['images'] / seconds,
-        'device': 1000 * result['device']['images'] / computes,
+        'device': 1000 * result['device']['images'] / result['device']['step'],
     }
     report(result, args.out)
     print(f'\nThe limit is {limit}. What to set:')
