@@ -66,11 +66,12 @@ class Poison(Hook):
 
 
 def states(runner):
-    """Copies weights and buffers, and the optimizer's momenta."""
+    """Copies weights and buffers, and what the optimizer keeps."""
     model = getattr(runner.model, 'module', runner.model)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     momenta = [
-        state['momentum_buffer'].clone()
+        value.clone()
         for state in runner.optim_wrapper.optimizer.state.values()
+        for value in state.values()
     ]
     return weights, momenta

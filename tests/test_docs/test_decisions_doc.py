@@ -92,8 +92,7 @@ def test_the_walk_through_runs(tmp_path, monkeypatch, capsys, quick):
     (snippet,) = blocks('python')
     names = {}
     exec(snippet, names)
-    shown = capsys.readouterr().out
-    assert shown.count('.png') == 60
+    assert capsys.readouterr().out.count('.png') == 60
     assert names['inferencer'].thresholds.names == CLASSES
     assert work.is_dir()
 

@@ -12,7 +12,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from poisoned_batch import Poison
+from poisoned_batch import Poison, states
 from tiny_training import make_config
 from two_branch_case import batch, build
 
@@ -152,8 +152,11 @@ def test_the_count_goes_on_after_a_resume(data, tmp_path):
     assert counts.tolist() == [1, 2, 3]
 
 
-def test_stop_tells_step_terms_and_images(data, tmp_path):
+@pytest.mark.parametrize('kind', ['SGD', 'AdamW'])
+def test_stop_tells_step_terms_and_images(data, tmp_path, kind):
     config = guarded(data, tmp_path, 'stop')
+    if kind == 'AdamW':
+        config.optim_wrapper.optimizer = dict(type=kind, fused=SGD['fused'])
     runner, hook, message = train(config, True, steps=[4], what='labels')
     assert message.startswith('step 4: ')
     assert 'rebalanced.loss_cls = nan' in message
@@ -164,12 +167,13 @@ def test_stop_tells_step_terms_and_images(data, tmp_path):
     for name in hook.names[4]:
         assert str(name) in message
     assert runner.iter == 3 + SGD['fused']
-    before, _ = hook.before[4]
+    before, momenta = hook.before[4]
     model = runner.model
     assert_equal(
         [before[name] for name, _ in model.named_parameters()],
         [parameter.detach() for parameter in model.parameters()],
     )
+    assert_equal(momenta, states(runner)[1])
     assert not list(tmp_path.glob('*.pth'))
 
 

@@ -85,8 +85,7 @@ def test_a_resumed_part_stands_in_for_what_was_lost(tmp_path):
 
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path, capsys):
     path = write(tmp_path, 1, epochs(1, 2), end='\n{"lr": 0.1, "lo')
-    run = read_log(str(tmp_path))
-    assert len(run.curves['loss']) == 4
+    assert len(read_log(str(tmp_path)).curves['loss']) == 4
     assert f'{path}, line 7: cut short' in capsys.readouterr().err
 
 

@@ -211,8 +211,7 @@ def test_published_sets_are_held_out_from_where_their_configs_say(
     assert 0 < len(test) == 60 - len(train)
     rows[0]['gt_label'] = [5]
     write_json(path, content)
-    changed = build_config(Row('ltml', 'ltml', {}), args)
-    assert config_hash(changed) != before
+    assert config_hash(build_config(Row('ltml', 'ltml', {}), args)) != before
 
 
 def test_a_small_set_gives_every_row_as_many_images(data, tmp_path):

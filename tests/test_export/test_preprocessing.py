@@ -50,8 +50,7 @@ def test_colours_and_normalisation(to_rgb):
     rgb = images.astype(float).transpose(0, 3, 1, 2)
     given = rgb if to_rgb else rgb[:, ::-1]
     mean = np.array([1, 2, 3]).reshape(3, 1, 1)
-    expected = (given - mean) / (mean + 3)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, (given - mean) / (mean + 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,7 @@ def test_reinit_draws_attention_and_necks_anew():
 
 def test_a_trunk_that_is_frozen_anew_at_each_run():
     config, names = ROWS['xcit']
-    backbone = MODELS.build({**config, 'frozen_stages': 2})
-    assert fork_backbone(backbone) == names
+    assert fork_backbone(MODELS.build({**config, 'frozen_stages': 2})) == names
 
 
 @pytest.mark.parametrize('init', ['copy', 'reinit'])
