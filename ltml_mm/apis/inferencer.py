@@ -67,8 +67,7 @@ class MultiLabelInferencer(BaseInferencer):
             where no counts are known.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read or does not fit the
-            config.
+        CheckpointError: The checkpoint cannot be read, or does not fit.
         FileNotFoundError: The config does not exist.
         ValueError: The device does not exist, or no class names are known.
     """

@@ -34,8 +34,7 @@ def read_annotations(
         path: The JSON file.
         classes: The class names that are expected, which the file may lack.
         keys: The keys of an entry that hold a path.
-        allow_outside: Whether paths may leave the folder that they are
-            joined to.
+        allow_outside: Whether paths may leave the folder they are joined to.
 
     Returns:
         tuple: ``metainfo`` with ``classes``, and ``data_list``.

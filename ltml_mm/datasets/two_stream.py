@@ -51,8 +51,7 @@ class TwoStreamDataset:
             MMPretrain's multi-label datasets, or a wrapper of them, such
             as ``KFoldDataset``, ``ConcatDataset`` or ``RepeatDataset``. In
             a config, the counts of concatenated sets may differ.
-        lazy_init (bool): Whether to read no annotations yet. Defaults to
-            False.
+        lazy_init (bool): Whether to read no annotations yet.
 
     Raises:
         TypeError: ``dataset`` cannot name the classes of an image.

@@ -53,7 +53,7 @@ def log_late(hub: MessageHub, key: str, value: Any) -> None:
     else:
         hub.update_scalar(key, value)
     if time.monotonic() - history.read_at > MAX_AGE:
-        history.current()
+        history.read(but=1)  # That of this step, which a GPU may be at.
 
 
 class LateHistory(HistoryBuffer):
@@ -69,12 +69,17 @@ class LateHistory(HistoryBuffer):
         self.read_at = time.monotonic()
         super().__init__(*args)
 
-    @property
-    def _log_history(self) -> np.ndarray:
+    def read(self, but: int = 0) -> None:
+        """Reads the values, but for so many of the newest."""
         late, self.late = self.late, []
         self.read_at = time.monotonic()
-        for value in late:
+        for value in late[: len(late) - but]:
             self.update(value.item())
+        self.late = late[len(late) - but :]
+
+    @property
+    def _log_history(self) -> np.ndarray:
+        self.read()
         return self.known
 
     @_log_history.setter

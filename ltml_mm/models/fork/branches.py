@@ -69,9 +69,8 @@ class Branches(BaseModule):
         uniform: The copy of the uniform branch.
         rebalanced: The copy of the re-balanced branch.
         init: ``'copy'``: both copies start from the same weights.
-            ``'reinit'``: the re-balanced copy keeps its own random
-            initialisation; a plain checkpoint loads into the uniform copy
-            alone.
+            ``'reinit'``: the re-balanced copy keeps its own random weights;
+            a plain checkpoint loads into the uniform copy alone.
     """
 
     def __init__(
