@@ -47,7 +47,8 @@ param_scheduler = [
     dict(type='MultiStepLR', by_epoch=True, milestones=[5, 7], gamma=0.1),
 ]
 auto_scale_lr = dict(base_batch_size=32)
-# Stable at rates that suit many classes: "Stability" in docs/method.md.
+# Stable at rates that suit many classes: "Stability" in docs/method.md. A list
+# of your own takes their place; default_hooks.NAME=dict(type=...) adds one.
 custom_hooks = [
     dict(type='PriorBiasHook'),
     dict(type='ConsistencyLimitHook'),

@@ -1,8 +1,7 @@
 """Finds the installed mm stack and says how to mend one that does not fit.
 
 The OneDL builds and the original OpenMMLab releases provide the same modules
-and install into the same folders, so a mixture breaks in ways that name
-neither.
+and install into the same folders, so errors of a mixture name neither.
 """
 
 from __future__ import annotations

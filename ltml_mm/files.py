@@ -24,8 +24,7 @@ from ltml_cli.run_parsers import SAFETENSORS
 
 #: What is added to a file's name for the file with its checksum.
 SUFFIX = '.sha256'
-#: The entry of the header of safetensors that holds what a checkpoint has
-#: in its ``meta``.
+#: The entry of safetensors' header that holds a checkpoint's ``meta``.
 META_KEY = 'ltml_mm'
 
 

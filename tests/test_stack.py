@@ -67,8 +67,7 @@ def test_mixture():
     text = message(found)
     assert 'mixture' in text
     assert all(f'{k} {v}' in text for k, v in found.items())
-    command = text.split('Run: ')[1]
-    uninstall, install = command.split(' && ')
+    uninstall, install = text.split('Run: ')[1].split(' && ')
     assert uninstall.startswith('pip uninstall -y ')
     assert set(uninstall.split()[3:]) == set(found)
     assert f'Run: {install}' == INSTALL_ONEDL

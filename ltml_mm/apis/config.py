@@ -13,7 +13,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import JsonHandler, register_handler
 from mmengine.fileio.handlers.json_handler import set_default
 from mmengine.fileio.handlers.yaml_handler import Dumper
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 
@@ -23,6 +23,7 @@ from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.annotations import training_metainfo
 from ltml_mm.datasets.images import first_line
 from ltml_mm.datasets.two_stream import allow_other_counts, innermost_datasets
+from ltml_mm.engine.optimizers.few_groups import check_trunk_rate
 from ltml_mm.evaluation.grouped_average_precision import separate_metrics
 
 #: The dataset whose classes and counts are known from its files alone.
@@ -96,6 +97,7 @@ def complete_config(
     """Fills in, in place, what :func:`load_config` describes."""
     separate_metrics(cfg)
     _choose_speed(cfg)
+    check_trunk_rate(cfg.get('optim_wrapper') or {})
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name) or {}
         if loader.get('num_workers', 0) == 0 and 'num_workers' in loader:
@@ -243,6 +245,11 @@ class RunnerFromData:
         return build_runner(cfg, Runner.from_cfg)
 
 
+def scope_of(cfg: Config) -> str:
+    """Returns the registry scope of a config's names, MMPretrain's if none."""
+    return cfg.get('default_scope') or 'mmpretrain'
+
+
 def dataset_configs(cfg: Config) -> Iterator[Any]:
     """Yields the config of every dataset, without what wraps it."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -256,7 +263,8 @@ def training_dataset(cfg: Config, pipeline: Any) -> Any:
     config = deepcopy(cfg.train_dataloader.dataset)
     for dataset in innermost_datasets(config):
         dataset.update(pipeline=pipeline, lazy_init=False)
-    return DATASETS.build(config)
+    with DefaultScope.overwrite_default_scope(scope_of(cfg)):  # Of wrappers.
+        return DATASETS.build(config)
 
 
 def fit_to_data(cfg: Config) -> None:

@@ -113,15 +113,12 @@ class MultiLabelInferencer(BaseInferencer):
                 returns, by branch too, instead of dicts.
             batch_size (int): Images a step.
             threshold (float, optional): The least score of a predicted
-                class. By default that of its class; 0.5 where the model has
-                no thresholds.
-            topk (int, optional): The number of predicted classes, whatever
-                their scores.
+                class. By default that of its class, else 0.5.
+            topk (int, optional): How many classes, whatever their scores.
             draw (bool): Whether to add ``picture``, the annotated image, RGB
                 of shape (H, W, 3).
             calibrated (bool): Whether to give calibrated scores, for which
-                the thresholds need a calibration. The default choice of
-                classes stays.
+                the thresholds need a calibration. The classes stay.
 
         Returns:
             list[dict] | list[DataSample]: For each image its ``path`` (None

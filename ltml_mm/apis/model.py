@@ -18,7 +18,7 @@ from ltml_mm.apis.checkpoint import (
     load_weights,
     read_checkpoint,
 )
-from ltml_mm.apis.config import dataset_configs, load_config
+from ltml_mm.apis.config import dataset_configs, load_config, scope_of
 from ltml_mm.class_statistics import COUNTS_KEY, ClassStatistics
 from ltml_mm.datasets.images import first_line
 from ltml_mm.decisions.thresholds import weights_digest
@@ -64,11 +64,6 @@ class Network:
     def names(self) -> list[str]:
         """The K class names."""
         return [info['name'] for info in self.class_info]
-
-
-def scope_of(cfg: Config) -> str:
-    """Returns the registry scope of a config's names, MMPretrain's if none."""
-    return cfg.get('default_scope') or 'mmpretrain'
 
 
 def build_model(cfg: Config) -> BaseModel:

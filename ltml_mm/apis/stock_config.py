@@ -42,8 +42,7 @@ def stock_config(
 
     Raises:
         ValueError: The config's model is another, its head scores by other
-            than a sigmoid, or its test set names other classes than the
-            checkpoint.
+            than a sigmoid, or its test set has other classes.
     """
     model = cfg.model.to_dict()
     found = MODELS.get(model['type'])

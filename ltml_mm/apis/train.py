@@ -23,8 +23,7 @@ from ltml_mm.apis.screen import quiet_run
 from ltml_mm.apis.weights import fetch_weights
 from ltml_mm.decisions.model_card import share
 
-#: What --amp may name. bfloat16 has float32's range: nothing overflows, and
-#: no scale is needed.
+#: What --amp may name. bfloat16 has float32's range, and needs no scale.
 PRECISIONS: dict[str, dict[str, Any]] = {
     'fp16': dict(loss_scale='dynamic', dtype='float16'),
     'bf16': dict(loss_scale=dict(enabled=False), dtype='bfloat16'),

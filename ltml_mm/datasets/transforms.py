@@ -13,8 +13,7 @@ from mmcv.transforms import BaseTransform, RandomFlip
 from mmengine.registry import TRANSFORMS
 from mmpretrain.datasets.transforms import PackInputs
 
-#: What a transform drew and the data preprocessor does, in a sample's
-#: metainfo.
+#: What transforms drew and the data preprocessor does, in the metainfo.
 DEVICE_KEYS = ('distortion', 'mirror')
 
 
@@ -77,8 +76,7 @@ def distort(img: np.ndarray, drawn: Distortion) -> np.ndarray:
 
     In float32, rounded once. Brightness and the first contrast act on each
     value by itself and are taken from a table; then follow, in HSV,
-    saturation, capped at 1, and hue, in degrees modulo 360, and the other
-    contrast.
+    saturation, capped at 1, hue, in degrees modulo 360, and contrast again.
     """
     values = np.arange(256, dtype=np.float32) + drawn.brightness
     values = (values * drawn.contrast_before).clip(0, 255)

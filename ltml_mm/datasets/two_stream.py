@@ -43,8 +43,7 @@ class TwoStreamDataset:
     The pipeline of a draw runs under random states that are a function of
     the sampler's seed, the epoch, the position and the stream alone: stock
     transforms draw from the global generators. Outside of data workers it
-    gives the callers' states back. So a run is the same for any number of
-    workers.
+    gives the callers' states back. So no run depends on its workers.
 
     Args:
         dataset (dict | Dataset): The dataset, or its config: any of
@@ -89,8 +88,7 @@ class TwoStreamDataset:
     def pipeline(self) -> Any:
         """The pipeline of the wrapped dataset, the first of several.
 
-        MMPretrain's ``browse_dataset.py`` replaces it by one that shows
-        each step.
+        MMPretrain's ``browse_dataset.py`` puts one that shows its steps here.
         """
         return innermost_dataset(self.dataset).pipeline
 

@@ -51,8 +51,7 @@ def class_report(
         names: The K class names.
         statistics: The statistics of the training set.
         ap: The AP of every class in percent, float of shape (K,), by
-            prediction: ``''`` is the model's own, any other name is that of
-            a branch.
+            prediction: ``''`` is the model's own, other names are branches.
         test_counts: The positives of every class in the test set, length K.
         head: Least training count of a head class.
         tail: Training count below which a class is a tail class.
@@ -61,8 +60,7 @@ def class_report(
         dict: ``summary``, the means under the metric's keys;
         ``num_train_images``; and ``classes``, for each class its ``name``,
         ``group``, ``train_images``, ``test_images`` and ``AP``, besides
-        ``uniform/AP`` and so on for branches. An AP that does not exist is
-        None.
+        ``uniform/AP`` and so on for branches. A missing AP is None.
     """
     groups = statistics.groups(head, tail)
     group_of = statistics.group_of(head, tail)

@@ -53,8 +53,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             ``MultiLabelLinearClsHead``, one linear layer.
         loss_cls (dict, optional): Config of one branch's classification
             loss, called as ``loss(logits, target)`` with (N, K) each, by
-            default of type :class:`LogitCompensatedBCELoss`. Each branch has
-            its own.
+            default a :class:`LogitCompensatedBCELoss`; one for each branch.
         loss_consistency (dict, optional): Config of the loss between the
             branches, by default of type
             :class:`CrossBranchConsistencyLoss`.
@@ -79,8 +78,7 @@ class CollaborativeTwoBranchClassifier(BaseClassifier):
             other spellings of the keys of ``fork``.
 
     Raises:
-        TypeError: A keyword is unknown, or an option is given in both
-            spellings.
+        TypeError: A keyword is unknown, or an option is given twice.
         ValueError: An option has an unknown value, or the fork does not fit
             the backbone; says what to write.
     """

@@ -321,8 +321,7 @@ def head_config(
     """Returns the whole config of one head, ahead of the fork.
 
     Its type, ``num_classes`` and ``in_channels``, the width behind the neck,
-    are filled in where missing. A loss of its own would never be used and is
-    an error.
+    are filled in where missing. A loss of its own is an error: none uses it.
     """
     config = {**DEFAULT_HEAD, **(config or {})}
     if 'loss' in config:

@@ -151,8 +151,7 @@ def test_flags_are_overrides(tmp_path):
     assert cfg.train_dataloader.batch_size == 4
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         assert loader.dataset.pipeline[1].scale == (96, 96)
-    training = cfg.train_dataloader.dataset.dataset.pipeline
-    assert training[2].scale == (96, 96)
+    assert cfg.train_dataloader.dataset.dataset.pipeline[2].scale == (96, 96)
 
 
 def test_the_size_reaches_a_backbone_that_needs_it():

@@ -69,8 +69,7 @@ def test_no_redrawn_bars_and_few_lines_without_a_terminal(trained):
     _, shown = trained
     assert '\r' not in shown
     assert '\x1b' not in shown
-    head = shown[: shown.index('epoch 1/1')]
-    assert head.count('\n') <= 6
+    assert shown[: shown.index('epoch 1/1')].count('\n') <= 6
 
 
 def test_verbose_shows_the_whole_log(tmp_path, capsys):

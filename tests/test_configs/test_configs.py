@@ -12,9 +12,9 @@ from mmpretrain.structures import DataSample
 from two_branch_case import BACKBONE
 from two_branch_case import build as build_network
 
-import ltml_mm  # noqa: F401
 from ltml_mm.apis.config import load_config
 from ltml_mm.datasets.published import COCO_CLASSES, VOC_CLASSES
+from ltml_mm.engine.optimizers import few_groups
 from ltml_mm.experiments.rows import row_config
 from ltml_mm.files import write_json
 from ltml_mm.models.fork.branches import plain_name
@@ -128,8 +128,7 @@ def test_every_config_builds_under_the_stock_tools(name, folder):
 
     draw = next(iter(train.sampler))
     streams = [key for key in draw if key != 'draw']
-    two_branch = 'Collaborative' in cfg.model.type
-    assert len(streams) == (2 if two_branch else 1)
+    assert len(streams) == (2 if 'Collaborative' in cfg.model.type else 1)
     # 64 images a step in every row.
     assert train.batch_size * len(streams) == 64
     assert cfg.auto_scale_lr.base_batch_size == train.batch_size
@@ -219,6 +218,9 @@ def test_what_both_branches_share_learns_at_a_tenth(backbone, name):
     model.fork_at, model.backbone = None, torch.nn.Identity()
     with pytest.raises(ValueError, match='trunk_lr_mult=1 needs no stage'):
         rates_of(model, cfg.optim_wrapper)
+    cfg.optim_wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
+    with pytest.raises(ValueError, match=r'does not read .*: set that to 1'):
+        few_groups.check_trunk_rate(cfg.optim_wrapper)
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -61,8 +61,7 @@ def test_lists_are_shuffled_anew_at_each_cycle():
     assert len(windows) > 20
     for k in range(5):
         images = [i for i in order if dataset.lists[i] == [k]]
-        cycles = {tuple(images[i : i + 6]) for i in range(0, 30, 6)}
-        assert len(cycles) == 5
+        assert len({tuple(images[i : i + 6]) for i in range(0, 30, 6)}) == 5
 
 
 @pytest.mark.parametrize('position', [0, 4])

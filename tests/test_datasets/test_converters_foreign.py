@@ -265,8 +265,7 @@ def test_rows_of_absent_labels_are_no_labels(root, out):
     source = write_csv(root, rows, header)
     with pytest.warns(UserWarning, match=r'3 images .* a\.jpg in place of a'):
         convert(source, out)
-    expected = {'a.jpg': ['cat'], 'b.jpg': ['dog'], 'c.jpg': []}
-    assert converted(out) == expected
+    assert converted(out) == {'a.jpg': ['cat'], 'b.jpg': ['dog'], 'c.jpg': []}
     write_csv(root, [*rows, 'd,machine,cat,0.7'], header)
     with pytest.raises(ValueError, match='confidences that are not 0 or 1'):
         convert(source, out, output=['force'])
@@ -361,8 +360,7 @@ def test_voc_images_are_found_by_the_stem(tmp_path, out, filename, found):
     with pytest.warns(UserWarning, match='2 images are not where') as caught:
         convert(tmp_path / 'voc', out, 'voc')
     assert len([w for w in caught if 'not where' in str(w.message)]) == 1
-    paths = [found, found.replace('img', 'other')]
-    assert list(converted(out)) == paths
+    assert list(converted(out)) == [found, found.replace('img', 'other')]
 
 
 @pytest.mark.parametrize('encoding', ['GBK', 'gb2312', 'Big5', 'latin-1'])

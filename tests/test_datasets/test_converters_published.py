@@ -146,8 +146,7 @@ def test_a_split_file_takes_ids_without_padding(coco, out):
         convert('coco', root, out, str(root / 'img_id.pkl'))
     train = load(out / 'train.json')
     assert [e['img_path'] for e in train['data_list']] == paths
-    split = load(out / 'split.json')
-    assert split['recipe'] == {'split_file': 'img_id.pkl'}
+    assert load(out / 'split.json')['recipe'] == {'split_file': 'img_id.pkl'}
 
 
 def test_other_categories_are_refused(coco, out):

@@ -100,8 +100,7 @@ def test_the_bound_holds(tmp_path, images, caplog):
     keep(cache, images, range(8))
     assert kept(cache, images) == [0, 1, 2]
     assert kept(build(tmp_path, images, room=3), images) == [0, 1, 2]
-    size = os.path.getsize(tmp_path / 'x.images')
-    assert size <= 3 * BYTES + 128 + 64 * 8
+    assert os.path.getsize(tmp_path / 'x.images') <= 3 * BYTES + 128 + 64 * 8
 
 
 def test_the_disk_has_what_is_written_alone(tmp_path, images):
@@ -241,8 +240,7 @@ def test_what_fits_is_kept_by_default(images, monkeypatch):
     assert open_cache(images[:6], 'auto', (2,)) is not None
     assert open_cache(images[1:], 'auto', (3,)) is None
     # A told size counts, whatever is free.
-    bounded = open_cache(images, 3 * BYTES / 2**30, ())
-    assert bounded.capacity == 3 * BYTES
+    assert open_cache(images, 3 * BYTES / 2**30, ()).capacity == 3 * BYTES
 
 
 def test_the_name_says_images_and_decoder(images):

@@ -144,8 +144,7 @@ def test_picture_depends_on_seed_split_and_number_alone(train):
     assert (train[40]['img'] == image).all()
     np.random.seed(3)
     np.random.random(5)
-    part = LongTailDemoDataset(indices=[7, 40])
-    assert (part[1]['img'] == image).all()
+    assert (LongTailDemoDataset(indices=[7, 40])[1]['img'] == image).all()
     assert (demo_picture('train', 0, 40, labels) == image).all()
     for other in [('test', 0, 40), ('train', 1, 40), ('train', 0, 41)]:
         assert (demo_picture(*other, labels) != image).mean() > 0.5
@@ -194,8 +193,7 @@ def test_stock_pipeline_and_pickling():
             ],
         }
     )
-    counts = matrix(dataset).sum(0).tolist()
-    assert dataset.metainfo['class_counts'] == counts
+    assert dataset.metainfo['class_counts'] == matrix(dataset).sum(0).tolist()
     assert dataset.metainfo['num_train_images'] == 30
     item = pickle.loads(pickle.dumps(dataset))[4]
     sample = item['data_samples']

@@ -249,8 +249,7 @@ def test_every_class_keeps_its_share_where_chance_would_not():
     labels = draw_labels(0, 2000, 15)
     test = splits.stratified_holdout(labels, 0.2)
     expected = 0.2 * labels.sum(0)
-    off = np.abs(labels[test].sum(0) - expected)
-    assert off.max() <= 3
+    assert np.abs(labels[test].sum(0) - expected).max() <= 3
     assert len(test) == pytest.approx(400, abs=3)
     by_chance = np.random.default_rng(1).choice(2000, 400, replace=False)
     assert np.abs(labels[by_chance].sum(0) - expected).max() > 6

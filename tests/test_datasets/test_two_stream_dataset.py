@@ -164,8 +164,7 @@ def test_a_pair_is_named_by_stream(folder):
     assert labels == {'uniform': [], 'rebalanced': [1]}
     paths = [s.img_path for s in sample['data_samples'].values()]
     assert [p.rsplit('/')[-1] for p in paths] == ['5.png', '1.png']
-    plain = dataset[5]['inputs']
-    assert torch.equal(sample['inputs']['uniform'], plain)
+    assert torch.equal(sample['inputs']['uniform'], dataset[5]['inputs'])
 
 
 def test_a_batch_of_pairs_is_batched_by_stream(in_process):

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import ConfigDict
 from mmengine.dataset import ConcatDataset
+from mmengine.registry import DefaultScope
 from mmpretrain.datasets import KFoldDataset, MultiLabelDataset
 from mmpretrain.registry import DATASETS
 
 from ltml_mm import datasets
 from ltml_mm.apis.cli import run_tool
-from ltml_mm.apis.config import complete_config
+from ltml_mm.apis.config import complete_config, training_dataset
 from ltml_mm.datasets.annotations import training_metainfo
 
 COUNTS = ['class_counts', 'num_train_images']
@@ -102,6 +103,14 @@ def test_sets_of_any_loader_may_have_other_counts(configs, own):
         assert {*ignored} == expected
     assert 'test_mode' not in cfg.train_dataloader.dataset.dataset.datasets[0]
     assert cfg.val_dataloader.dataset.dataset.datasets[1].test_mode
+
+
+def test_a_stock_set_is_found_in_a_wrapper(configs):
+    inner = dict(configs[0], type='MultiLabelDataset')
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=inner, times=2))
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        found = training_dataset(ConfigDict(train_dataloader=loader), [])
+    assert len(found) == 2 * len(DATASETS.build(configs[0]))
 
 
 @pytest.mark.parametrize(

@@ -206,8 +206,7 @@ def test_test_measures_them_on_the_test_set(copied, tmp_path):
     truth = np.zeros(decided.shape, bool)
     for row, label in zip(truth, LABELS, strict=True):
         row[label] = True
-    hits = (decided & truth).sum(0)
-    expected = 2 * hits / (decided.sum(0) + truth.sum(0))
+    expected = 2 * (decided & truth).sum(0) / (decided.sum(0) + truth.sum(0))
     decisions = content['decisions']
     assert [row['f1'][0] for row in decisions['classes']] == pytest.approx(
         expected

@@ -106,8 +106,7 @@ def test_the_site_has_every_page_and_every_registered_name():
         if f'::: ltml_mm.{face}\n' in reference:
             shown |= {*names}
     shown |= {*losses.__all__}
-    registered = {name.split(': ')[1] for name in surface['registered']}
-    assert registered <= shown
+    assert {name.split(': ')[1] for name in surface['registered']} <= shown
 
 
 def test_the_site_shows_roles_and_formulas():

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ltml_mm.apis.checkpoint import read_checkpoint
+from ltml_mm.engine import ClassStatisticsHook
 from ltml_mm.models import LogitCompensatedBCELoss
 
 HOOKS = ['ClassStatisticsHook']
@@ -252,6 +253,15 @@ def test_last_validation_and_test_are_saved(tmp_path):
     log = next(work.glob('*/*.log')).read_text()
     assert '| total (2 classes)' in log
     assert '| cow ' in log
+
+
+def test_counts_are_missed_ahead_of_the_first_step(tmp_path):
+    runner = make(tmp_path, 'val')
+    runner.register_hook(ClassStatisticsHook())
+    runner.val_loop.evaluator.dataset_meta = {'classes': ('cat', 'cow')}
+    with pytest.raises(ValueError, match='has no "class_counts"'):
+        runner.train()
+    assert runner.iter == 0
 
 
 def test_nothing_to_show_without_validation(tmp_path):

@@ -67,8 +67,7 @@ def test_half_a_file_and_a_foreign_one_are_named(tmp_path, keep):
     'content', [make_result('rs', 0), make_result('erm', 1)]
 )
 def test_another_file_in_its_place_is_named(tmp_path, content):
-    path = write_result(tmp_path, 'erm', 0)
-    path.write_text(json.dumps(content))
+    write_result(tmp_path, 'erm', 0).write_text(json.dumps(content))
     words = r'result\.json: not the result of row erm, seed 0; delete'
     with pytest.raises(ValueError, match=words):
         read_results(tmp_path, ['erm'], [0])

@@ -105,8 +105,7 @@ def test_report_equals_loops_over_the_labels(annotations):
         drawn = report['draws']['uniform'][a]
         assert drawn == pytest.approx(len(own) * expected)
         for b in range(7):
-            both = sum(b in row for row in own)
-            assert report['cooccurrence'][a][b] == both
+            assert report['cooccurrence'][a][b] == sum(b in row for row in own)
     assert report['images_without_label'] == ROWS.count([]) > 0
     both = [sum(0 in row and b in row for row in ROWS) for b in range(1, 7)]
     partner = report['classes'][1 + both.index(max(both))]['name']

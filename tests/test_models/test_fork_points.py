@@ -343,8 +343,7 @@ class NeedsTwins(nn.Module):
 
     def forward(self, x):
         count = x.shape[0]
-        x = self.stage(self.stem(x))
-        return (x.reshape(count, 8, -1).mean(-1),)
+        return (self.stage(self.stem(x)).reshape(count, 8, -1).mean(-1),)
 
 
 class Residual(nn.Module):

@@ -84,8 +84,7 @@ class RepeatFactorSampler(ImageStreamSampler):
         dataset: See :class:`~ltml_mm.datasets.samplers.ImageStreamSampler`;
             so are ``num_samples``, ``reduce`` and ``seed``.
         threshold (float, optional): t, the share above which nothing is
-            repeated. By default the median share of the classes that have an
-            image.
+            repeated. By default the median share of classes with images.
 
     Raises:
         ValueError: No image has a label, or ``threshold`` is not positive.

@@ -119,8 +119,7 @@ class ImageStreamSampler(StreamSampler):
             count of the largest class times the number of classes that have
             an image, over ``reduce``.
         reduce (int): The divisor of ``'class_max'``. Defaults to 4, as in
-            the reference protocol of VOC-LT and COCO-LT: 3875 and 22560
-            draws.
+            the reference protocol of VOC-LT and COCO-LT: 3875, 22560 draws.
         seed (int, optional): See :class:`StreamSampler`.
 
     Raises:

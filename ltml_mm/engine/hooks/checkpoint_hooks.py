@@ -111,8 +111,7 @@ class SafeCheckpointHook(CheckpointHook):
         """Finds the folder, and removes what a killed run left in it.
 
         Raises:
-            ValueError: See :func:`check_monitored`; or ``save_best`` needs a
-                ``rule``.
+            ValueError: See :func:`check_monitored`; or a ``rule`` is missing.
         """
         check_monitored(runner)
         if self._rule_error is not None:

@@ -59,6 +59,11 @@ class ClassStatisticsHook(Hook):
                 if compare:
                     _check_counts(module, statistics)
                 module.set_class_statistics(statistics)
+        evaluator: Any = getattr(runner.val_loop, 'evaluator', None)
+        for metric in getattr(evaluator, 'metrics', ()):
+            if isinstance(metric, GroupedAveragePrecision):
+                # Not after hours, when the first validation ends.
+                ClassStatistics.from_metainfo(evaluator.dataset_meta or {})
 
 
 def _check_counts(module: Any, statistics: ClassStatistics) -> None:

@@ -34,8 +34,7 @@ class ExactResumeHook(Hook):
       continue at the very next index, without loading what came before.
     - A validation that was due when the checkpoint was written, but is not
       part of it, is run first.
-    - Validations and new data iterators leave the training's random states
-      alone.
+    - Validations and new data iterators leave the random states alone.
 
     Args:
         on_change (str): ``'error'`` refuses to resume with other settings
@@ -291,8 +290,7 @@ def check_accumulation(runner: Runner) -> None:
     of the run is no such moment: the optimizer always steps there.
 
     Raises:
-        ValueError: A checkpoint interval is no multiple of the accumulated
-            steps.
+        ValueError: A checkpoint would come between the optimizer's steps.
     """
     counts = resume_state.accumulated_steps(runner)
     for step in _save_steps(runner):

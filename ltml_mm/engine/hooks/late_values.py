@@ -100,8 +100,7 @@ class StepCheck:
         step: The number of the step.
         module: The network, for the names of the weights.
         weights: Those with a gradient.
-        batches: The loss of each batch, and the inputs and the output of
-            each forward pass.
+        batches: The loss of each batch, and inputs and output of each pass.
     """
 
     @torch.no_grad()

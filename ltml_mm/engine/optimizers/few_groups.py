@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -47,3 +48,17 @@ class FewGroupsOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     break
             else:
                 params.append(own)
+
+
+def check_trunk_rate(wrapper: Mapping[str, Any]) -> None:
+    """Raises a ValueError where nothing reads ``trunk_lr_mult``."""
+    rates = wrapper.get('paramwise_cfg') or {}
+    name = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
+    kind = OPTIM_WRAPPER_CONSTRUCTORS.get(name)
+    reads = FewGroupsOptimWrapperConstructor in getattr(kind, '__mro__', ())
+    if rates.get('trunk_lr_mult', 1) != 1 and not reads:
+        raise ValueError(
+            f'optim_wrapper.constructor={name} does not read paramwise_cfg.'
+            f'trunk_lr_mult={rates["trunk_lr_mult"]}: set that to 1, or take '
+            'FewGroupsOptimWrapperConstructor'
+        )

@@ -154,8 +154,8 @@ def trunk_parameters(model: Any) -> set[nn.Parameter]:
     try:
         stage = getattr(model, 'fork_at', None)
         stage = stage or fork_backbone(copy.deepcopy(model.backbone).cpu())
-    except ValueError as error:
-        raise ValueError(f'{error} trunk_lr_mult=1 needs no stage') from error
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f'{error}; trunk_lr_mult=1 needs no stage') from error
     forked = tuple(f'{name}.' for name in stage)
     named = model.backbone.named_parameters()
     return {p for name, p in named if not name.startswith(forked)}

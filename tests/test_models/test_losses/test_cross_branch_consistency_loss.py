@@ -26,8 +26,7 @@ def test_equals_a_loop(on, reduction):
             expected += (a - b) ** 2
     expected /= 5 * (3 if reduction == 'mean' else 1)
     loss = CrossBranchConsistencyLoss(0.25, on, reduction)
-    value = loss(own, crossed).item()
-    assert value == pytest.approx(expected / 4, rel=1e-12)
+    assert loss(own, crossed).item() == pytest.approx(expected / 4, rel=1e-12)
 
 
 def test_default_is_a_tenth_of_the_mean_squared_error():
