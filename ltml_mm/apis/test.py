@@ -66,7 +66,7 @@ def draw_predictions(
 
     MMPretrain's hook draws one image in 5,000 and takes blue for red. Images
     are drawn as they are loaded; of a set without a loading step, what the
-    network sees. The pictures are called ``INDEX_NAME.png``, as no other is.
+    network sees. Each has a name of its own, ``INDEX_NAME.png``.
     """
     for index, prediction in enumerate(tqdm(predictions, disable=None)):
         picture = draw_prediction(

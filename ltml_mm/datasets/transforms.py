@@ -118,7 +118,7 @@ class PhotoMetricDistortion(BaseTransform):
     Args:
         brightness_delta (float): Largest shift of brightness, of 255.
         contrast_range (tuple[float, float]): Range of the contrast factor.
-        saturation_range (tuple[float, float]): That of the saturation's.
+        saturation_range (tuple[float, float]): That of saturation.
         hue_delta (float): Largest shift of the hue, in degrees.
         on_device (bool): Whether to draw alone: the image stays, and
             ``distortion``, a :class:`Distortion`, is added, with which

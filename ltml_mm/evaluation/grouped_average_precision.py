@@ -86,7 +86,7 @@ class GroupedAveragePrecision(BaseMetric):
     and COCO-LT (Wu et al., *Distribution-Balanced Loss*, ECCV 2020). It
     gives, in percent, ``multi-label/mAP``, ``mAP_head``, ``mAP_medium`` and
     ``mAP_tail``. A class without a positive in the test set is left out of
-    the means and named in one warning; a group without classes has no key.
+    the means and named in one warning; a group left empty has no key.
 
     It reads ``pred_score`` (K,) of every data sample, and ``gt_score`` (K,)
     where present (above 0.5 is positive), else ``gt_label``.

@@ -217,6 +217,9 @@ def test_what_both_branches_share_learns_at_a_tenth(backbone, name):
     model.fork_at, model.backbone = None, torch.nn.Identity()
     with pytest.raises(ValueError, match='trunk_lr_mult=1 needs no stage'):
         rates_of(model, cfg.optim_wrapper)
+    del model.backbone
+    with pytest.raises(ValueError, match="'backbone'; trunk_lr_mult=1 needs"):
+        rates_of(model, cfg.optim_wrapper)
     cfg.optim_wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
     with pytest.raises(ValueError, match=r'does not read .*: set that to 1'):
         complete_config(cfg)

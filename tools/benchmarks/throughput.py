@@ -289,8 +289,8 @@ def advise(
     lines = []
     waits = loads > computes
     limit = 'the loader' if waits else 'the device'
-    beside = result['machine']['device'] != 'cpu'
-    if beside and not waits and device['host'] > 0.9 * computes:
+    on_gpu = result['machine']['device'] != 'cpu'
+    if on_gpu and not waits and device['host'] > 0.9 * computes:
         limit = 'the host'
         if not cfg.get('compile'):
             lines.append(

@@ -44,8 +44,8 @@ class ClassStatisticsHook(Hook):
         """Sets the statistics.
 
         Raises:
-            ValueError: The training set has no counts, a module has another
-                number of classes, or a resumed run had other counts.
+            ValueError: Counts are missing that a loss or a metric needs, a
+                number of classes is another, or a resumed run had others.
         """
         metainfo = training_metainfo(runner.train_dataloader.dataset)
         _check_num_classes(runner.model, metainfo.get('classes'))

@@ -28,7 +28,7 @@ class LateRuntimeInfoHook(RuntimeInfoHook):
 
     MMEngine's reads the terms of the loss after each step, so the GPU is idle
     until the host has prepared the next one. Here they are read when a log or
-    a checkpoint asks, and once a second. The values are the same.
+    a checkpoint asks; once a second, all but the newest. Values are the same.
     """
 
     def after_train_iter(
